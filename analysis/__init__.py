@@ -1,0 +1,1 @@
+"""Analysis: bounds, Lipschitz constants, radii, attacks, certified metrics, figures and reports."""

@@ -1,0 +1,55 @@
+"""The command line: one module a command, imported only when that command runs."""
+
+import importlib
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from certood import __version__
+from certood.errors import CertoodError
+
+COMMANDS = {
+    "train": "Train a detector from a recipe.",
+    "evaluate": "Measure a detector: every score on every OOD set.",
+    "data": "List, check and fetch image sets.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports `certood.cli.NAME` when NAME runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of a user's work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command object, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"certood.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run; a CertoodError becomes one message on stderr and its exit code."""
+        try:
+            return super().main(*args, **extra)
+        except CertoodError as error:
+            if "--debug" in sys.argv:
+                traceback.print_exc()
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="certood %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Train out-of-distribution detectors by gradient regularisation, measure them, and certify them."""

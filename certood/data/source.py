@@ -1,0 +1,126 @@
+"""What an image set is to the rest of the package: something that gives batches of uint8 images by index."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from certood.errors import DataError
+
+
+class ImageSource(Protocol):
+    """A set of images, held in memory or streamed from files.
+
+    `shape` is (C, H, W) in pixels; `classes` is empty and `labels` is None for a set without labels.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name under which results are reported."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) in pixels."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        ...
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 (N,), or None."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 in hexadecimal that changes when the images or labels change."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of images."""
+        ...
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """The uint8 images (n, C, H, W) at these int64 indices (n,)."""
+        ...
+
+    def subset(self, indices: Tensor) -> Self:
+        """The same set restricted to these int64 indices, in their order."""
+        ...
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """uint8 images (…, C, H, W) as float32 in [0, 1]."""
+    return images.to(torch.float32).div_(255)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images held in memory: uint8 (N, C, H, W), with int64 labels (N,) or None.
+
+    Raises DataError where the tensors do not have these types and shapes, or a label has no class name.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            found = f"{self.images.dtype} of shape {tuple(self.images.shape)}"
+            raise DataError(f"{self.name}: expected uint8 images of shape (N, C, H, W), found {found}")
+        if self.labels is None:
+            return
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            found = f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
+            raise DataError(f"{self.name}: expected int64 labels of shape ({len(self.images)},), found {found}")
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+            found = f"{int(self.labels.min())}..{int(self.labels.max())}"
+            raise DataError(f"{self.name}: expected labels in 0..{len(self.classes) - 1}, found {found}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) in pixels."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over shape, images and labels."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy().tobytes())
+        if self.labels is not None:
+            digest.update(self.labels.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """The uint8 images (n, C, H, W) at these int64 indices (n,)."""
+        return self.images[indices.to(self.images.device)]
+
+    def subset(self, indices: Tensor) -> Self:
+        """The same set restricted to these int64 indices, in their order."""
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, images=self.images[indices], labels=labels)
+
+
+def require_same_shape(sources: Sequence[ImageSource]) -> tuple[int, int, int]:
+    """The common (C, H, W) of these sets; raises DataError that names two that differ."""
+    first = sources[0]
+    for other in sources[1:]:
+        if other.shape != first.shape:
+            raise DataError(
+                f"all image sets must have one shape: {first.name} is {first.shape}, {other.name} is {other.shape}; "
+                "resize one of them (option `size` of folder sets) or leave it out"
+            )
+    return first.shape

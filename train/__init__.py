@@ -1,0 +1,1 @@
+"""Training: objectives, gradient penalty, outlier samplers, recipes and the training loop."""
