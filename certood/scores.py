@@ -109,3 +109,12 @@ def score_by_name(name: str) -> Score:
 def suitable_scores(absent_class: bool) -> list[Score]:
     """The scores that make sense for a network: the absent class only where there is one."""
     return [score_by_name(name) for name in SCORES if absent_class or name != "absent-class"]
+
+
+def score_logits(score: Score, logits: Tensor, *, absent_class: bool) -> Tensor:
+    """Scores (N,) of the logits of a network that may have an absent class (the last output).
+
+    Every score but AbsentClass looks at the classes alone: the absent class' logit is high for outliers, so that it would
+    make an outlier's energy look in-distribution.
+    """
+    return score(logits[..., :-1] if absent_class and not isinstance(score, AbsentClass) else logits)

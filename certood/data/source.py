@@ -104,6 +104,10 @@ class ImageSet:
             digest.update(self.labels.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def to(self, device: torch.device) -> Self:
+        """The same set with its images on this device; labels stay where they are."""
+        return replace(self, images=self.images.to(device))
+
     def batch(self, indices: Tensor) -> Tensor:
         """The uint8 images (n, C, H, W) at these int64 indices (n,)."""
         return self.images[indices.to(self.images.device)]

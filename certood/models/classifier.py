@@ -1,6 +1,7 @@
 """What a network is to the rest of the package: pixels in, normalisation inside, features and head apart."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +23,27 @@ class Normalise(nn.Module):
         return (images - self.mean) / self.std
 
 
+@dataclass(frozen=True)
+class Interface:
+    """What goes in and out of a network: outputs K, images (C, H, W) in pixels, normalisation per channel."""
+
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class Classifier(nn.Module):
     """A network from pixels to logits: `head(features(x))`, normalisation being the first step of `features`.
 
     Subclasses define `features(images)`: (N, C, H, W) in [0, 1] to penultimate features (N, F); and `head(features)`:
-    (N, F) to logits (N, K). `input_shape` is (C, H, W) in pixels.
+    (N, F) to logits (N, K).
     """
 
-    def __init__(self, num_classes: int, input_shape: tuple[int, int, int]) -> None:
+    def __init__(self, interface: Interface) -> None:
         super().__init__()
-        self.num_classes = num_classes
-        self.input_shape = input_shape
+        self.interface = interface
+        self.normalise = Normalise(interface.mean, interface.std)
 
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features (N, F) of images (N, C, H, W) in [0, 1]."""
@@ -45,3 +56,14 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) in [0, 1]."""
         return self.head(self.features(images))
+
+
+def initialise(module: nn.Module) -> None:
+    """He initialisation of convolutions (fan-out) and linear layers' zero bias, as the published networks have it."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)

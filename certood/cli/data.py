@@ -1,0 +1,69 @@
+"""`certood data`: which image sets there are, whether they are in order, and how to get them."""
+
+from pathlib import Path
+
+import click
+
+ROOT = click.option(
+    "--data-root", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Folder of the sets."
+)
+
+
+@click.group("data")
+def command() -> None:
+    """List, check and fetch image sets."""
+
+
+@command.command("list")
+@ROOT
+def list_sets(data_root: Path) -> None:
+    """List the sets that have a name, and whether they are here."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from certood.data import load_set, set_names
+    from certood.data.torchvision_sets import TORCHVISION_SETS
+    from certood.errors import DataError
+
+    table = Table("name", "what", "images (train / test)", "here")
+    for name in set_names():
+        known = TORCHVISION_SETS.get(name)
+        try:
+            found = load_set(name, root=data_root, size=None if known is None or known.shape else 32)
+            here, count = "yes", f"{len(found):,}"
+        except DataError:
+            here, count = "no", ""
+        table.add_row(name, known.title if known else "bundled", known.sizes if known else count, here)
+    table.add_row("npz:PATH", "images uint8 NHWC or NHW, labels, classes", "", "")
+    table.add_row("folder:PATH", "pictures in class folders, or flat", "", "")
+    Console().print(table)
+
+
+@command.command("check")
+@click.argument("names", nargs=-1, required=True)
+@click.option("--size", type=int, help="Resize to this many pixels a side.")
+@click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True)
+@ROOT
+def check(names: tuple[str, ...], size: int | None, split: str, data_root: Path) -> None:
+    """Load sets whole, count what is in them, and look for images that stand in two."""
+    from certood.data import load_set
+    from certood.data.check import describe, shared_images
+
+    loaded = [load_set(name, root=data_root, split=split, size=size) for name in names]
+    for source in loaded:
+        click.echo(describe(source))
+    for index, first in enumerate(loaded):
+        for second in loaded[index + 1 :]:
+            click.echo(f"{first.name} and {second.name} share {shared_images(first, second)} images")
+
+
+@command.command("fetch")
+@click.argument("names", nargs=-1, required=True)
+@ROOT
+def fetch_sets(names: tuple[str, ...], data_root: Path) -> None:
+    """Download torchvision's sets."""
+    from certood.data import fetch
+
+    for name in names:
+        fetch(name, root=data_root)
+        click.echo(f"{name}: in {data_root}")

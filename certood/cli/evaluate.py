@@ -1,0 +1,70 @@
+"""`certood evaluate`: every score of a detector on every OOD set."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("evaluate")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--id", "id_name", help="In-distribution set.  [default: the run's own]")
+@click.option("--id-test", help="Its test images, where they are a set of their own.")
+@click.option("--ood", multiple=True, help="OOD set; give it once a set.  [default: the run's own]")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Folder of the image sets.  [default: the run's own]"
+)
+@click.option("--score", "score_names", multiple=True, help="Only this score; give it once a score.")
+@click.option("--bootstrap", type=click.IntRange(0), default=0, help="Resamplings for 95 % intervals.")
+@click.option("--calibrate", is_flag=True, help="Compute γ from the validation images and store it in the checkpoint.")
+@click.option("--batch-size", type=click.IntRange(1), default=512, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where to write.  [default: evaluation.json beside the checkpoint]"
+)
+def command(
+    run: Path,
+    id_name: str | None,
+    id_test: str | None,
+    ood: tuple[str, ...],
+    data_root: Path | None,
+    score_names: tuple[str, ...],
+    bootstrap: int,
+    calibrate: bool,
+    batch_size: int,
+    device: str,
+    out: Path | None,
+) -> None:
+    """Measure the detector of RUN: a run directory or a checkpoint file."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from certood.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+    from certood.devices import resolve_device
+    from certood.evaluation import collect_logits, evaluate, evaluation_table, write_evaluation
+    from certood.metrics import threshold_at_tpr
+    from certood.run_data import load_run_data
+    from certood.scores import score_by_name, score_logits
+
+    chosen = resolve_device(device)
+    detector = load_checkpoint(run, chosen)
+    splits, sets = load_run_data(run, id_name=id_name, id_test=id_test, ood=ood, root=data_root)
+    checkpoint = run / CHECKPOINT_FILE if run.is_dir() else run
+    if calibrate:
+        logits = collect_logits(detector.model, splits.validation, batch_size=batch_size, device=chosen, progress=True)
+        scores = score_logits(detector.score, logits, absent_class=detector.absent_class)
+        detector = replace(detector, threshold=threshold_at_tpr(scores.numpy(), detector.tpr))
+        save_checkpoint(detector, checkpoint)
+    result = evaluate(
+        detector,
+        splits,
+        sets,
+        batch_size=batch_size,
+        device=chosen,
+        scores=[score_by_name(name) for name in score_names] or None,
+        bootstrap=bootstrap,
+    )
+    out = out or checkpoint.with_name("evaluation.json")
+    write_evaluation(out, result)
+    Console().print(evaluation_table(result))
+    click.echo(f"Written: {out}")

@@ -1,0 +1,77 @@
+"""`certood train`: from a recipe to a run directory."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from certood.train.recipe import Recipe
+
+
+@click.command("train")
+@click.argument("recipe", required=False)
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a recipe key, e.g. training.epochs=5."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/NAME]")
+@click.option("--resume", is_flag=True, help="Continue the run in the run directory after its last whole epoch.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in the run directory.")
+@click.option(
+    "--init", type=click.Path(path_type=Path), help="Start from the weights of this checkpoint (training.init)."
+)
+@click.option("--seed", type=int, help="Seed of everything random (run.seed).")
+@click.option("--device", help="auto, cpu, cuda, cuda:N or mps (run.device).")
+@click.option("--devices", type=int, help="Processes on this machine (run.devices).")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Folder of the image sets (data.root).")
+@click.option("--list", "list_recipes", is_flag=True, help="List the built-in recipes and stop.")
+def command(
+    recipe: str | None,
+    settings: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    init: Path | None,
+    seed: int | None,
+    device: str | None,
+    devices: int | None,
+    data_root: Path | None,
+    list_recipes: bool,
+) -> None:
+    """Train a detector by RECIPE: a built-in name or a TOML file.  [default: digits-greg-plus]
+
+    The run directory receives recipe.toml, checkpoint.safetensors, training.csv and evaluation.json.
+    """
+    from certood.train.recipe import DEFAULT_RECIPE, load_recipe, recipe_names
+
+    if list_recipes:
+        click.echo("\n".join(recipe_names()))
+        return
+    named = {
+        "training.init": init,
+        "run.seed": seed,
+        "run.device": device,
+        "run.devices": devices,
+        "data.root": data_root,
+    }
+    options = tuple(f"{key}={value}" for key, value in named.items() if value is not None)
+    loaded = load_recipe(recipe or DEFAULT_RECIPE, settings + options)
+    out = out or Path("runs") / loaded.recipe
+    _train(loaded, out, resume=resume, overwrite=overwrite)
+
+
+def _train(recipe: "Recipe", out: Path, *, resume: bool, overwrite: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    from certood.evaluation import evaluation_table
+    from certood.train.loop import EVALUATION_FILE, fit
+
+    try:
+        fit(recipe, out, resume=resume, overwrite=overwrite)
+    except KeyboardInterrupt:
+        click.echo(f"Interrupted. Whole epochs are kept in {out}; the same command with --resume continues.", err=True)
+        raise SystemExit(130) from None
+    Console().print(evaluation_table(json.loads((out / EVALUATION_FILE).read_text("utf-8"))))
+    click.echo(f"Run directory: {out}")

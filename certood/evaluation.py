@@ -1,0 +1,159 @@
+"""The clean benchmark: every score on every OOD set, from one forward pass an image."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor, nn
+
+from certood.checkpoints import Detector
+from certood.data import IdSplits, ImageSource, to_pixels
+from certood.errors import CertoodError, DataError, RunDirectoryError
+from certood.metrics import Metric, aupr_in, aupr_out, auroc, bootstrap_interval, fpr_at_threshold, threshold_at_tpr
+from certood.scores import Score, score_logits, suitable_scores
+
+METRICS = ("auroc", "fpr95", "aupr_in", "aupr_out")
+
+
+def collect_logits(
+    model: nn.Module,
+    source: ImageSource,
+    *,
+    batch_size: int = 512,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> Tensor:
+    """Logits (N, K) of every image of a set, in float64 on the CPU; the network is run in eval mode.
+
+    Raises DataError where a logit is not finite.
+    """
+    training = model.training
+    model.eval()
+    with Progress(disable=not progress, transient=True) as shown, torch.inference_mode():
+        parts = [
+            model(to_pixels(source.batch(indices).to(device))).double().cpu()
+            for indices in shown.track(torch.arange(len(source)).split(batch_size), description=source.name)
+        ]
+    model.train(training)
+    logits = torch.cat(parts).clone()
+    if not logits.isfinite().all():
+        raise DataError(
+            f"the network's logits are not finite on {int((~logits.isfinite()).any(1).sum())} images of {source.name}"
+        )
+    return logits
+
+
+def evaluate(
+    detector: Detector,
+    splits: IdSplits,
+    ood: Mapping[str, ImageSource],
+    *,
+    batch_size: int = 512,
+    device: torch.device | str = "cpu",
+    scores: Sequence[Score] | None = None,
+    bootstrap: int = 0,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Accuracy, and for every score its γ and AUROC, FPR95, AUPR on every OOD set and on average.
+
+    γ of the detector's own score is the stored one; that of the others accepts 95 % of the validation images, never of
+    the test images. With `bootstrap` resamplings each set also gets `auroc_interval` and `fpr95_interval` (95 %). Returns
+    what `evaluation.json` holds. Raises DataError where images do not fit the network.
+    """
+    for source in (splits.validation, splits.test, *ood.values()):
+        if source.shape != detector.input_shape:
+            raise DataError(
+                f"{source.name} has images of shape {source.shape}, the network takes {detector.input_shape}"
+            )
+    if splits.test.labels is None:
+        raise DataError(f"{splits.test.name} has no labels, so there is no accuracy")
+    model = detector.model.to(device)
+    logits = {
+        name: collect_logits(model, source, batch_size=batch_size, device=device, progress=progress)
+        for name, source in {
+            "": splits.validation,
+            "id": splits.test,
+            **{f"ood/{n}": s for n, s in ood.items()},
+        }.items()
+    }
+    predicted = logits["id"][:, : len(detector.classes)].argmax(1)
+    result: dict[str, Any] = {
+        "accuracy": (predicted == splits.test.labels).double().mean().item(),
+        "n_id": len(splits.test),
+        "score": detector.score.name,
+        "scores": {},
+    }
+    for score in scores or suitable_scores(detector.absent_class):
+        values = {
+            name: score_logits(score, part, absent_class=detector.absent_class).numpy() for name, part in logits.items()
+        }
+        threshold = threshold_at_tpr(values[""], detector.tpr)
+        if score == detector.score and detector.threshold is not None:
+            threshold = detector.threshold
+        sets = {name: _measure(values["id"], values[f"ood/{name}"], threshold, bootstrap, seed) for name in ood}
+        entry: dict[str, Any] = {"threshold": threshold, "sets": sets}
+        if sets:
+            entry["mean"] = {metric: float(np.mean([part[metric] for part in sets.values()])) for metric in METRICS}
+        result["scores"][score.name] = entry
+    return result
+
+
+def _measure(
+    inside: NDArray[np.float64], outside: NDArray[np.float64], threshold: float, bootstrap: int, seed: int
+) -> dict[str, Any]:
+    measured: dict[str, Any] = {
+        "n": len(outside),
+        "auroc": auroc(inside, outside),
+        "fpr95": fpr_at_threshold(outside, threshold),
+        "aupr_in": aupr_in(inside, outside),
+        "aupr_out": aupr_out(inside, outside),
+    }
+    if bootstrap:
+        metrics: dict[str, Metric] = {"auroc": auroc, "fpr95": lambda _, ood: fpr_at_threshold(ood, threshold)}
+        for name, metric in metrics.items():
+            measured[f"{name}_interval"] = list(
+                bootstrap_interval(metric, inside, outside, samples=bootstrap, seed=seed)
+            )
+    return measured
+
+
+def write_evaluation(path: Path, result: Mapping[str, Any]) -> None:
+    """Write evaluation.json, atomically; raises RunDirectoryError where it cannot."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def evaluation_table(result: Mapping[str, Any]) -> Table:
+    """Accuracy, and FPR95 / AUROC in per cent: a row an OOD set, a column a score."""
+    scores = result["scores"]
+    if not scores:
+        raise CertoodError("the evaluation holds no score")
+    table = Table(
+        title=f"accuracy {100 * result['accuracy']:.2f} %", caption="FPR95 / AUROC in %; * the detector's own score"
+    )
+    table.add_column("OOD set")
+    for name in scores:
+        table.add_column(f"{name}{' *' if name == result.get('score') else ''}", justify="right")
+    entries = list(scores.values())
+    for set_name in entries[0]["sets"]:
+        table.add_row(set_name, *(_cell(entry["sets"][set_name]) for entry in entries))
+    if "mean" in entries[0]:
+        table.add_section()
+        table.add_row("mean", *(_cell(entry["mean"]) for entry in entries), style="bold")
+    return table
+
+
+def _cell(part: Mapping[str, float]) -> str:
+    return f"{100 * part['fpr95']:.2f} / {100 * part['auroc']:.2f}"

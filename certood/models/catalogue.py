@@ -1,0 +1,77 @@
+"""Networks by name."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from certood.errors import ArchitectureError
+from certood.models.classifier import Classifier, Interface
+from certood.models.densenet import DenseNetBC
+from certood.models.resnet import ResNet18
+from certood.models.small import SmallCNN, SmallMLP
+from certood.models.wide_resnet import WideResNet
+from certood.models.wrapped import torchvision_classifier, user_classifier
+
+ARCHITECTURES: dict[str, Callable[..., Classifier]] = {
+    "small-cnn": SmallCNN,
+    "small-mlp": SmallMLP,
+    "resnet18": ResNet18,
+    "wrn-40-2": WideResNet,
+    "densenet-bc-100-12": DenseNetBC,
+    "densenet121": lambda interface, **options: torchvision_classifier(interface, "densenet121", **options),
+}
+
+
+def build_model(
+    architecture: str,
+    *,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    options: Mapping[str, bool | int | float | str] | None = None,
+) -> Classifier:
+    """A network with fresh weights: a built-in name, `torchvision:NAME`, or the user's `module:function`.
+
+    `input_shape` is (C, H, W) in pixels; `num_classes` counts the outputs. Raises ArchitectureError where the name or an
+    option is unknown, or the images do not suit the network.
+    """
+    interface = Interface(num_classes, input_shape, tuple(mean), tuple(std))
+    if len(mean) != input_shape[0] or len(std) != input_shape[0] or min(std) <= 0:
+        raise ArchitectureError(
+            f"mean and std need one value per channel, std above 0: {input_shape[0]} channels, mean {tuple(mean)}, "
+            f"std {tuple(std)}"
+        )
+    chosen = dict(options or {})
+    model = _make(architecture, interface, chosen)
+    try:
+        with torch.no_grad():
+            outputs = model.eval()(torch.zeros(1, *input_shape))
+    except RuntimeError as error:
+        raise ArchitectureError(
+            f"{architecture} does not take images of shape {input_shape} (C, H, W): {error}; use larger images or another network"
+        ) from error
+    if outputs.shape != (1, num_classes):
+        raise ArchitectureError(
+            f"{architecture} gives {tuple(outputs.shape)} for one image, expected (1, {num_classes})"
+        )
+    return model.train()
+
+
+def _make(architecture: str, interface: Interface, options: dict[str, Any]) -> Classifier:
+    kind, colon, rest = architecture.partition(":")
+    try:
+        if colon and kind == "torchvision":
+            return torchvision_classifier(interface, rest, **options)
+        if colon:
+            return user_classifier(interface, architecture, options)
+        if architecture in ARCHITECTURES:
+            return ARCHITECTURES[architecture](interface, **options)
+    except TypeError as error:
+        raise ArchitectureError(f"{architecture} does not take these options {options}: {error}") from error
+    near = difflib.get_close_matches(architecture, ARCHITECTURES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    known = f"{', '.join(ARCHITECTURES)}, torchvision:NAME, module:function"
+    raise ArchitectureError(f"unknown architecture {architecture!r}{hint} Known: {known}")

@@ -1,0 +1,53 @@
+"""The image sets of a finished run, read from its recipe.toml, or those that the user names."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from certood.data import IdSplits, ImageSource, load_id, load_set
+from certood.errors import DataError, RunDirectoryError
+
+
+def recipe_tables(run: Path) -> dict[str, Any]:
+    """The tables of the recipe.toml of a run directory, or beside a checkpoint; empty where there is none."""
+    path = (run if run.is_dir() else run.parent) / "recipe.toml"
+    if not path.is_file():
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RunDirectoryError(f"cannot read {path}: {error}") from error
+
+
+def load_run_data(
+    run: Path,
+    *,
+    id_name: str | None = None,
+    id_test: str | None = None,
+    ood: Sequence[str] = (),
+    root: Path | None = None,
+) -> tuple[IdSplits, dict[str, ImageSource]]:
+    """ID splits and OOD sets of a run, each replaced by what is given here.
+
+    The splits are those of the training (same seed and share), so that γ never sees a test image. Raises DataError where
+    nothing says which ID images to take.
+    """
+    tables = recipe_tables(run)
+    data: dict[str, Any] = tables.get("data", {})
+    name = id_name or data.get("id")
+    if name is None:
+        raise DataError(f"{run} has no recipe.toml that names its in-distribution images; name them with --id")
+    own = name == data.get("id")
+    root = root or Path(data.get("root", "data"))
+    size = data.get("size")
+    held_out = data.get("validation", 0.1)
+    splits = load_id(
+        name,
+        root=root,
+        test=id_test or (data.get("id_test") if own else None),
+        validation=held_out if held_out < 1 else int(held_out),
+        seed=tables.get("run", {}).get("seed", 0),
+        size=size,
+    )
+    return splits, {one: load_set(one, root=root, split="test", size=size) for one in ood or data.get("ood", ())}

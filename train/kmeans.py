@@ -1,0 +1,87 @@
+"""k-means in torch, on the device of the points, all restarts at once."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from certood.errors import CertoodError
+
+
+@dataclass(frozen=True)
+class KMeansResult:
+    """The best restart: labels (n,), centres (k, d), and inertia, the sum of squared distances to the centres."""
+
+    labels: Tensor
+    centres: Tensor
+    inertia: float
+
+
+def kmeans(
+    points: Tensor, k: int, *, generator: torch.Generator, restarts: int = 3, iterations: int = 100
+) -> KMeansResult:
+    """Lloyd's algorithm from k-means++ starts (Arthur & Vassilvitskii, 2007); an empty cluster takes the farthest point.
+
+    `points` is (n, d); with fewer points than k there is a cluster a point. The generator lives on the device of the
+    points. Raises CertoodError for points that are not finite, or k or restarts below 1.
+    """
+    if points.ndim != 2 or not len(points) or k < 1 or restarts < 1:
+        raise CertoodError(
+            f"expected points (n ≥ 1, d), k ≥ 1, restarts ≥ 1; got {tuple(points.shape)}, {k}, {restarts}"
+        )
+    if not points.isfinite().all():
+        broken = int((~points.isfinite()).any(1).sum())
+        raise CertoodError(f"{broken} of {len(points)} points are not finite; the network's features have diverged")
+    points = points.detach().float()
+    if len(points) <= k:
+        return KMeansResult(torch.arange(len(points), device=points.device), points.clone(), 0.0)
+    centres = _spread_start(points, k, restarts, generator)
+    labels = torch.full((restarts, len(points)), -1, device=points.device)
+    for _ in range(iterations):
+        distances = _squared_distances(points, centres)
+        nearest = distances.argmin(2)
+        if torch.equal(nearest, labels):
+            break
+        labels = nearest
+        centres = _means(points, labels, distances.gather(2, labels[..., None])[..., 0], centres)
+    distances = _squared_distances(points, centres)
+    labels = distances.argmin(2)
+    # Inertia by differences: the expanded form above loses digits where points nearly coincide with their centres.
+    inertia = torch.stack(
+        [(points - centre[label]).square().sum() for centre, label in zip(centres, labels, strict=True)]
+    )
+    best = int(inertia.argmin())
+    return KMeansResult(labels[best], centres[best], inertia[best].item())
+
+
+def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
+    """(restarts, n, k) of points (n, d) and centres (restarts, k, d)."""
+    cross = torch.matmul(points, centres.transpose(1, 2))
+    return (points.square().sum(1)[None, :, None] - 2 * cross + centres.square().sum(2)[:, None, :]).clamp_min(0)
+
+
+def _spread_start(points: Tensor, k: int, restarts: int, generator: torch.Generator) -> Tensor:
+    """k-means++: each further centre is a point drawn with probability proportional to its squared distance."""
+    chosen = torch.randint(len(points), (restarts, 1), device=points.device, generator=generator)
+    nearest = _squared_distances(points, points[chosen])[..., 0]
+    for _ in range(k - 1):
+        # Where all points coincide with centres every distance is zero; any point then serves.
+        weights = torch.where(nearest.sum(1, keepdim=True) > 0, nearest, torch.ones_like(nearest))
+        drawn = torch.multinomial(weights, 1, generator=generator)
+        nearest = torch.minimum(nearest, _squared_distances(points, points[drawn])[..., 0])
+        chosen = torch.cat([chosen, drawn], 1)
+    return points[chosen]
+
+
+def _means(points: Tensor, labels: Tensor, distances: Tensor, centres: Tensor) -> Tensor:
+    """Means of the clusters; the empty ones of a restart move to its points that are farthest from their centres."""
+    restarts, k, width = centres.shape
+    flat = (labels + k * torch.arange(restarts, device=labels.device)[:, None]).flatten()
+    counts = torch.bincount(flat, minlength=restarts * k).view(restarts, k)
+    sums = torch.zeros(restarts * k, width, device=points.device, dtype=points.dtype)
+    sums.index_add_(0, flat, points.repeat(restarts, 1))
+    means = sums.view(restarts, k, width) / counts.clamp_min(1)[..., None]
+    for restart in (counts == 0).any(1).nonzero().flatten().tolist():
+        empty = (counts[restart] == 0).nonzero().flatten()
+        means[restart, empty] = points[distances[restart].topk(len(empty)).indices]
+    return means

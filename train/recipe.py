@@ -1,0 +1,264 @@
+"""Recipes: the schema of a training run, read from TOML, checked, and changed with `key=value`."""
+
+import difflib
+import importlib.resources
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from certood.errors import RecipeError
+
+DEFAULT_RECIPE = "digits-greg-plus"
+
+
+class Section(BaseModel):
+    """A table of a recipe: unknown keys are errors, values are fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunSection(Section):
+    """Where and how reproducibly a recipe runs."""
+
+    seed: int = Field(0, ge=0, description="Everything random in a run derives from it.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    devices: int = Field(1, ge=1, description="Processes on this machine; torchrun's own count wins.")
+    nodes: int = Field(1, ge=1, description="Machines; torchrun's own count wins.")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = Field(
+        "32-true", description="Lightning Fabric's name of the arithmetic."
+    )
+    tensorboard: bool = Field(False, description="Also write the rows of training.csv as TensorBoard events.")
+
+
+class DataSection(Section):
+    """The image sets: in-distribution, auxiliary outliers, and OOD sets for the evaluation."""
+
+    id: str = Field(description="In-distribution set.")
+    id_test: str | None = Field(None, description="Its test images, where they are a set of their own.")
+    auxiliary: str | None = Field(
+        None, description="Auxiliary outliers; required by every objective but cross-entropy."
+    )
+    ood: tuple[str, ...] = Field((), description="Test OOD sets.")
+    validation: float = Field(0.1, gt=0, description="Share (< 1) or number (≥ 1) of training images held out for γ.")
+    root: Path = Field(
+        Path("data"), description="Folder of downloaded sets; relative npz: and folder: paths start here."
+    )
+    size: int | None = Field(None, ge=4, description="Resize images to size×size pixels.")
+    crop_padding: int = Field(0, ge=0, description="Random crop after padding by this many pixels.")
+    flip: bool = Field(False, description="Random horizontal flip.")
+
+
+class ModelSection(Section):
+    """The network."""
+
+    architecture: str = Field("small-cnn", description="A built-in name, torchvision:NAME, or module:function.")
+    options: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="Arguments of the architecture."
+    )
+    mean: tuple[float, ...] | None = Field(
+        None, description="Normalisation per channel; measured on the ID set if absent."
+    )
+    std: tuple[float, ...] | None = Field(
+        None, description="Normalisation per channel; measured on the ID set if absent."
+    )
+
+
+class ObjectiveSection(Section):
+    """The outlier term λ_S·L_S (design: energy margin, outlier exposure, absent class)."""
+
+    name: Literal["cross-entropy", "outlier-exposure", "energy", "absent-class"] = Field(
+        "cross-entropy", description="Which outlier term is added to cross-entropy."
+    )
+    weight: float | None = Field(None, ge=0, description="λ_S; the objective's default if absent.")
+    margin_in: float | None = Field(None, description="m_in in units of the score; the objective's default if absent.")
+    margin_out: float | None = Field(
+        None, description="m_out in units of the score; the objective's default if absent."
+    )
+
+
+class GradientSection(Section):
+    """The gradient term λ_∇·L_∇, per sample and in pixel units."""
+
+    weight: float = Field(0.0, ge=0, description="λ_∇; zero runs no extra pass.")
+    mode: Literal["exact", "finite-difference"] = Field("exact", description="Double backward, or a finite difference.")
+    step: float = Field(0.01, gt=0, description="h of the finite difference, an l2 distance in pixels.")
+
+
+class SamplerSection(Section):
+    """Which outliers of the candidate pool enter the step."""
+
+    name: Literal["random", "greedy", "diverse", "cluster"] = Field("random", description="The sampler.")
+    candidates: int = Field(6, ge=1, description="Candidates per ID image of the batch.")
+    outliers: int = Field(1, ge=1, description="Outliers per ID image; `cluster` picks up to two per ID image.")
+
+
+class OptimiserSection(Section):
+    """Optimiser and learning-rate schedule."""
+
+    name: Literal["sgd", "adam"] = Field("sgd", description="SGD or Adam.")
+    learning_rate: float = Field(0.1, gt=0, description="At the start.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
+    nesterov: bool = Field(True, description="SGD only.")
+    weight_decay: float = Field(5e-4, ge=0, description="l2 penalty of the weights.")
+    schedule: Literal["cosine", "step", "constant"] = Field(
+        "cosine", description="Cosine per step, or steps at milestones."
+    )
+    milestones: tuple[int, ...] = Field((), description="Epochs after which `step` multiplies by `factor`.")
+    factor: float = Field(0.1, gt=0, description="Of the step schedule.")
+    final_learning_rate: float = Field(0.0, ge=0, description="Of the cosine schedule.")
+
+
+class TrainingSection(Section):
+    """Length and batches."""
+
+    epochs: int = Field(20, ge=1, description="Passes over the ID training images.")
+    batch_size: int = Field(64, ge=1, description="ID images a step, over all processes.")
+    steps_per_epoch: int | None = Field(None, ge=1, description="Shorter epochs: this many steps each.")
+    init: Path | None = Field(None, description="Checkpoint or run whose weights training starts from; empty for none.")
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+
+class Recipe(Section):
+    """Everything that defines a training run."""
+
+    recipe: str = Field(description="The name; the default run directory is runs/NAME.")
+    run: RunSection = RunSection()
+    data: DataSection
+    model: ModelSection = ModelSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    gradient: GradientSection = GradientSection()
+    sampler: SamplerSection = SamplerSection()
+    optimiser: OptimiserSection = OptimiserSection()
+    training: TrainingSection = TrainingSection()
+
+    @model_validator(mode="after")
+    def _outliers_need_a_source(self) -> "Recipe":
+        needs = self.objective.name != "cross-entropy"
+        if needs and self.data.auxiliary is None:
+            raise ValueError(f"objective {self.objective.name!r} needs data.auxiliary, a set of auxiliary outliers")
+        if (self.model.mean is None) != (self.model.std is None):
+            raise ValueError("model.mean and model.std go together: give both or neither")
+        return self
+
+    @property
+    def uses_outliers(self) -> bool:
+        """Whether a step takes auxiliary outliers."""
+        return self.data.auxiliary is not None and (self.objective.name != "cross-entropy" or self.gradient.weight > 0)
+
+    @property
+    def absent_class(self) -> bool:
+        """Whether the network has one more output than there are classes."""
+        return self.objective.name == "absent-class"
+
+    def to_toml(self) -> dict[str, Any]:
+        """Plain tables for a TOML writer: no None, paths as text."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def recipe_names() -> list[str]:
+    """Names of the built-in recipes."""
+    files = importlib.resources.files("certood.train.recipes").iterdir()
+    return sorted(Path(file.name).stem for file in files if file.name.endswith(".toml"))
+
+
+def load_recipe(name: str, settings: Iterable[str] = ()) -> Recipe:
+    """The built-in recipe of that name, or a TOML file at that path, with settings `a.b=value` applied.
+
+    Raises RecipeError that names the key at fault and the nearest known one.
+    """
+    return make_recipe(_read_toml(name), settings)
+
+
+def make_recipe(tables: Mapping[str, Any], settings: Iterable[str] = ()) -> Recipe:
+    """A recipe of plain tables (as read from TOML), with settings `a.b=value` applied; raises RecipeError."""
+    changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tables.items()}
+    for setting in settings:
+        _apply(changed, setting)
+    try:
+        return Recipe.model_validate(changed)
+    except ValidationError as error:
+        raise RecipeError("; ".join(_explain(item) for item in error.errors())) from error
+
+
+def known_keys() -> list[str]:
+    """Every key of a recipe, dotted."""
+    keys = []
+    for name, field in Recipe.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            keys += [f"{name}.{key}" for key in section.model_fields]
+        else:
+            keys.append(name)
+    return keys
+
+
+def _read_toml(name: str) -> dict[str, Any]:
+    if name in recipe_names():
+        text = importlib.resources.files("certood.train.recipes").joinpath(f"{name}.toml").read_text("utf-8")
+    elif name.endswith(".toml"):
+        try:
+            text = Path(name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read the recipe {name}: {error}") from error
+    else:
+        near = difflib.get_close_matches(name, recipe_names(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise RecipeError(
+            f"unknown recipe {name!r}; {hint}Expected a path that ends in .toml or one of: {', '.join(recipe_names())}"
+        )
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{name} is not valid TOML: {error}") from error
+    tables.setdefault("recipe", Path(name).stem)
+    # The record of a finished run carries what was found when it ran; it is not part of the recipe.
+    tables.pop("record", None)
+    return tables
+
+
+def _apply(tables: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    key = key.strip()
+    if not equals:
+        raise RecipeError(f"expected a setting of the form key=value, got {setting!r}")
+    options = key.startswith("model.options.")
+    if key not in known_keys() and not options:
+        raise RecipeError(_unknown(key))
+    *path, last = key.split(".")
+    table = tables
+    for part in path:
+        table = table.setdefault(part, {})
+    table[last] = _toml_value(text.strip())
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value, or the text itself where it is not one (so that strings need no quotes in a shell)."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known_keys())}"
+    return f"unknown recipe key {key!r}{hint}"
+
+
+def _explain(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return _unknown(key)
+    if item["type"] == "missing":
+        return f"recipe key {key!r} is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    if not key:
+        return str(message)
+    return f"recipe key {key!r}: {message} (found {item['input']!r})"

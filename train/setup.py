@@ -1,0 +1,188 @@
+"""From a recipe to the parts of a run: device, image sets, network, objective, sampler."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from certood.checkpoints import load_checkpoint
+from certood.data import IdSplits, load_id, load_set
+from certood.data.source import ImageSet, ImageSource, require_same_shape, to_pixels
+from certood.devices import resolve_device
+from certood.errors import ArchitectureError, CheckpointError, DataError
+from certood.models import build_model
+from certood.models.classifier import Classifier
+from certood.train.objectives import AbsentClassTarget, CrossEntropyOnly, EnergyMargin, Objective, OutlierExposure
+from certood.train.recipe import ObjectiveSection, Recipe, RunSection, SamplerSection
+from certood.train.samplers import ClusterSampler, DiverseSampler, GreedySampler, RandomSampler, Sampler
+
+NORMALISATION_IMAGES = 10_000
+
+OBJECTIVES: dict[str, type[CrossEntropyOnly | OutlierExposure | EnergyMargin | AbsentClassTarget]] = {
+    "cross-entropy": CrossEntropyOnly,
+    "outlier-exposure": OutlierExposure,
+    "energy": EnergyMargin,
+    "absent-class": AbsentClassTarget,
+}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The image sets of a recipe, all of one shape."""
+
+    id: IdSplits
+    auxiliary: ImageSource | None
+    ood: Mapping[str, ImageSource]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of every set by role or name."""
+        named: dict[str, ImageSource] = {
+            "id-train": self.id.train,
+            "id-validation": self.id.validation,
+            "id-test": self.id.test,
+        }
+        if self.auxiliary is not None:
+            named["auxiliary"] = self.auxiliary
+        return {name: source.fingerprint for name, source in {**named, **self.ood}.items()}
+
+
+def build_fabric(run: RunSection) -> Fabric:
+    """Lightning Fabric for the recipe's device, or for the processes that torchrun has started.
+
+    Raises DeviceError where the device is not there.
+    """
+    device = resolve_device(run.device)
+    devices: int | list[int] = run.devices
+    nodes = run.nodes
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif device.index is not None and devices == 1:
+        devices = [device.index]
+    several = nodes > 1 or (isinstance(devices, int) and devices > 1)
+    return Fabric(
+        accelerator=device.type,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if several else "auto",
+        precision=run.precision,
+    )
+
+
+def load_training_data(recipe: Recipe) -> TrainingData:
+    """Every image set that the recipe names; raises DataError where one is missing or they do not fit together."""
+    data = recipe.data
+    splits = load_id(
+        data.id,
+        root=data.root,
+        test=data.id_test,
+        validation=data.validation if data.validation < 1 else int(data.validation),
+        seed=recipe.run.seed,
+        size=data.size,
+    )
+    if len(splits.train.classes) < 2:
+        raise DataError(
+            f"{data.id} has {len(splits.train.classes)} class(es); "
+            "a classifier needs at least 2 in-distribution classes"
+        )
+    auxiliary = None
+    if data.auxiliary is not None:
+        auxiliary = load_set(data.auxiliary, root=data.root, split="train", size=data.size)
+    ood = {name: load_set(name, root=data.root, split="test", size=data.size) for name in data.ood}
+    require_same_shape(
+        [splits.train, splits.validation, splits.test, *([auxiliary] if auxiliary else []), *ood.values()]
+    )
+    return TrainingData(splits, auxiliary, ood)
+
+
+def on_device(source: ImageSource, device: torch.device) -> ImageSource:
+    """A set held in memory is moved to the device that trains on it; a streamed one stays where it is."""
+    return source.to(device) if isinstance(source, ImageSet) else source
+
+
+def channel_statistics(source: ImageSource) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel in pixels, over the first 10,000 images at most.
+
+    A channel that is constant gets the deviation 1.
+    """
+    chosen = torch.linspace(0, len(source) - 1, min(len(source), NORMALISATION_IMAGES)).long()
+    total, count = torch.zeros(2, source.shape[0], dtype=torch.float64), 0
+    for indices in chosen.split(1000):
+        images = to_pixels(source.batch(indices)).double()
+        total[0] += images.sum((0, 2, 3)).cpu()
+        total[1] += images.square().sum((0, 2, 3)).cpu()
+        count += images.shape[0] * images.shape[2] * images.shape[3]
+    mean = total[0] / count
+    deviation = (total[1] / count - mean.square()).clamp_min(0).sqrt()
+    deviation[deviation < 1e-3] = 1
+    return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in deviation.tolist())
+
+
+def build_network(recipe: Recipe, train: ImageSource) -> Classifier:
+    """The recipe's network for these images, initialised from the seed or from `training.init`."""
+    torch.manual_seed(recipe.run.seed)
+    mean, std = recipe.model.mean, recipe.model.std
+    if mean is None or std is None:
+        mean, std = channel_statistics(train)
+    if len(mean) != train.shape[0] or len(std) != train.shape[0]:
+        raise ArchitectureError(
+            f"model.mean and model.std must have one value per channel: images have {train.shape[0]}, "
+            f"found {len(mean)} and {len(std)}"
+        )
+    model = build_model(
+        recipe.model.architecture,
+        num_classes=len(train.classes) + recipe.absent_class,
+        input_shape=train.shape,
+        mean=mean,
+        std=std,
+        options=recipe.model.options,
+    )
+    if recipe.training.init is not None:
+        initial = load_checkpoint(recipe.training.init).model.state_dict()
+        model.load_state_dict(_fitted(initial, model.state_dict(), recipe))
+    return model
+
+
+def _fitted(initial: Mapping[str, Tensor], wanted: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
+    """The initial weights in the shapes of the network; an absent class keeps its own fresh row of the head."""
+    fitted = {}
+    for name, own in wanted.items():
+        given = initial.get(name)
+        if given is not None and recipe.absent_class and given.shape[:1] == (own.shape[:1][0] - 1,):
+            given = torch.cat([given, own[-1:]])
+        if given is None or given.shape != own.shape:
+            found = "missing" if given is None else f"of shape {tuple(given.shape)}"
+            raise CheckpointError(
+                f"{recipe.training.init} does not fit {recipe.model.architecture}: {name} should be "
+                f"{tuple(own.shape)} and is {found}; use the architecture and options it was trained with"
+            )
+        fitted[name] = given
+    return fitted
+
+
+def build_objective(section: ObjectiveSection) -> Objective:
+    """The recipe's objective; margins that the recipe leaves out are the objective's own."""
+    objective = OBJECTIVES[section.name]()
+    return replace(
+        objective,
+        weight=objective.weight if section.weight is None or section.name == "cross-entropy" else section.weight,
+        margin_in=objective.margin_in if section.margin_in is None else section.margin_in,
+        margin_out=objective.margin_out if section.margin_out is None else section.margin_out,
+    )
+
+
+def build_sampler(section: SamplerSection) -> Sampler:
+    """The recipe's sampler."""
+    match section.name:
+        case "random":
+            return RandomSampler()
+        case "greedy":
+            return GreedySampler()
+        case "diverse":
+            return DiverseSampler()
+        case "cluster":
+            return ClusterSampler()
