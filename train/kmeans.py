@@ -1,5 +1,6 @@
 """k-means in torch, on the device of the points, all restarts at once."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -61,15 +62,19 @@ def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
 
 
 def _spread_start(points: Tensor, k: int, restarts: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each further centre is a point drawn with probability proportional to its squared distance."""
+    """Greedy k-means++: of 2 + log k points drawn with probability proportional to their squared distance, the best."""
+    trials = 2 + int(math.log(k))
     chosen = torch.randint(len(points), (restarts, 1), device=points.device, generator=generator)
     nearest = _squared_distances(points, points[chosen])[..., 0]
+    rows = torch.arange(restarts, device=points.device)
     for _ in range(k - 1):
         # Where all points coincide with centres every distance is zero; any point then serves.
         weights = torch.where(nearest.sum(1, keepdim=True) > 0, nearest, torch.ones_like(nearest))
-        drawn = torch.multinomial(weights, 1, generator=generator)
-        nearest = torch.minimum(nearest, _squared_distances(points, points[drawn])[..., 0])
-        chosen = torch.cat([chosen, drawn], 1)
+        drawn = torch.multinomial(weights, trials, replacement=True, generator=generator)
+        after = torch.minimum(nearest[..., None], _squared_distances(points, points[drawn]))
+        best = after.sum(1).argmin(1)
+        nearest = after[rows, :, best]
+        chosen = torch.cat([chosen, drawn[rows, best][:, None]], 1)
     return points[chosen]
 
 

@@ -1,0 +1,165 @@
+"""k-means against scikit-learn, and the samplers' picks against a loop."""
+
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+
+from certood.data import load_set, to_pixels
+from certood.errors import CertoodError
+from certood.models import build_model
+from certood.scores import Energy
+from certood.train.kmeans import kmeans
+from certood.train.samplers import (
+    ClusterSampler,
+    DiverseSampler,
+    GreedySampler,
+    RandomSampler,
+    Sampler,
+    cluster_extremes,
+    score_candidates,
+)
+
+SAMPLERS: list[Sampler] = [RandomSampler(), GreedySampler(), DiverseSampler(), ClusterSampler()]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def digits_features(count: int) -> Tensor:
+    from pathlib import Path
+
+    images = to_pixels(load_set("digits", root=Path()).batch(torch.arange(count)))
+    torch.manual_seed(0)
+    model = build_model("small-cnn", num_classes=6, input_shape=(1, 8, 8), mean=[0.3], std=[0.4])
+    return nn.functional.normalize(model.features(images).detach(), dim=1)
+
+
+@pytest.mark.parametrize("k", [6, 64])
+def test_inertia_is_within_two_per_cent_of_scikit_learns(k: int) -> None:
+    features = digits_features(384)
+    ours = kmeans(features, k, restarts=10, generator=generator())
+    theirs = KMeans(k, n_init=10, random_state=0).fit(features.numpy()).inertia_
+    assert ours.inertia <= 1.02 * theirs
+    recomputed = sum((features[ours.labels == label] - ours.centres[label]).square().sum() for label in range(k))
+    assert ours.inertia == pytest.approx(float(recomputed), rel=1e-4)
+
+
+def test_separate_groups_are_found_exactly() -> None:
+    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    points = (centres[:, None] + 0.1 * torch.randn(3, 20, 2, generator=generator())).flatten(0, 1)
+    labels = kmeans(points, 3, generator=generator()).labels.view(3, 20)
+    assert (labels == labels[:, :1]).all()
+    assert len(labels[:, 0].unique()) == 3
+
+
+def test_every_cluster_of_distinct_points_has_a_member() -> None:
+    points = torch.cat([torch.zeros(50, 2), torch.arange(8.0)[:, None].expand(8, 2) + 100])
+    result = kmeans(points + 1e-3 * torch.rand(58, 2, generator=generator()), 12, generator=generator())
+    assert len(result.labels.unique()) == 12
+
+
+def test_duplicates_and_few_points_do_no_harm() -> None:
+    same = kmeans(torch.ones(30, 4), 5, generator=generator())
+    assert same.inertia == 0
+    few = kmeans(torch.rand(3, 4), 5, generator=generator())
+    assert sorted(few.labels.tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("points", "k", "message"),
+    [
+        (torch.tensor([[1.0], [torch.nan]]), 1, "1 of 2 points are not finite"),
+        (torch.zeros(0, 2), 1, "expected points"),
+        (torch.zeros(3, 2), 0, "expected points"),
+    ],
+)
+def test_what_cannot_be_clustered_is_refused(points: Tensor, k: int, message: str) -> None:
+    with pytest.raises(CertoodError, match=message):
+        kmeans(points, k, generator=generator())
+
+
+def test_extremes_are_those_of_a_loop() -> None:
+    labels = torch.randint(7, (60,), generator=generator())
+    scores = torch.randn(60, generator=generator(1))
+    lowest, highest = cluster_extremes(labels, scores)
+    for label, low, high in zip(labels.unique(), lowest, highest, strict=True):
+        members = (labels == label).nonzero().flatten()
+        assert low == members[scores[members].argmin()]
+        assert high == members[scores[members].argmax()]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
+@pytest.mark.parametrize(("candidates", "wanted"), [(384, 64), (10, 64), (1, 4), (64, 64)])
+def test_no_candidate_is_picked_twice(sampler: Sampler, candidates: int, wanted: int) -> None:
+    scores = torch.randn(candidates, generator=generator())
+    features = torch.randn(candidates, 16, generator=generator(1))
+    picked = sampler(scores, features, wanted, generator(2))
+    assert len(picked.unique()) == len(picked) >= 1
+    assert 0 <= int(picked.min()) <= int(picked.max()) < candidates
+    assert len(picked) <= (2 if isinstance(sampler, ClusterSampler) else 1) * wanted
+    again = sampler(scores, features, wanted, generator(2))
+    assert torch.equal(picked, again)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
+def test_duplicate_candidates_are_distinct_picks(sampler: Sampler) -> None:
+    picked = sampler(torch.zeros(20), torch.ones(20, 3), 5, generator())
+    assert len(picked.unique()) == len(picked)
+
+
+def test_greedy_takes_the_lowest() -> None:
+    scores = torch.tensor([3.0, -1.0, 2.0, 0.0])
+    assert sorted(GreedySampler()(scores, None, 2, generator()).tolist()) == [1, 3]
+
+
+def test_cluster_takes_both_ends_of_each_group_and_a_lone_member_once() -> None:
+    features = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 2 + [[-1.0, 0.0]])
+    scores = torch.tensor([5.0, 1.0, 3.0, -2.0, 7.0, 0.0])
+    picked = ClusterSampler(restarts=5)(scores, features, 3, generator())
+    assert picked.tolist() == [0, 1, 3, 4, 5]
+
+
+def test_diverse_takes_the_lowest_of_each_group_within_the_band() -> None:
+    features = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
+    scores = torch.tensor([1.0, 2.0, 9.0, 3.0, 2.5, 9.0])
+    picked = DiverseSampler(band=2 / 3, restarts=5)(scores, features, 2, generator())
+    assert sorted(picked.tolist()) == [0, 4]
+
+
+def test_features_are_compared_by_direction_not_length() -> None:
+    features = torch.tensor([[1.0, 0.0], [100.0, 0.0], [0.0, 1.0], [0.0, 100.0]])
+    picked = ClusterSampler(restarts=5)(torch.tensor([0.0, 1.0, 2.0, 3.0]), features, 2, generator())
+    assert picked.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("sampler", [DiverseSampler(), ClusterSampler()])
+def test_features_that_diverged_are_named(sampler: Sampler) -> None:
+    features = torch.full((9, 2), torch.nan)
+    with pytest.raises(CertoodError, match="not finite"):
+        sampler(torch.zeros(9), features, 3, generator())
+    with pytest.raises(CertoodError, match="none were given"):
+        sampler(torch.zeros(9), None, 3, generator())
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS[1:])
+def test_scores_that_diverged_are_named(sampler: Sampler) -> None:
+    with pytest.raises(CertoodError, match="1 of 9 candidate scores"):
+        sampler(torch.tensor([torch.nan] + [0.0] * 8), torch.rand(9, 2), 3, generator())
+
+
+def test_candidates_are_scored_in_eval_mode_without_gradients_and_the_mode_comes_back() -> None:
+    model = build_model(
+        "wrn-40-2", num_classes=4, input_shape=(3, 32, 32), mean=[0.5] * 3, std=[0.2] * 3, options={"depth": 10}
+    )
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.rand(5, 3, 32, 32)
+    scores, features = score_candidates(model, images, Energy(), 2)
+    assert model.training
+    assert not scores.requires_grad
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    model.eval()
+    torch.testing.assert_close(scores, Energy()(model(images)))
+    torch.testing.assert_close(features, model.features(images))
