@@ -27,7 +27,7 @@ class RunSection(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     devices: int = Field(1, ge=1, description="Processes on this machine; torchrun's own count wins.")
     nodes: int = Field(1, ge=1, description="Machines; torchrun's own count wins.")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = Field(
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
         "32-true", description="Lightning Fabric's name of the arithmetic."
     )
     tensorboard: bool = Field(False, description="Also write the rows of training.csv as TensorBoard events.")

@@ -1,0 +1,129 @@
+"""Evaluation: numbers of a detector whose scores are known, and the files it writes."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from certood.checkpoints import Detector
+from certood.data import IdSplits, ImageSet, to_pixels
+from certood.errors import CertoodError, DataError
+from certood.evaluation import collect_logits, evaluate, evaluation_table, write_evaluation
+from certood.metrics import threshold_at_tpr
+from certood.scores import Energy, score_logits
+
+
+class Brightness(nn.Module):
+    """Logits (b, −b, 0) of the mean brightness b: brighter is more certainly class 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        b = 8 * (images.mean((1, 2, 3)) - 0.5)
+        return torch.stack([b, -b, torch.zeros_like(b)], 1)
+
+
+@dataclass
+class Setting:
+    """A detector and its sets."""
+
+    detector: Detector
+    splits: IdSplits
+    ood: dict[str, ImageSet]
+
+
+def image_set(name: str, count: int, low: int, high: int, labelled: bool = True) -> ImageSet:
+    generator = torch.Generator().manual_seed(count)
+    values = torch.randint(low, high, (count, 1, 1, 1), generator=generator, dtype=torch.uint8)
+    labels = (values.flatten() < 128).long() if labelled else None
+    return ImageSet(
+        name, values.expand(count, 1, 4, 4).contiguous(), labels, ("bright", "dark", "never") if labelled else ()
+    )
+
+
+@pytest.fixture
+def setting() -> Setting:
+    detector = Detector(Brightness(), Energy(), None, "x:y", (1, 4, 4), ("bright", "dark", "never"), (0.0,), (1.0,))
+    splits = IdSplits(image_set("id", 50, 0, 256), image_set("id", 40, 0, 256), image_set("id", 60, 0, 256))
+    ood = {"grey": image_set("grey", 70, 100, 150, False), "any": image_set("any", 30, 0, 256, False)}
+    return Setting(detector, splits, ood)
+
+
+def test_every_number_is_scikit_learns(setting: Setting) -> None:
+    result = evaluate(setting.detector, setting.splits, setting.ood, progress=False, batch_size=7)
+    assert result["accuracy"] == 1
+    assert set(result["scores"]) == {"energy", "msp", "max-logit", "entropy"}
+    model = setting.detector.model
+
+    def scores(source: object) -> np.ndarray:
+        images = to_pixels(source.images)  # type: ignore[attr-defined]
+        return Energy()(model(images)).double().numpy()
+
+    entry = result["scores"]["energy"]
+    assert entry["threshold"] == pytest.approx(threshold_at_tpr(scores(setting.splits.validation)), rel=1e-6)
+    for name, source in setting.ood.items():
+        inside, outside = scores(setting.splits.test), scores(source)
+        truth = [0] * len(inside) + [1] * len(outside)
+        assert entry["sets"][name]["auroc"] == pytest.approx(
+            roc_auc_score(truth, np.concatenate([inside, outside])), abs=1e-6
+        )
+        assert entry["sets"][name]["fpr95"] == pytest.approx(float((outside <= entry["threshold"]).mean()), abs=0.02)
+        assert entry["sets"][name]["n"] == len(source)
+    assert entry["mean"]["auroc"] == pytest.approx(np.mean([entry["sets"][name]["auroc"] for name in setting.ood]))
+
+
+def test_the_stored_threshold_is_used_for_the_detectors_own_score(setting: Setting) -> None:
+    from dataclasses import replace
+
+    result = evaluate(replace(setting.detector, threshold=1e9), setting.splits, setting.ood, progress=False)
+    assert result["scores"]["energy"]["threshold"] == 1e9
+    assert result["scores"]["energy"]["mean"]["fpr95"] == 1
+    assert result["scores"]["msp"]["threshold"] < 0
+
+
+def test_intervals_come_on_request(setting: Setting) -> None:
+    measured = evaluate(setting.detector, setting.splits, setting.ood, bootstrap=50, progress=False)
+    part = measured["scores"]["energy"]["sets"]["grey"]
+    assert part["auroc_interval"][0] <= part["auroc"] <= part["auroc_interval"][1]
+    assert part["fpr95_interval"][0] <= part["fpr95"] <= part["fpr95_interval"][1]
+
+
+def test_the_file_reads_back_and_the_table_shows_every_set(setting: Setting, tmp_path: Path) -> None:
+    result = evaluate(setting.detector, setting.splits, setting.ood, progress=False)
+    write_evaluation(tmp_path / "evaluation.json", result)
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == result
+    text = Console(width=120, record=True)
+    with text.capture() as captured:
+        text.print(evaluation_table(result))
+    assert all(word in captured.get() for word in ("grey", "any", "mean", "energy *", "accuracy 100.00 %"))
+
+
+def test_wrong_shapes_labels_and_logits_are_named(setting: Setting) -> None:
+    other = ImageSet("other", torch.zeros(3, 1, 5, 5, dtype=torch.uint8))
+    with pytest.raises(DataError, match=r"other has images of shape \(1, 5, 5\), the network takes \(1, 4, 4\)"):
+        evaluate(setting.detector, setting.splits, {"other": other}, progress=False)
+    broken = nn.Module()
+    broken.forward = lambda images: torch.full((len(images), 3), torch.nan)  # type: ignore[method-assign]
+    with pytest.raises(DataError, match="logits are not finite on 70 images of grey"):
+        collect_logits(broken, setting.ood["grey"])
+    with pytest.raises(CertoodError, match="holds no score"):
+        evaluation_table({"accuracy": 1, "scores": {}})
+
+
+def test_collecting_leaves_the_mode_of_the_network(setting: Setting) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Dropout(0.9))
+    model.train()
+    first = collect_logits(model, setting.ood["grey"])
+    assert model.training
+    torch.testing.assert_close(first, collect_logits(model, setting.ood["grey"], batch_size=3), rtol=1e-5, atol=1e-6)
+
+
+def test_the_absent_class_score_looks_at_all_outputs() -> None:
+    from certood.scores import AbsentClass
+
+    logits = torch.randn(4, 5)
+    torch.testing.assert_close(score_logits(AbsentClass(), logits, absent_class=True), logits.softmax(1)[:, 4])

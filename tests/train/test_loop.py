@@ -1,0 +1,183 @@
+"""Whole runs: files, reproducibility, resume after a kill, several processes, and divergence."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from certood.checkpoints import CHECKPOINT_FILE, load_checkpoint
+from certood.data import load_id, load_set, to_pixels
+from certood.errors import RecipeError, RunDirectoryError, TrainingDiverged
+from certood.train.loop import fit
+from certood.train.recipe import Recipe, load_recipe
+from certood.train.run_directory import STATE_FILE, TRAINING_FILE
+
+SHORT = ["training.epochs=3", "training.steps_per_epoch=4", "run.device=cpu", "model.options.width=4"]
+
+
+def recipe(name: str = "digits-greg-plus", *settings: str) -> Recipe:
+    return load_recipe(name, [*SHORT, *settings])
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / CHECKPOINT_FILE)
+
+
+def same(one: Path, two: Path) -> bool:
+    first, second = weights(one), weights(two)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", ["digits-ce", "digits-oe", "digits-energy", "digits-greg", "digits-greg-plus"])
+def test_a_run_leaves_its_files_and_they_agree(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "run"
+    detector = fit(recipe(name), out, progress=False)
+    with (out / TRAINING_FILE).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert all(float(row["gradient_norm_in"]) > 0 and float(row["gradient_norm_out"]) > 0 for row in rows)
+    assert (float(rows[-1]["gradient"]) > 0) == ("greg" in name)
+    record = tomllib.loads((out / "recipe.toml").read_text())["record"]
+    assert record["sha256"]["digits-near"] == load_set("digits-near", root=Path()).fingerprint
+    result = json.loads((out / "evaluation.json").read_text())
+    splits = load_id("digits", root=Path(), validation=0.2)
+    held = detector.scores(to_pixels(splits.validation.batch(torch.arange(len(splits.validation)))))
+    assert detector.threshold is not None
+    assert 0.95 <= (held <= detector.threshold + 1e-5).double().mean().item() < 0.97
+    stored = result["scores"][detector.score.name]
+    assert stored["threshold"] == detector.threshold
+    near = detector.scores(to_pixels(load_set("digits-near", root=Path()).batch(torch.arange(354))))
+    accepted = (near <= detector.threshold).double().mean().item()
+    assert stored["sets"]["digits-near"]["fpr95"] == pytest.approx(accepted, abs=0.006)
+
+
+def test_a_seed_reproduces_a_run_and_another_does_not(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        fit(recipe("digits-greg-plus", f"run.seed={seed}"), tmp_path / name, progress=False)
+    assert same(tmp_path / "a", tmp_path / "b")
+    assert not same(tmp_path / "a", tmp_path / "c")
+
+
+def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    fit(recipe(), tmp_path / "whole", progress=False)
+    command = [sys.executable, "-m", "certood", "train", "digits-greg-plus", "--out", str(tmp_path / "cut")]
+    for setting in [*SHORT, "training.steps_per_epoch=4"]:
+        command += ["--set", setting]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / STATE_FILE).exists():
+        assert time.monotonic() < deadline, "no epoch was finished"
+        assert process.poll() is None or (tmp_path / "cut" / STATE_FILE).exists()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (tmp_path / "cut" / CHECKPOINT_FILE).unlink(missing_ok=True)
+    with pytest.raises(RunDirectoryError, match="--resume"):
+        fit(recipe(), tmp_path / "cut", progress=False)
+    fit(recipe(), tmp_path / "cut", resume=True, progress=False)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_an_interrupt_leaves_a_resumable_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from certood.train import loop
+
+    fit(recipe(), tmp_path / "whole", progress=False)
+    probe = loop._probe
+
+    def interrupted(training: loop.Training) -> tuple[float, float, float]:
+        if training.epochs_done == 1:
+            raise KeyboardInterrupt
+        return probe(training)
+
+    monkeypatch.setattr(loop, "_probe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe(), tmp_path / "cut", progress=False)
+    monkeypatch.setattr(loop, "_probe", probe)
+    fit(recipe(), tmp_path / "cut", resume=True, progress=False)
+    assert same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingDiverged, match=r"not finite at step \d+ of epoch \d+ \(total .*smaller optimiser.learning"
+    ):
+        fit(
+            recipe("digits-greg", "optimiser.name=sgd", "optimiser.learning_rate=1e30"),
+            tmp_path / "run",
+            progress=False,
+        )
+    assert not (tmp_path / "run" / CHECKPOINT_FILE).exists()
+
+
+@pytest.mark.parametrize("mode", ["exact", "finite-difference"])
+def test_two_processes_train_as_one(tmp_path: Path, mode: str) -> None:
+    # Greedy picks depend on the scores of all candidates, which the two processes share out and gather.
+    settings = [f"gradient.mode={mode}", "gradient.weight=0.05", "sampler.name=greedy"]
+    fit(recipe("digits-greg-plus", *settings), tmp_path / "one", progress=False)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    command += [sys.executable, "-m", "certood", "train", "digits-greg-plus", "--out", str(tmp_path / "two")]
+    for setting in [*SHORT, *settings]:
+        command += ["--set", setting]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    with (tmp_path / "one" / TRAINING_FILE).open() as one, (tmp_path / "two" / TRAINING_FILE).open() as two:
+        for first, second in zip(csv.DictReader(one), csv.DictReader(two), strict=True):
+            for column in ("loss", "cross_entropy", "outlier", "gradient"):
+                assert float(first[column]) == pytest.approx(float(second[column]), rel=1e-5), column
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    command += [sys.executable, "-m", "certood", "train", "digits-ce", "--out", str(tmp_path / "two")]
+    command += ["--set", "training.batch_size=63", "--set", "run.device=cpu"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "63, which 2 processes cannot share evenly" in run.stderr
+    assert not (tmp_path / "two").exists()
+
+
+def test_bf16_trains(tmp_path: Path) -> None:
+    for mode in ("exact", "finite-difference"):
+        detector = fit(
+            recipe("digits-greg", "run.precision=bf16-mixed", f"gradient.mode={mode}"), tmp_path / mode, progress=False
+        )
+        assert detector.threshold is not None
+
+
+def test_fine_tuning_starts_from_the_given_weights(tmp_path: Path) -> None:
+    fit(recipe("digits-ce"), tmp_path / "start", progress=False)
+    still = ["optimiser.learning_rate=1e-12", f"training.init={tmp_path / 'start'}"]
+    fit(recipe("digits-energy", *still), tmp_path / "tuned", progress=False)
+    before, after = weights(tmp_path / "start"), weights(tmp_path / "tuned")
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    absent = [*still, "objective.name=absent-class"]
+    fit(recipe("digits-energy", *absent), tmp_path / "absent", progress=False)
+    grown = weights(tmp_path / "absent")["classifier.weight"]
+    assert len(grown) == 7
+    assert torch.allclose(grown[:6], before["classifier.weight"], atol=1e-6)
+    assert load_checkpoint(tmp_path / "absent").absent_class
+
+
+def test_tensorboard_events_hold_the_rows(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(recipe("digits-ce", "run.tensorboard=true"), tmp_path / "run", progress=False)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+
+
+def test_a_share_of_validation_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="batch_size is 5000, but there are only"):
+        fit(recipe("digits-ce", "training.batch_size=5000"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
