@@ -50,6 +50,11 @@ class DataSection(Section):
     crop_padding: int = Field(0, ge=0, description="Random crop after padding by this many pixels.")
     flip: bool = Field(False, description="Random horizontal flip.")
 
+    @field_validator("id_test", "auxiliary", "size", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
 
 class ModelSection(Section):
     """The network."""

@@ -3,6 +3,7 @@
 import importlib
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -37,13 +38,15 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """Run; a CertoodError becomes one message on stderr and its exit code."""
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        """Run; a CertoodError becomes one message on stderr and its exit code, `--debug` may stand anywhere."""
+        given = list(sys.argv[1:] if args is None else args)
+        debug = "--debug" in given
         try:
-            return super().main(*args, **extra)
+            return super().main([argument for argument in given if argument != "--debug"], *rest, **extra)
         except CertoodError as error:
-            if "--debug" in sys.argv:
-                traceback.print_exc()
+            if debug:
+                click.echo(traceback.format_exc(), err=True)
             click.echo(f"Error: {error}", err=True)
             sys.exit(error.exit_code)
 
