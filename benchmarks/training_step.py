@@ -13,17 +13,17 @@ Variants, all on the same network, batch and candidates:
                     a second train-mode forward inside torch.autograd.functional.jacobian, double backward
 
 Seconds are medians over interleaved repeats; peak memory is that of a process (CPU: resident size, measured in a process
-of its own per variant; GPU: the allocator's peak) less what it needs before the first step.
+of its own per variant, Linux only; GPU: the allocator's peak) less what it needs before the first step.
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,10 +142,17 @@ def print_memory(variant: str, arguments: argparse.Namespace) -> None:
         step()
         print((torch.cuda.max_memory_allocated() - before) / 2**20)
         return
-    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # A child inherits its parent's peak on Linux, so the kernel's mark of this process is reset first.
+    Path("/proc/self/clear_refs").write_text("5")
+    before_kib = status_kib("VmRSS")
     step()
     step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 2**10)
+    print((status_kib("VmHWM") - before_kib) / 2**10)
+
+
+def status_kib(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1])
 
 
 def main() -> None:

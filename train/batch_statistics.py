@@ -11,22 +11,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from certood.errors import CertoodError
 
-Statistics = dict[_BatchNorm, list[tuple[Tensor, Tensor]]]
+Statistics = dict[_BatchNorm, list[Tensor]]
 
 
 @contextmanager
 def recorded_statistics(model: nn.Module, statistics: Statistics) -> Iterator[None]:
-    """While entered, the batch mean and biased variance of every call of a batch normalisation in train mode is added.
+    """While entered, the input of every call of a batch normalisation in train mode is added.
 
-    They stay in the autograd graph: a finite difference subtracts the scores of two forwards, and the statistics'
+    Statistics are computed of it in the second forward, so that a step whose gates are closed pays nothing. They stay in
+    the autograd graph: a finite difference subtracts the scores of two forwards, and the statistics'
     dependence on the weights must cancel between them, or it would remain divided by the small step.
     """
 
     def record(module: _BatchNorm, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0].float() if inputs[0].dtype in (torch.bfloat16, torch.float16) else inputs[0]
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        variance, mean = torch.var_mean(x, axes, correction=0)
-        statistics.setdefault(module, []).append((mean, variance))
+        statistics.setdefault(module, []).append(inputs[0])
 
     hooks = []
     for part in model.modules():
@@ -48,8 +46,8 @@ def recorded_statistics(model: nn.Module, statistics: Statistics) -> Iterator[No
 def fixed_statistics(statistics: Statistics) -> Iterator[None]:
     """While entered, these batch normalisations use the recorded statistics, call by call, and update nothing."""
 
-    def normalised(module: _BatchNorm, calls: Iterator[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
-        mean, variance = next(calls)
+    def normalised(module: _BatchNorm, calls: Iterator[Tensor], x: Tensor) -> Tensor:
+        mean, variance = _moments(next(calls))
         shape = (1, -1, *[1] * (x.ndim - 2))
         scale = torch.rsqrt(variance + module.eps)
         offset = -mean * scale
@@ -66,3 +64,17 @@ def fixed_statistics(statistics: Statistics) -> Iterator[None]:
     finally:
         for module in statistics:
             del vars(module)["forward"]
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel, in the graph, in two passes that run faster than `torch.var_mean` on a CPU.
+
+    Centring on a constant leaves value and gradient of the variance as they are: (m − m.detach())² adds zero to both, but
+    for the part of the gradient that the constant took away.
+    """
+    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    mean = x.mean(axes)
+    fixed = mean.detach()
+    centred = x - fixed.view(1, -1, *[1] * (x.ndim - 2))
+    return mean, centred.square().mean(axes) - (mean - fixed).square()

@@ -21,6 +21,9 @@ class GradientPenalty:
     `exact` differentiates ‖∇ₓS‖₂ itself (double backward). `finite-difference` holds v = ∇S/‖∇S‖ constant and uses
     (S(x + hv) − S(x))/h with h = `step`, an l2 distance in pixels (Finlay & Oberman, arXiv 1905.11468, eq. 8): it needs no
     double backward, and a second forward over samples with an open gate only.
+
+    With batch normalisation in train mode the two differ: `exact` also sees how an image moves the batch statistics, and
+    with them the scores of the others; the finite difference holds the statistics of the first forward.
     """
 
     weight: float = 0.0

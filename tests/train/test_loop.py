@@ -72,7 +72,9 @@ def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(tmp_path: Path) 
     command = [sys.executable, "-m", "certood", "train", "digits-greg-plus", "--out", str(tmp_path / "cut")]
     for setting in [*SHORT, "training.steps_per_epoch=4"]:
         command += ["--set", setting]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    # The same number of threads as here: sums that are split otherwise are rounded otherwise.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     deadline = time.monotonic() + 120
     while not (tmp_path / "cut" / STATE_FILE).exists():
         assert time.monotonic() < deadline, "no epoch was finished"
