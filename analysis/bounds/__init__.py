@@ -1,1 +1,67 @@
-"""Sound bounds of a network's logits, scores and gradients over a ball of images."""
+"""Sound bounds of a network's logits and scores over a ball of images, in float64.
+
+>>> graph = capture(model, images[:1])
+>>> ball = LpBall(images, eps=2 / 255, norm=math.inf)
+>>> bound(graph, ball, method="crown").lower            # logits (N, K)
+>>> bound(graph, ball, method="crown", score=Energy())  # a score (N,)
+"""
+
+import torch
+from torch import Tensor
+
+from certood.analysis.bounds.ball import Bounds, LpBall
+from certood.analysis.bounds.capture import capture, supported_operations
+from certood.analysis.bounds.graph import Graph, Node
+from certood.analysis.bounds.propagation import METHODS, Analysis, LinearBound, analyse
+from certood.analysis.bounds.score_bounds import score_bounds
+from certood.errors import CertoodError
+from certood.scores import Score
+
+__all__ = [
+    "METHODS",
+    "Analysis",
+    "Bounds",
+    "Graph",
+    "LinearBound",
+    "LpBall",
+    "Node",
+    "analyse",
+    "bound",
+    "capture",
+    "score_bounds",
+    "supported_operations",
+]
+
+
+def bound(
+    graph: Graph,
+    ball: LpBall,
+    method: str = "crown",
+    *,
+    specification: tuple[Tensor, Tensor | None] | None = None,
+    score: Score | None = None,
+    iterations: int = 20,
+    max_memory: float | None = None,
+) -> Bounds:
+    """Bounds over a ball of the logits (N, K), of rows C·f(x) + c of them (N, M), or of a score (N,).
+
+    `method` is interval, crown-ibp, crown or alpha-crown (slopes optimised in `iterations` steps); `specification` is (C, c)
+    with C of shape (N, M, K) or (M, K) and c of (N, M), (M,) or None; `max_memory` is in bytes, by default a quarter of what is
+    free. Raises CertoodError for a specification that does not fit, and CannotCertify for a score without bounds.
+    """
+    if specification is not None and score is not None:
+        raise CertoodError("give a specification or a score, not both")
+    analysis = analyse(graph, ball, method, iterations=iterations, max_memory=max_memory)
+    if score is not None:
+        return score_bounds(analysis, score)
+    count = len(ball)
+    if specification is None:
+        return analysis.rows(torch.eye(graph.outputs, dtype=torch.float64).expand(count, -1, -1))
+    coefficients = specification[0].to(torch.float64)
+    if coefficients.ndim not in (2, 3) or coefficients.shape[-1] != graph.outputs:
+        raise CertoodError(
+            f"expected C of shape (N, M, {graph.outputs}) or (M, {graph.outputs}), got {coefficients.shape}"
+        )
+    constant = specification[1]
+    rows = coefficients.expand(count, *coefficients.shape[-2:])
+    return analysis.rows(rows, None if constant is None else constant.to(torch.float64).expand(count, rows.shape[1]))

@@ -1,0 +1,83 @@
+"""Balls of images, and the least value of a linear function over them."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from certood.errors import CertoodError
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Sound bounds: every value lies between `lower` and `upper`, elementwise. `method` names what computed them."""
+
+    lower: Tensor
+    upper: Tensor
+    method: str = ""
+
+    def __post_init__(self) -> None:
+        if self.lower.shape != self.upper.shape:
+            raise CertoodError(
+                f"bounds of one shape expected, got {tuple(self.lower.shape)}, {tuple(self.upper.shape)}"
+            )
+
+    def intersect(self, other: "Bounds") -> "Bounds":
+        """The tighter of the two, elementwise: both are sound, so their intersection is."""
+        return Bounds(torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper), self.method)
+
+    @property
+    def width(self) -> Tensor:
+        """upper − lower."""
+        return self.upper - self.lower
+
+
+class LpBall:
+    """B_p(x, ε) ∩ [0,1]^d around every image of a batch.
+
+    `centre` is (N, C, H, W) in [0, 1]; `eps` a number or (N,), in pixels; `norm` is inf, 2 or 1. Raises CertoodError for
+    images out of range or not finite, radii below 0 or above 1 (l_inf; the norms 2 and 1 take any radius), other norms.
+    """
+
+    def __init__(self, centre: Tensor, eps: float | Tensor, norm: float = math.inf) -> None:
+        if norm not in (math.inf, 2, 1):
+            raise CertoodError(f"expected norm inf, 2 or 1, got {norm}")
+        if centre.ndim != 4 or not len(centre):
+            raise CertoodError(f"expected images of shape (N, C, H, W), got {tuple(centre.shape)}")
+        if not centre.isfinite().all():
+            raise CertoodError("an image holds values that are not finite")
+        if centre.min() < 0 or centre.max() > 1:
+            hint = "; divide 0–255 images by 255" if centre.max() > 2 else ""
+            raise CertoodError(
+                f"expected images in [0, 1], found {centre.min().item():.4g} to {centre.max().item():.4g}{hint}"
+            )
+        self.centre = centre.detach().to(torch.float64)
+        self.eps = torch.as_tensor(eps, dtype=torch.float64, device=centre.device).expand(len(centre)).clone()
+        self.norm = float(norm)
+        limit = 1.0 if norm == math.inf else math.inf
+        if not ((self.eps >= 0) & (self.eps <= limit)).all():
+            raise CertoodError(
+                f"expected 0 <= eps <= {limit:g} in pixels, got {self.eps.min():.4g} to {self.eps.max():.4g}"
+            )
+        radius = self.eps.view(-1, 1, 1, 1)
+        self.lower = (self.centre - radius).clamp_min(0)
+        self.upper = (self.centre + radius).clamp_max(1)
+
+    def __len__(self) -> int:
+        return len(self.centre)
+
+    def least(self, rows: Tensor) -> Tensor:
+        """min of rows·x over the ball, (N, R), for rows (N, R, C, H, W).
+
+        The better of the dual norm over the unclipped ball, x·A − ε‖A‖_q, and the minimum over the clipped box, which
+        contains the ball for every norm; both are sound.
+        """
+        flat = rows.flatten(2)
+        middle, half = (self.lower + self.upper).flatten(1) / 2, (self.upper - self.lower).flatten(1) / 2
+        box = torch.einsum("nrd,nd->nr", flat, middle) - torch.einsum("nrd,nd->nr", flat.abs(), half)
+        if self.norm == math.inf:
+            return box
+        dual = flat.norm(dim=2) if self.norm == 2 else flat.abs().amax(2)
+        free = torch.einsum("nrd,nd->nr", flat, self.centre.flatten(1)) - self.eps[:, None] * dual
+        return torch.maximum(box, free)

@@ -1,0 +1,126 @@
+"""Operations that relax several values together: max pooling, and the product of two activations."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from certood.analysis.bounds.operations import Interval, Operation, sum_to_shape
+
+
+class JointRelaxation(Operation):
+    """An operation whose linear lower bound is found for whole rows at once."""
+
+    @abstractmethod
+    def transpose_lower(
+        self, rows: Tensor, boxes: Sequence[Interval], shapes: Sequence[torch.Size]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Rows of every input and constants (N, R) such that their sum bounds rows·y from below on these boxes."""
+
+
+class MaxPool(JointRelaxation):
+    """Max pooling over windows.
+
+    Below: the element of each window whose lower bound is largest. Above: the same element where it is the largest for
+    certain, otherwise the largest upper bound, a constant.
+    """
+
+    def __init__(
+        self,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        ceil: bool,
+    ) -> None:
+        self.kernel, self.stride, self.padding, self.dilation, self.ceil = kernel, stride, padding, dilation, ceil
+
+    def _pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        values, indices = F.max_pool2d(
+            x, self.kernel, self.stride, self.padding, self.dilation, self.ceil, return_indices=True
+        )
+        return values, indices
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The value (N, *shape)."""
+        return self._pooled(inputs[0])[0]
+
+    def interval(self, inputs: Sequence[Interval]) -> Interval:
+        """Maxima of both ends."""
+        return self._pooled(inputs[0][0])[0], self._pooled(inputs[0][1])[0]
+
+    def transpose_lower(
+        self, rows: Tensor, boxes: Sequence[Interval], shapes: Sequence[torch.Size]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Rows of the chosen elements, and constants."""
+        lower, upper = boxes[0]
+        best, chosen = self._pooled(lower)
+        without = upper.flatten(2).clone()
+        ceiling = self._pooled(upper)[0]
+        # The element is certainly the largest of its window when no other upper bound exceeds its lower bound. Taking its
+        # own upper bound out is only valid window by window, so it is compared with the largest of the window instead.
+        own = without.gather(2, chosen.flatten(2)).view_as(best)
+        certain = (own == ceiling) & (self._second(upper, chosen) <= best)
+        positive, negative = rows.clamp_min(0), rows.clamp_max(0)
+        kept = positive + torch.where(certain[:, None], negative, torch.zeros_like(negative))
+        constant = (torch.where(certain, torch.zeros_like(ceiling), ceiling)[:, None] * negative).flatten(2).sum(2)
+        back = rows.new_zeros(*rows.shape[:3], lower.shape[2] * lower.shape[3])
+        back = back.scatter_add(3, chosen.flatten(2)[:, None].expand(*rows.shape[:3], -1), kept.flatten(3))
+        return [back.view(*rows.shape[:2], *shapes[0])], constant
+
+    def _second(self, upper: Tensor, chosen: Tensor) -> Tensor:
+        """The largest upper bound of each window but that of the chosen element."""
+        count, channels, height, width = upper.shape
+        top, left = self.padding
+        places = torch.arange(height * width, dtype=upper.dtype, device=upper.device).view(1, 1, height, width)
+        columns = self._windows(upper, -torch.inf, top, left).view(count, channels, -1, *chosen.shape[2:])
+        where = self._windows(places, -1.0, top, left).view(1, 1, -1, *chosen.shape[2:])
+        others = torch.where(where == chosen[:, :, None].to(upper.dtype), -torch.inf, columns)
+        return others.amax(2)
+
+    def _windows(self, x: Tensor, fill: float, top: int, left: int) -> Tensor:
+        height, width = x.shape[2:]
+        need = [
+            (out - 1) * stride + dilation * (kernel - 1) + 1 - size - pad
+            for out, stride, dilation, kernel, size, pad in zip(
+                self._pooled(x)[0].shape[2:],
+                self.stride,
+                self.dilation,
+                self.kernel,
+                (height, width),
+                self.padding,
+                strict=True,
+            )
+        ]
+        padded = F.pad(x, (left, max(need[1], 0), top, max(need[0], 0)), value=fill)
+        patches = padded.unfold(2, self.dilation[0] * (self.kernel[0] - 1) + 1, self.stride[0])
+        patches = patches.unfold(3, self.dilation[1] * (self.kernel[1] - 1) + 1, self.stride[1])
+        patches = patches[..., :: self.dilation[0], :: self.dilation[1]]
+        return patches.flatten(4).permute(0, 1, 4, 2, 3).contiguous()
+
+
+class Product(JointRelaxation):
+    """The product of two activations, which may broadcast (squeeze and excitation), bounded by McCormick's planes."""
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The value (N, *shape)."""
+        return inputs[0] * inputs[1]
+
+    def interval(self, inputs: Sequence[Interval]) -> Interval:
+        """The extremes of the four products of ends."""
+        (a, b), (c, d) = inputs
+        corners = torch.stack(torch.broadcast_tensors(a * c, a * d, b * c, b * d))
+        return corners.amin(0), corners.amax(0)
+
+    def transpose_lower(
+        self, rows: Tensor, boxes: Sequence[Interval], shapes: Sequence[torch.Size]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Below: xy ≥ c·x + a·y − ac; above: xy ≤ d·x + a·y − ad, for x in [a, b], y in [c, d]."""
+        (a, _), (c, d) = boxes
+        positive, negative = rows.clamp_min(0), rows.clamp_max(0)
+        first = positive * c[:, None] + negative * d[:, None]
+        second = (positive + negative) * a[:, None]
+        constant = -(positive * (a * c)[:, None] + negative * (a * d)[:, None]).flatten(2).sum(2)
+        return [sum_to_shape(first, shapes[0]), sum_to_shape(second, shapes[1])], constant

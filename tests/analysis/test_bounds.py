@@ -1,0 +1,479 @@
+"""Bounds of logits and scores: captured networks, soundness under samples and attacks, closed forms, degenerate cases."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from certood.analysis.bounds import METHODS, Bounds, Graph, LpBall, analyse, bound, capture, score_bounds
+from certood.errors import CannotCertify, CertoodError, UnsupportedOperation
+from certood.models import build_model
+from certood.models.classifier import Normalise
+from certood.scores import MSP, SCORES, AbsentClass, Energy, Score, score_by_name
+
+SHAPE = (2, 8, 8)
+RADII = {math.inf: 0.03, 2: 0.25, 1: 0.8}
+NORMS = tuple(RADII)
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a shortcut, in functional style."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.norm, self.out = nn.BatchNorm2d(4), nn.Linear(4 * 16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        x = F.max_pool2d(F.relu(self.second(x) + x), 2)
+        logits: Tensor = self.out(x.view(x.size(0), -1))
+        return logits
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation, dense joining, slicing, averages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.out = nn.Conv2d(2, 4, 3, 2, 1), nn.Conv2d(4, 4, 1), nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.silu(self.conv(x))
+        gated = y * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))
+        joined = torch.cat([gated, F.avg_pool2d(x, 2), 1 - y], 1)
+        pooled: Tensor = F.adaptive_avg_pool2d(joined, 1).flatten(1)
+        logits: Tensor = self.out(pooled)
+        return logits
+
+
+def sequential(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(Normalise([0.4, 0.5], [0.3, 0.2]), *layers)
+
+
+def activated(activation: nn.Module) -> Callable[[], nn.Module]:
+    return lambda: sequential(
+        nn.Flatten(), nn.Linear(128, 10), activation, nn.Linear(10, 8), activation, nn.Linear(8, 4)
+    )
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": activated(nn.ReLU()),
+    "leaky": activated(nn.LeakyReLU(0.1)),
+    "elu": activated(nn.ELU()),
+    "sigmoid": activated(nn.Sigmoid()),
+    "tanh": activated(nn.Tanh()),
+    "softplus": activated(nn.Softplus()),
+    "gelu": activated(nn.GELU()),
+    "silu": activated(nn.SiLU()),
+    "hardtanh": activated(nn.Hardtanh()),
+    "relu6": activated(nn.ReLU6()),
+    "hardswish": activated(nn.Hardswish()),
+    "conv": lambda: sequential(
+        nn.Conv2d(2, 4, 3, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, dilation=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+    ),
+    "depthwise": lambda: sequential(
+        nn.Conv2d(2, 4, 3, padding=1, groups=2),
+        nn.BatchNorm2d(4),
+        nn.ReLU6(),
+        nn.MaxPool2d(3, 2, 1),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(64, 4),
+    ),
+    "residual": Residual,
+    "gated": Gated,
+    "elementwise first": lambda: nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(128, 6), nn.ReLU(), nn.Linear(6, 4)),
+}
+
+
+def images(count: int = 2) -> Tensor:
+    return torch.rand(count, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def network(name: str, trained: bool = False) -> nn.Module:
+    torch.manual_seed(1)
+    model = NETWORKS[name]()
+    model(torch.rand(32, *SHAPE))
+    if trained:
+        optimiser = torch.optim.Adam(model.parameters(), 0.02)
+        for _ in range(30):
+            x = torch.rand(32, *SHAPE)
+            loss = F.cross_entropy(model(x), (x.mean((1, 2, 3)) * 40).long() % 4)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    return model.double().eval()
+
+
+def sampled(x: Tensor, eps: float, norm: float, count: int) -> Tensor:
+    """Points of the ball, most of them on its boundary, clipped to [0, 1]: (count, N, C, H, W)."""
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(count, *x.shape, dtype=torch.float64, generator=generator)
+    if norm == math.inf:
+        step = noise.sign() * eps
+    elif norm == 2:
+        step = eps * noise / noise.flatten(2).norm(dim=2)[..., None, None, None]
+    else:
+        # Corners of the cross-polytope and sparse mixtures of them.
+        sparse = noise * (noise.abs() > 2.2)
+        step = eps * sparse / sparse.flatten(2).abs().sum(2).clamp_min(1e-9)[..., None, None, None]
+    inside = torch.rand(count, 1, 1, 1, 1, dtype=torch.float64, generator=generator)
+    step[: count // 4] *= inside[: count // 4]
+    return (x + step).clamp(0, 1)
+
+
+def attacked(function: Callable[[Tensor], Tensor], x: Tensor, eps: float, norm: float) -> Tensor:
+    """The largest values (N, M) that projected gradient ascent finds for every function value (N, M)."""
+    start = function(x)
+    best = start.detach().clone()
+    for column in range(start.shape[1]):
+        for restart in range(2):
+            point = sampled(x, eps, norm, 4)[restart].clone()
+            for _ in range(6):
+                point.requires_grad_()
+                value = function(point)[:, column]
+                (slope,) = torch.autograd.grad(value.sum(), point)
+                best[:, column] = torch.maximum(best[:, column], value.detach())
+                moved = point.detach() - x
+                if norm == math.inf:
+                    moved = (moved + eps / 4 * slope.sign()).clamp(-eps, eps)
+                elif norm == 2:
+                    moved = moved + eps / 3 * slope / slope.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+                    moved = moved / (moved.flatten(1).norm(dim=1) / eps).clamp_min(1).view(-1, 1, 1, 1)
+                else:
+                    peak = slope.flatten(1).abs().argmax(1)
+                    corner = torch.zeros_like(slope).flatten(1)
+                    rows = torch.arange(len(x))
+                    corner[rows, peak] = eps * slope.flatten(1)[rows, peak].sign()
+                    moved = 0.6 * moved + 0.4 * corner.view_as(slope)
+                point = (x + moved).clamp(0, 1)
+    return best
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["random", "trained"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_point_of_the_ball_leaves_the_bounds(name: str, trained: bool) -> None:
+    model, x = network(name, trained), images()
+    graph = capture(model, x)
+    # Trained networks are bounded over l_inf balls, random ones over the others: the cross product takes minutes.
+    for norm, eps in RADII.items():
+        if trained != (norm == math.inf):
+            continue
+        points = sampled(x, eps, norm, 400)
+        logits = model(points.flatten(0, 1)).view(400, len(x), 4).detach()
+        scores = {score: score_by_name(score)(logits) for score in SCORES}
+        highest, lowest = attacked(model, x, eps, norm), -attacked(lambda y: -model(y), x, eps, norm)
+        widths = []
+        for method in METHODS:
+            analysis = analyse(graph, LpBall(x, eps, norm), method, iterations=2)
+            found = analysis.rows(torch.eye(4).double().expand(len(x), 4, 4))
+            assert (found.lower <= torch.minimum(logits.amin(0), lowest) + 1e-9).all(), (norm, method)
+            assert (found.upper >= torch.maximum(logits.amax(0), highest) - 1e-9).all(), (norm, method)
+            widths.append(found.width)
+            for score, values in scores.items():
+                if method == "alpha-crown" and score != "energy":
+                    continue
+                got = score_bounds(analysis, score_by_name(score))
+                assert (got.lower <= values.amin(0) + 1e-9).all(), (norm, method, score)
+                assert (got.upper >= values.amax(0) - 1e-9).all(), (norm, method, score)
+        for looser, tighter in itertools.pairwise(widths):
+            assert (tighter <= looser + 1e-9).all()
+
+
+@pytest.mark.parametrize("norm", [2, 1])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_normalisation_layer_first_is_sound_for_l1_and_l2_balls(norm: float, method: str) -> None:
+    """The case in which a well-known engine gives intervals of no width: an elementwise operation on an l1 or l2 ball."""
+    model = nn.Sequential(Normalise([0.4, 0.5], [0.3, 0.2]), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)).double()
+    x, eps = images(), RADII[norm]
+    found = bound(capture(model, x), LpBall(x, eps, norm), method)
+    values = model(sampled(x, eps, norm, 2000).flatten(0, 1)).view(2000, len(x), 3)
+    worst = attacked(model, x, eps, norm)
+    assert (found.lower <= values.amin(0) + 1e-9).all()
+    assert (found.upper >= torch.maximum(values.amax(0), worst) - 1e-9).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_linear_network_is_bounded_by_its_dual_norm_exactly(norm: float, method: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(Normalise([0.4, 0.5], [0.3, 0.2]), nn.Flatten(), nn.Linear(128, 3)).double()
+    x = 0.5 + 0.02 * (images() - 0.5)
+    weight = model[2].weight.view(3, *SHAPE) / torch.tensor([0.3, 0.2]).double().view(2, 1, 1)
+    dual = {math.inf: 1, 2: 2, 1: math.inf}[norm]
+    reach = 0.1 * weight.flatten(1).norm(dual, dim=1)
+    found = bound(capture(model, x), LpBall(x, 0.1, norm), method)
+    # Inside the pixel range nothing is clipped, so that the value ± ε‖w‖_q is exact; "interval" boxes are looser for p < ∞.
+    if method == "interval" and norm != math.inf:
+        assert (found.upper >= model(x) + reach - 1e-9).all()
+        return
+    torch.testing.assert_close(found.upper, model(x) + reach, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(found.lower, model(x) - reach, rtol=1e-6, atol=1e-7)
+
+
+def test_the_pixel_range_clips_the_ball() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 1)).double()
+    model[1].weight.data.fill_(1.0)
+    model[1].bias.data.zero_()
+    found = bound(capture(model, images()), LpBall(torch.zeros(1, *SHAPE), 0.5))
+    assert found.lower.item() == pytest.approx(0)
+    assert found.upper.item() == pytest.approx(64)
+
+
+def test_a_tiny_network_in_closed_form() -> None:
+    """f = relu(x₁ + x₂ − 1) − relu(x₁ − x₂) on [0, 1]²: intervals give [−1, 1], CROWN by hand [−1, 1] and no more."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    model[1].weight.data = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double()
+    model[1].bias.data = torch.tensor([-1.0, 0.0]).double()
+    model[3].weight.data = torch.tensor([[1.0, -1.0]]).double()
+    model[3].bias.data.zero_()
+    x = torch.full((1, 1, 1, 2), 0.5).double()
+    graph = capture(model, x)
+    interval = bound(graph, LpBall(x, 0.5), "interval")
+    assert (interval.lower.item(), interval.upper.item()) == (-1, 1)
+    # Both neurons lie in [−1, 1], so the chord is (z + 1)/2 and, u = −l, the lower slope 0:
+    # upper: (x₁ + x₂ − 1 + 1)/2 − 0 ≤ 1; lower: 0 − (x₁ − x₂ + 1)/2 ≥ −1.
+    crown = bound(graph, LpBall(x, 0.5), "crown")
+    assert crown.upper.item() == pytest.approx(1)
+    assert crown.lower.item() == pytest.approx(-1)
+    # On the smaller ball [0.4, 0.6]² the neurons lie in [−0.2, 0.2]: upper (x₁ + x₂ − 1 + 0.2)/2 ≤ 0.2.
+    small = bound(graph, LpBall(x, 0.1), "crown")
+    assert small.upper.item() == pytest.approx(0.2)
+    assert small.lower.item() == pytest.approx(-0.2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_ball_of_no_size_gives_the_value(method: str) -> None:
+    for name in ("mlp", "gelu", "residual", "gated", "depthwise"):
+        model, x = network(name), images(1)
+        graph = capture(model, x)
+        found = bound(graph, LpBall(x, 0.0), method, iterations=1)
+        torch.testing.assert_close(found.lower, model(x), rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(found.upper, model(x), rtol=1e-7, atol=1e-7)
+        for score in ("energy",) if method == "alpha-crown" else SCORES:
+            got = bound(graph, LpBall(x, 0.0), method, score=score_by_name(score), iterations=1)
+            expected = score_by_name(score)(model(x))
+            torch.testing.assert_close(got.lower, expected, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(got.upper, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_every_image_may_have_its_own_radius() -> None:
+    graph, x = capture(network("conv"), images()), images()
+    together = bound(graph, LpBall(x, torch.tensor([0.01, 0.02], dtype=torch.float64)))
+    for index, eps in enumerate((0.01, 0.02)):
+        alone = bound(graph, LpBall(x[index : index + 1], eps))
+        torch.testing.assert_close(together.lower[index], alone.lower[0], rtol=1e-9, atol=1e-9)
+
+
+def test_more_iterations_never_hurt_and_some_help() -> None:
+    graph, x = capture(network("mlp", trained=True), images()), images()
+    plain = bound(graph, LpBall(x, 0.08), "crown")
+    few, many = (bound(graph, LpBall(x, 0.08), "alpha-crown", iterations=count) for count in (3, 12))
+    assert (few.width <= plain.width + 1e-12).all()
+    assert many.width.mean() < 0.995 * plain.width.mean()
+
+
+def test_a_small_memory_budget_changes_nothing_but_the_chunks() -> None:
+    graph, x = capture(network("residual"), images()), images()
+    ample = bound(graph, LpBall(x, 0.02), "crown")
+    tight = bound(graph, LpBall(x, 0.02), "crown", max_memory=8 * 8 * 4 * 64 * 2 * 2.5)
+    torch.testing.assert_close(ample.lower, tight.lower, rtol=1e-12, atol=1e-12)
+    with pytest.raises(CannotCertify, match="one row of linear bounds needs"):
+        bound(graph, LpBall(x, 0.02), "crown", max_memory=1000)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_score_bounds_are_never_looser_than_the_box(score: str) -> None:
+    graph, x = capture(network("mlp", trained=True), images()), images()
+    analysis = analyse(graph, LpBall(x, 0.05), "crown")
+    box = analysis.rows(torch.eye(4).double().expand(len(x), 4, 4))
+    found = score_bounds(analysis, score_by_name(score))
+    match score:
+        case "energy":
+            loose = Bounds(-torch.logsumexp(box.upper, 1), -torch.logsumexp(box.lower, 1))
+        case "max-logit":
+            loose = Bounds(-box.upper.amax(1), -box.lower.amax(1))
+        case _:
+            loose = composed(box, score_by_name(score))
+    assert (found.lower >= loose.lower - 1e-9).all()
+    assert (found.upper <= loose.upper + 1e-9).all()
+    assert (found.width < loose.width).any() or score == "max-logit"
+
+
+def composed(box: Bounds, score: Score) -> Bounds:
+    """Intervals through exp, sum, division and log, one after the other."""
+    low, high = box.lower.exp(), box.upper.exp()
+    p_low = low / (low + high.sum(1, keepdim=True) - high)
+    p_high = high / (high + low.sum(1, keepdim=True) - low)
+    if isinstance(score, MSP):
+        return Bounds(-p_high.amax(1), -p_low.amax(1))
+    if isinstance(score, AbsentClass):
+        return Bounds(p_low[:, -1], p_high[:, -1])
+    ends = torch.stack([torch.special.entr(p_low), torch.special.entr(p_high)])
+    peak = torch.where((p_low < 1 / math.e) & (p_high > 1 / math.e), 1 / math.e, ends.amax(0))
+    return Bounds(ends.amin(0).sum(1), peak.sum(1))
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("size", [1e2, 1e4])
+def test_huge_logits_do_not_overflow(score: str, size: float) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 4)).double()
+    model[1].weight.data *= size
+    model[1].bias.data = torch.tensor([size, -size, size, 0.0]).double()
+    x = images()
+    found = bound(capture(model, x), LpBall(x, 0.05), "crown", score=score_by_name(score))
+    values = score_by_name(score)(model(sampled(x, 0.05, math.inf, 300).flatten(0, 1))).view(300, len(x))
+    assert found.lower.isfinite().all()
+    assert found.upper.isfinite().all()
+    assert (found.lower <= values.amin(0) + 1e-9 * size).all()
+    assert (found.upper >= values.amax(0) - 1e-9 * size).all()
+
+
+def test_a_temperature_scales_the_logits() -> None:
+    graph, x = capture(network("mlp"), images()), images()
+    values = Energy(3.0)(graph(sampled(x, 0.03, math.inf, 300).flatten(0, 1))).view(300, len(x))
+    found = bound(graph, LpBall(x, 0.03), score=Energy(3.0))
+    assert (found.lower <= values.amin(0)).all()
+    assert (found.upper >= values.amax(0)).all()
+    exact = bound(graph, LpBall(x, 0.0), score=Energy(3.0))
+    torch.testing.assert_close(exact.lower, Energy(3.0)(graph(x)), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["dead", "always on", "zero weights", "twin classes", "constant images", "huge radius"],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_degenerate_cases_stay_sound_and_finite(change: str, method: str) -> None:
+    model = network("mlp")
+    x, eps = images(), 0.05
+    first, last = model[2], model[6]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    match change:
+        case "dead":
+            first.bias.data.fill_(-100.0)
+        case "always on":
+            first.bias.data.fill_(100.0)
+        case "zero weights":
+            first.weight.data.zero_()
+        case "twin classes":
+            last.weight.data[1], last.bias.data[1] = last.weight.data[0], last.bias.data[0]
+        case "constant images":
+            x = torch.ones_like(x)
+        case _:
+            eps = 1.0
+    graph = capture(model, x)
+    points = sampled(x, eps, math.inf, 300).flatten(0, 1)
+    for score in (None, *map(score_by_name, ("energy",) if method == "alpha-crown" else SCORES)):
+        values = (model(points) if score is None else score(model(points))).view(300, len(x), -1).detach()
+        found = bound(graph, LpBall(x, eps), method, score=score, iterations=1)
+        assert found.lower.isfinite().all()
+        assert (found.lower.view(len(x), -1) <= values.amin(0) + 1e-9).all()
+        assert (found.upper.view(len(x), -1) >= values.amax(0) - 1e-9).all()
+
+
+def test_where_boxes_alone_are_tighter_it_is_said_and_used() -> None:
+    graph, x = capture(network("tanh", trained=True), images()), images()
+    found = [bound(graph, LpBall(x, 0.3), method) for method in ("crown-ibp", "crown")]
+    assert (found[1].width <= found[0].width + 1e-9).all()
+    assert found[1].method == "crown" or "crown-ibp was tighter in" in found[1].method
+
+
+def test_specifications_are_rows_of_the_logits() -> None:
+    graph, x = capture(network("conv"), images()), images()
+    margin = torch.tensor([[1.0, -1.0, 0.0, 0.0]])
+    found = bound(graph, LpBall(x, 0.02), specification=(margin, torch.tensor([5.0])))
+    logits = graph(sampled(x, 0.02, math.inf, 300).flatten(0, 1)).view(300, len(x), 4)
+    values = logits[..., 0] - logits[..., 1] + 5
+    assert (found.lower[:, 0] <= values.amin(0)).all()
+    assert (found.upper[:, 0] >= values.amax(0)).all()
+    apart = bound(graph, LpBall(x, 0.02))
+    assert (found.upper[:, 0] <= apart.upper[:, 0] - apart.lower[:, 1] + 5 + 1e-9).all()
+    with pytest.raises(CertoodError, match="expected C of shape"):
+        bound(graph, LpBall(x, 0.02), specification=(torch.ones(2, 3), None))
+
+
+@pytest.mark.parametrize("name", ["small-cnn", "small-mlp", "resnet18", "wrn-40-2", "densenet-bc-100-12"])
+def test_our_networks_are_captured_for_any_batch(name: str) -> None:
+    options: dict[str, int] = {"wrn-40-2": {"depth": 10}, "densenet-bc-100-12": {"depth": 10}}.get(name, {})
+    model = build_model(name, num_classes=5, input_shape=(3, 32, 32), mean=[0.5] * 3, std=[0.2] * 3, options=options)
+    graph = capture(model, torch.rand(1, 3, 32, 32))
+    x = torch.rand(3, 3, 32, 32, dtype=torch.float64)
+    assert model.training, "the user's module is left as it is"
+    torch.testing.assert_close(graph(x), model.double().eval()(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "alexnet", "googlenet", "mobilenet_v2", "efficientnet_b0"])
+def test_torchvisions_networks_are_captured(name: str) -> None:
+    import torchvision
+
+    plain = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    model = torchvision.models.get_model(name, weights=None, num_classes=4, **plain).eval()
+    graph = capture(model, torch.rand(1, 3, 64, 64))
+    x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(graph(x), model.double()(x), rtol=1e-9, atol=1e-9)
+    box = bound(graph, LpBall(x, 1e-4), "interval")
+    assert ((box.lower <= graph(x)) & (graph(x) <= box.upper)).all()
+
+
+class Sorted(nn.Module):
+    """A network with an operation that has no bound here."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sort(x.flatten(1), dim=1).values[:, :3]
+
+
+def test_an_unsupported_operation_is_named_with_its_line() -> None:
+    with pytest.raises(
+        UnsupportedOperation, match=r"aten.sort.*test_bounds.py:\d+ in forward: return torch.sort"
+    ) as caught:
+        capture(Sorted(), images())
+    assert caught.value.exit_code == 3
+
+
+def test_a_transformer_gets_the_clear_error() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.Flatten(2), nn.Linear(64, 8), layer, nn.Flatten(), nn.Linear(16, 3))
+    with pytest.raises(CannotCertify, match=r"it stands at|torch.export cannot trace"):
+        capture(model, images())
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    model = network("mlp")
+    model[2].weight.data[0, 0] = math.nan
+    with pytest.raises(CannotCertify, match=r"not a number: 2.weight"):
+        capture(model, images())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LpBall(images(), 0.1, 3), "expected norm inf, 2 or 1, got 3"),
+        (lambda: LpBall(images(), -0.1), "expected 0 <= eps <= 1"),
+        (lambda: LpBall(images(), 1.5), "expected 0 <= eps <= 1"),
+        (lambda: LpBall(255 * images(), 0.1), "divide 0–255 images by 255"),
+        (lambda: LpBall(images() * math.nan, 0.1), "not finite"),
+        (lambda: LpBall(images()[0], 0.1), "expected images of shape"),
+        (lambda: analyse(graph_of("mlp"), LpBall(images(), 0.1), "crwn"), "unknown method 'crwn'"),
+        (lambda: analyse(graph_of("mlp"), LpBall(torch.rand(1, 1, 8, 8), 0.1)), "the network takes images"),
+    ],
+)
+def test_bad_questions_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(CertoodError, match=message):
+        make()
+
+
+def graph_of(name: str) -> Graph:
+    return capture(network(name), images())

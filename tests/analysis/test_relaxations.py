@@ -1,0 +1,143 @@
+"""Relaxations and ranges by property: no sampled value of a function leaves them; they touch where they should."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from certood.analysis.bounds import activations
+from certood.analysis.bounds.activations import Activation
+from certood.analysis.bounds.pairs import MaxPool, Product
+from certood.analysis.bounds.relaxations import relu_relaxation
+
+ACTIVATIONS = [
+    activations.RELU,
+    activations.SIGMOID,
+    activations.TANH,
+    activations.SILU,
+    activations.GELU,
+    activations.EXP,
+    activations.HARDSIGMOID,
+    activations.HARDSWISH,
+    activations.softplus(1.0),
+    activations.softplus(3.0),
+    activations.leaky_relu(0.01),
+    activations.leaky_relu(0.5),
+    activations.elu(1.0),
+    activations.elu(0.3),
+    activations.clamp(0.0, 6.0),
+    activations.clamp(-1.0, 1.0),
+    activations.clamp(-float("inf"), 0.5),
+]
+ends = st.floats(-12, 12).map(lambda x: round(x, 3))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda activation: activation.name)
+@given(one=ends, two=ends)
+@settings(max_examples=40, deadline=None)
+def test_no_value_leaves_the_lines_or_the_range(activation: Activation, one: float, two: float) -> None:
+    lower, upper = (torch.tensor([end], dtype=torch.float64) for end in sorted((one, two)))
+    points = lower + torch.linspace(0, 1, 1001, dtype=torch.float64) * (upper - lower)
+    values = activation.function(points)
+    lines = activation.relaxation(lower, upper)
+    scale = 1e-9 * (1 + values.abs().max())
+    assert (lines.lower_slope * points + lines.lower_shift <= values + scale).all()
+    assert (lines.upper_slope * points + lines.upper_shift >= values - scale).all()
+    low, high = activation.interval([(lower, upper)])
+    assert low - scale <= values.min()
+    assert values.max() <= high + scale
+    assert low >= values.min() - 1e-3
+    assert high <= values.max() + 1e-6 * (1 + values.abs().max())
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda activation: activation.name)
+@pytest.mark.parametrize("at", [-7.0, -0.3, 0.0, 0.4, 5.0])
+def test_a_point_is_bounded_by_its_value(activation: Activation, at: float) -> None:
+    point = torch.tensor([at], dtype=torch.float64)
+    lines = activation.relaxation(point, point)
+    value = activation.function(point)
+    torch.testing.assert_close(lines.lower_slope * point + lines.lower_shift, value, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(lines.upper_slope * point + lines.upper_shift, value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda activation: activation.name)
+def test_lines_close_in_as_the_interval_shrinks(activation: Activation) -> None:
+    gaps = []
+    for half in (1.0, 0.1):
+        lower, upper = (torch.tensor([0.7 + sign * half], dtype=torch.float64) for sign in (-1, 1))
+        lines = activation.relaxation(lower, upper)
+        middle = torch.tensor([0.7], dtype=torch.float64)
+        gaps.append((lines.upper_slope - lines.lower_slope) * middle + lines.upper_shift - lines.lower_shift)
+    assert gaps[1] <= 0.2 * gaps[0] + 1e-9
+
+
+@given(one=ends, two=ends, slope=st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_every_slope_in_the_unit_interval_is_sound_for_relu(one: float, two: float, slope: float) -> None:
+    lower, upper = (torch.tensor([end], dtype=torch.float64) for end in sorted((one, two)))
+    points = lower + torch.linspace(0, 1, 501, dtype=torch.float64) * (upper - lower)
+    lines = relu_relaxation(lower, upper, torch.tensor([slope], dtype=torch.float64))
+    assert (lines.lower_slope * points + lines.lower_shift <= points.relu() + 1e-9).all()
+    assert (lines.upper_slope * points + lines.upper_shift >= points.relu() - 1e-9).all()
+
+
+def test_relu_in_closed_form() -> None:
+    lower, upper = torch.tensor([-1.0, -3.0, 1.0, -2.0]).double(), torch.tensor([3.0, 1.0, 2.0, -1.0]).double()
+    lines = relu_relaxation(lower, upper)
+    assert lines.upper_slope.tolist() == [0.75, 0.25, 1, 0]
+    assert lines.upper_shift.tolist() == [0.75, 0.75, 0, 0]
+    assert lines.lower_slope.tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        MaxPool((2, 2), (2, 2), (0, 0), (1, 1), False),
+        MaxPool((3, 3), (2, 2), (1, 1), (1, 1), False),
+        MaxPool((3, 2), (2, 1), (1, 0), (1, 1), True),
+        MaxPool((2, 2), (1, 1), (0, 0), (2, 2), False),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_max_pooling_never_leaves_its_lines(pool: MaxPool, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    centre = torch.randn(2, 3, 7, 6, dtype=torch.float64, generator=generator)
+    radius = torch.rand(2, 3, 7, 6, dtype=torch.float64, generator=generator) * (0.05 if seed else 1.0)
+    value = pool.forward([centre])
+    rows = torch.randn(2, 4, *value.shape[1:], dtype=torch.float64, generator=generator)
+    (back,), constant = pool.transpose_lower(rows, [(centre - radius, centre + radius)], [centre.shape[1:]])
+    for _ in range(60):
+        x = centre + radius * (2 * torch.rand(centre.shape, dtype=torch.float64, generator=generator) - 1).sign()
+        exact = torch.einsum("nrchw,nchw->nr", rows, pool.forward([x]))
+        assert (torch.einsum("nrchw,nchw->nr", back, x) + constant <= exact + 1e-9).all()
+        low, high = pool.interval([(centre - radius, centre + radius)])
+        assert ((low <= pool.forward([x])) & (pool.forward([x]) <= high)).all()
+
+
+def test_max_pooling_of_a_point_is_exact() -> None:
+    pool = MaxPool((3, 3), (2, 2), (1, 1), (1, 1), False)
+    x = torch.randn(1, 2, 6, 6, dtype=torch.float64)
+    value = pool.forward([x])
+    rows = torch.randn(1, 5, *value.shape[1:], dtype=torch.float64)
+    (back,), constant = pool.transpose_lower(rows, [(x, x)], [x.shape[1:]])
+    exact = torch.einsum("nrchw,nchw->nr", rows, value)
+    torch.testing.assert_close(torch.einsum("nrchw,nchw->nr", back, x) + constant, exact)
+    assert F.max_pool2d(x, 3, 2, 1).shape == value.shape
+
+
+def test_products_never_leave_their_planes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    product = Product()
+    gate, plane = (torch.randn(2, 3, *size, dtype=torch.float64, generator=generator) for size in ((1, 1), (4, 4)))
+    rows = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64, generator=generator)
+    boxes = [(gate - 0.5, gate + 0.5), (plane - 0.3, plane + 0.3)]
+    (first, second), constant = product.transpose_lower(rows, boxes, [gate.shape[1:], plane.shape[1:]])
+    low, high = product.interval(boxes)
+    for _ in range(100):
+        x = gate + 0.5 * (2 * torch.rand(gate.shape, dtype=torch.float64, generator=generator) - 1).sign()
+        y = plane + 0.3 * (2 * torch.rand(plane.shape, dtype=torch.float64, generator=generator) - 1)
+        exact = torch.einsum("nrchw,nchw->nr", rows, x * y)
+        found = torch.einsum("nrchw,nchw->nr", first, x) + torch.einsum("nrchw,nchw->nr", second, y) + constant
+        assert (found <= exact + 1e-9).all()
+        assert ((low <= x * y) & (x * y <= high)).all()
