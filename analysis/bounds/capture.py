@@ -145,7 +145,7 @@ def _call(item: Any, values: dict[str, Any], nodes: list[Node]) -> Any:
     if name not in TRANSLATORS:
         raise UnsupportedOperation(
             f"operation {target} has no sound bound here; it stands at {source or 'an unknown place'}. "
-            "Replace it by supported operations, or choose `--method smoothing`, which needs none"
+            "Replace it by supported operations (certood.analysis.bounds.supported_operations())"
         )
     call = Call(
         name, (*arguments, *keywords.values()), torch.Size(shape[1:]), tuple(nodes[part.index].shape for part in flat)
