@@ -11,6 +11,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.ball import Bounds, LpBall
 from certood.analysis.bounds.capture import capture, supported_operations
+from certood.analysis.bounds.gradient_bounds import GradientBounds, gradient_bound, logit_gradient_bound
 from certood.analysis.bounds.graph import Graph, Node
 from certood.analysis.bounds.propagation import METHODS, Analysis, LinearBound, analyse
 from certood.analysis.bounds.score_bounds import score_bounds
@@ -21,6 +22,7 @@ __all__ = [
     "METHODS",
     "Analysis",
     "Bounds",
+    "GradientBounds",
     "Graph",
     "LinearBound",
     "LpBall",
@@ -28,6 +30,8 @@ __all__ = [
     "analyse",
     "bound",
     "capture",
+    "gradient_bound",
+    "logit_gradient_bound",
     "score_bounds",
     "supported_operations",
 ]

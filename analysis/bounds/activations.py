@@ -1,5 +1,6 @@
 """Activation functions as operations: value, exact range on a box, and linear relaxation."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from certood.analysis.bounds.operations import Interval, Operation
+from certood.analysis.bounds.operations import Elementwise, Interval
 from certood.analysis.bounds.relaxations import (
     Function,
     Relaxation,
@@ -17,19 +18,22 @@ from certood.analysis.bounds.relaxations import (
     relu_relaxation,
     smooth_relaxation,
 )
+from certood.analysis.bounds.slopes import bell_slopes, rising_slopes, sampled_slopes, step_slopes
 
 
 @dataclass(frozen=True)
-class Activation(Operation):
+class Activation(Elementwise):
     """A scalar function applied elementwise.
 
-    `relaxation` maps a box to two lines; `minima` are the points where a function that is not monotone turns from falling
+    `relaxation` maps a box to two lines; `slopes` maps it to bounds of the derivative, at a kink of all its Clarke
+    derivatives; `minima` are the points where a function that is not monotone turns from falling
     to rising (it rises to their right and falls to their left), empty for a nondecreasing one.
     """
 
     name: str
     function: Function
     relaxation: Callable[[Tensor, Tensor], Relaxation]
+    slopes: Callable[[Tensor, Tensor], Interval]
     minima: tuple[float, ...] = ()
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -48,6 +52,15 @@ class Activation(Operation):
             low = torch.where(inside, torch.minimum(low, value - 1e-9), low)
         return low, high
 
+    def lines(self, lower: Tensor, upper: Tensor) -> Relaxation:
+        """Two lines on the box (N, *shape)."""
+        return self.relaxation(lower, upper)
+
+    def unsettled(self, box: Interval) -> Tensor:
+        """Of a ReLU the inputs of unknown sign; of others all whose box has a width."""
+        lower, upper = box
+        return (lower < 0) & (upper > 0) if self.name == "relu" else lower < upper
+
 
 def _constant(bound: float) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda lower, upper: torch.full_like(lower, bound)
@@ -57,22 +70,70 @@ def _smooth(function: Function, curvature: float) -> Callable[[Tensor, Tensor], 
     return partial(smooth_relaxation, function, _constant(curvature))
 
 
-RELU = Activation("relu", F.relu, relu_relaxation)
+RELU = Activation("relu", F.relu, relu_relaxation, partial(step_slopes, ((0.0, 0.0, 1.0),)))
 # |σ''| ≤ 1/(6√3) = 0.09623, |tanh''| ≤ 4/(3√3) = 0.76981, |softplus''| = σ(1−σ) ≤ 1/4
-SIGMOID = Activation("sigmoid", torch.sigmoid, _smooth(torch.sigmoid, 0.0963))
-TANH = Activation("tanh", torch.tanh, _smooth(torch.tanh, 0.7699))
+SIGMOID = Activation(
+    "sigmoid",
+    torch.sigmoid,
+    _smooth(torch.sigmoid, 0.0963),
+    partial(bell_slopes, lambda x: torch.sigmoid(x) * torch.sigmoid(-x)),
+)
+TANH = Activation(
+    "tanh", torch.tanh, _smooth(torch.tanh, 0.7699), partial(bell_slopes, lambda x: 1 - torch.tanh(x).square())
+)
 # x·σ(x): |f''| = |2σ' + xσ''| ≤ 1/2, at 0; its minimum is at −1.27846454
-SILU = Activation("silu", F.silu, _smooth(F.silu, 0.5), (-1.2784645427610738,))
+SILU = Activation(
+    "silu",
+    F.silu,
+    _smooth(F.silu, 0.5),
+    partial(sampled_slopes, lambda x: torch.sigmoid(x) * (1 + x * torch.sigmoid(-x)), 0.5),
+    (-1.2784645427610738,),
+)
 # x·Φ(x): |f''| = |(2 − x²)φ(x)| ≤ 2φ(0) = 0.79789, at 0; its minimum is at −0.75179
-GELU = Activation("gelu", F.gelu, _smooth(F.gelu, 0.798), (-0.7517915246935645,))
+GELU = Activation(
+    "gelu",
+    F.gelu,
+    _smooth(F.gelu, 0.798),
+    partial(
+        sampled_slopes,
+        lambda x: torch.special.ndtr(x) + x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi),
+        0.798,
+    ),
+    (-0.7517915246935645,),
+)
 # exp'' = exp, largest at the right end
-EXP = Activation("exp", torch.exp, partial(smooth_relaxation, torch.exp, lambda lower, upper: torch.exp(upper)))
-HARDSIGMOID = Activation("hardsigmoid", F.hardsigmoid, partial(kinked_relaxation, F.hardsigmoid, (-3.0, 3.0)))
+EXP = Activation(
+    "exp",
+    torch.exp,
+    partial(smooth_relaxation, torch.exp, lambda lower, upper: torch.exp(upper)),
+    partial(rising_slopes, torch.exp),
+)
+HARDSIGMOID = Activation(
+    "hardsigmoid",
+    F.hardsigmoid,
+    partial(kinked_relaxation, F.hardsigmoid, (-3.0, 3.0)),
+    partial(step_slopes, ((-3.0, 0.0, 1 / 6), (3.0, 1 / 6, 0.0))),
+)
+
+
+def _hardswish_slopes(lower: Tensor, upper: Tensor) -> Interval:
+    """(2x + 3)/6 between −3 and 3, 0 to the left, 1 to the right."""
+    left, right = (2 * lower.clamp(-3, 3) + 3) / 6, (2 * upper.clamp(-3, 3) + 3) / 6
+    outside = torch.where(lower <= -3, 0.0, math.inf), torch.where(upper >= 3, 1.0, math.inf)
+    low = torch.where((upper < -3) | (lower > 3), math.inf, left)
+    high = torch.where((upper < -3) | (lower > 3), -math.inf, right)
+    for flat in outside:
+        low = torch.minimum(low, flat)
+        high = torch.maximum(high, torch.where(flat.isinf(), -math.inf, flat))
+    return low, high
+
+
 # x(x + 3)/6 between −3 and 3 has the slope s at (6s − 3)/2
 HARDSWISH = Activation(
     "hardswish",
     F.hardswish,
     partial(quadratic_pieces_relaxation, F.hardswish, (-3.0, 3.0), lambda slope: (6 * slope - 3) / 2),
+    _hardswish_slopes,
     (-1.5,),
 )
 
@@ -83,7 +144,8 @@ def softplus(beta: float) -> Activation:
     def function(x: Tensor) -> Tensor:
         return torch.logaddexp(beta * x, torch.zeros_like(x)) / beta
 
-    return Activation("softplus", function, _smooth(function, beta / 4 * 1.001))
+    rising = partial(rising_slopes, lambda x: torch.sigmoid(beta * x))
+    return Activation("softplus", function, _smooth(function, beta / 4 * 1.001), rising)
 
 
 def leaky_relu(slope: float) -> Activation:
@@ -102,7 +164,7 @@ def leaky_relu(slope: float) -> Activation:
             (1 - slope) * inner.upper_shift,
         )
 
-    return Activation("leaky_relu", function, relaxation)
+    return Activation("leaky_relu", function, relaxation, partial(step_slopes, ((0.0, slope, 1.0),)))
 
 
 def elu(alpha: float) -> Activation:
@@ -114,7 +176,13 @@ def elu(alpha: float) -> Activation:
     def turning(slope: Tensor) -> Tensor:
         return torch.log((slope / alpha).clamp(1e-300, 1.0))
 
-    return Activation("elu", function, partial(quadratic_pieces_relaxation, function, (0.0,), turning))
+    def slopes(lower: Tensor, upper: Tensor) -> Interval:
+        # αeˣ to the left of 0, 1 to its right: nondecreasing, with a jump at 0 where α < 1.
+        low = torch.where(lower <= 0, alpha * lower.clamp_max(0).exp(), 1.0)
+        high = torch.where(upper >= 0, 1.0, alpha * upper.clamp_max(0).exp())
+        return low, high
+
+    return Activation("elu", function, partial(quadratic_pieces_relaxation, function, (0.0,), turning), slopes)
 
 
 def clamp(low: float, high: float) -> Activation:
@@ -123,4 +191,5 @@ def clamp(low: float, high: float) -> Activation:
     def function(x: Tensor) -> Tensor:
         return x.clamp(low, high)
 
-    return Activation("clamp", function, partial(kinked_relaxation, function, (low, high)))
+    steps = tuple(step for step in ((low, 0.0, 1.0), (high, 1.0, 0.0)) if math.isfinite(step[0]))
+    return Activation("clamp", function, partial(kinked_relaxation, function, (low, high)), partial(step_slopes, steps))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -31,6 +32,36 @@ class Bounds:
     def width(self) -> Tensor:
         """upper − lower."""
         return self.upper - self.lower
+
+
+class Region(Protocol):
+    """A convex set of inputs for every image of a batch: within a box, and with a least value of linear functions."""
+
+    @property
+    def centre(self) -> Tensor:
+        """A point of the set, (N, *shape)."""
+        ...
+
+    @property
+    def lower(self) -> Tensor:
+        """The lower ends of the box, (N, *shape)."""
+        ...
+
+    @property
+    def upper(self) -> Tensor:
+        """The upper ends of the box, (N, *shape)."""
+        ...
+
+    @property
+    def is_box(self) -> bool:
+        """Whether the set is the whole box, so that intervals of linear functions are exact."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def least(self, rows: Tensor) -> Tensor:
+        """A lower bound (N, R) of rows (N, R, *shape) over the set."""
+        ...
 
 
 class LpBall:
@@ -66,6 +97,11 @@ class LpBall:
 
     def __len__(self) -> int:
         return len(self.centre)
+
+    @property
+    def is_box(self) -> bool:
+        """Whether the ball is a box."""
+        return self.norm == math.inf
 
     def least(self, rows: Tensor) -> Tensor:
         """min of rows·x over the ball, (N, R), for rows (N, R, C, H, W).

@@ -4,12 +4,16 @@ Coefficients of a node are rows A of shape (N, R, *shape): R linear functions pe
 of an operation's output into those of its inputs and adds what is constant.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from certood.analysis.bounds.relaxations import Relaxation
 
 Interval = tuple[Tensor, Tensor]
 
@@ -32,6 +36,26 @@ class LinearOperation(Operation):
     @abstractmethod
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> tuple[list[Tensor], Tensor]:
         """Rows (N, R, *input shape) of every input, and the constants (N, R), for rows (N, R, *output shape)."""
+
+    @abstractmethod
+    def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
+        """For every input of these shapes the operation Lᵀ that maps a gradient with respect to y to one of that input."""
+
+
+class Curved(Operation):
+    """An operation that is not linear: bounds of its input decide how tight its relaxation is."""
+
+    def unsettled(self, box: Interval) -> Tensor:
+        """The inputs, by a mask (N, *shape), for which a tighter box would tighten the relaxation."""
+        return box[0] < box[1]
+
+
+class Elementwise(Curved):
+    """A scalar operation on every element, relaxed by two lines each."""
+
+    @abstractmethod
+    def lines(self, lower: Tensor, upper: Tensor) -> Relaxation:
+        """Two lines on the box (N, *shape)."""
 
 
 class Input(Operation):
@@ -67,6 +91,10 @@ class Linear(LinearOperation):
         """Wᵀ of the rows."""
         constant = (rows * self.bias).flatten(2).sum(2)
         return [rows @ self.weight], constant
+
+    def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
+        """Wᵀ."""
+        return [Linear(self.weight.T.contiguous(), None)]
 
 
 class Convolution(LinearOperation):
@@ -120,6 +148,41 @@ class Convolution(LinearOperation):
         )
         return [back.view(*rows.shape[:2], *shapes[0])], constant
 
+    def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
+        """The transposed convolution."""
+        return [TransposedConvolution(self, shapes[0])]
+
+
+class TransposedConvolution(LinearOperation):
+    """The transpose of a convolution, without its bias: from its outputs to its inputs, of shape (C, H, W)."""
+
+    def __init__(self, convolution: Convolution, shape: torch.Size) -> None:
+        no_bias = torch.zeros_like(convolution.bias)
+        geometry = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
+        self.convolution = Convolution(convolution.weight, no_bias, *geometry)
+        self.magnitude = Convolution(convolution.weight.abs(), no_bias, *geometry)
+        self.shape = shape
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The value (N, *shape)."""
+        return self.convolution.transpose(inputs[0][:, None], [self.shape])[0][0][:, 0]
+
+    def interval(self, inputs: Sequence[Interval]) -> Interval:
+        """Centre and radius: the radius goes through |W|."""
+        lower, upper = inputs[0]
+        middle = self.forward([(lower + upper) / 2])
+        radius = self.magnitude.transpose((upper - lower)[:, None] / 2, [self.shape])[0][0][:, 0]
+        return middle - radius, middle + radius
+
+    def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> tuple[list[Tensor], Tensor]:
+        """The convolution of the rows."""
+        back = self.convolution.forward([rows.flatten(0, 1)])
+        return [back.view(*rows.shape[:2], *shapes[0])], rows.new_zeros(rows.shape[:2])
+
+    def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
+        """The convolution."""
+        return [self.convolution]
+
 
 class ChannelAffine(LinearOperation):
     """y = a·x + b with a and b that broadcast against one sample: batch normalisation, normalisation, scaling, shifting."""
@@ -137,9 +200,39 @@ class ChannelAffine(LinearOperation):
         return torch.minimum(one, two), torch.maximum(one, two)
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> tuple[list[Tensor], Tensor]:
-        """The rows, scaled."""
+        """The rows, scaled, and summed over axes that were broadcast."""
         constant = (rows * self.shift).flatten(2).sum(2)
-        return [rows * self.scale], constant
+        return [sum_to_shape(rows * self.scale, shapes[0])], constant
+
+    def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
+        """The same scale, without the shift."""
+        return [Broadcast(self.scale, shapes[0])]
+
+
+class Broadcast(LinearOperation):
+    """y = a·x, summed over the axes along which an input of `shape` had been broadcast: an adjoint of scaling."""
+
+    def __init__(self, scale: Tensor, shape: torch.Size) -> None:
+        self.scale, self.shape = scale, shape
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The value (N, *shape)."""
+        return sum_to_shape((inputs[0] * self.scale)[:, None], self.shape)[:, 0]
+
+    def interval(self, inputs: Sequence[Interval]) -> Interval:
+        """Ends swap where the scale is negative."""
+        one, two = (bound * self.scale for bound in inputs[0])
+        ends = torch.minimum(one, two), torch.maximum(one, two)
+        return sum_to_shape(ends[0][:, None], self.shape)[:, 0], sum_to_shape(ends[1][:, None], self.shape)[:, 0]
+
+    def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> tuple[list[Tensor], Tensor]:
+        """The rows, spread and scaled."""
+        spread = rows.view(*rows.shape[:2], *[1] * (len(shapes[0]) - len(self.shape)), *self.shape)
+        return [spread.expand(*rows.shape[:2], *shapes[0]) * self.scale], rows.new_zeros(rows.shape[:2])
+
+    def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
+        """Scaling."""
+        return [ChannelAffine(self.scale, torch.zeros_like(self.scale))]
 
 
 class Monotone(LinearOperation):
@@ -164,6 +257,10 @@ class Monotone(LinearOperation):
             value = self.function(anywhere)
             (back,) = torch.autograd.grad(value, anywhere, rows.flatten(0, 1), create_graph=rows.requires_grad)
         return [back.view(*rows.shape[:2], *shapes[0])], rows.new_zeros(rows.shape[:2])
+
+    def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
+        """The vector–Jacobian product, which has no negative coefficient either."""
+        return [Monotone(lambda x: self.transpose(x[:, None], shapes)[0][0][:, 0])]
 
 
 class WeightedSum(LinearOperation):
@@ -192,6 +289,11 @@ class WeightedSum(LinearOperation):
         parts = [sum_to_shape(factor * rows, shape) for factor, shape in zip(self.factors, shapes, strict=True)]
         return parts, rows.new_zeros(rows.shape[:2])
 
+    def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
+        """Scaling by either factor."""
+        factors = (torch.tensor(factor).double() for factor in self.factors)
+        return [Broadcast(factor, shape) for factor, shape in zip(factors, shapes, strict=True)]
+
 
 class Concatenation(LinearOperation):
     """Inputs joined along an axis of a sample."""
@@ -211,6 +313,14 @@ class Concatenation(LinearOperation):
         """The rows, cut apart."""
         parts = rows.split([shape[self.axis] for shape in shapes], self.axis + 2)
         return list(parts), rows.new_zeros(rows.shape[:2])
+
+    def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
+        """Slicing."""
+        sizes = [shape[self.axis] for shape in shapes]
+        return [self._slice(sum(sizes[:index]), size) for index, size in enumerate(sizes)]
+
+    def _slice(self, start: int, size: int) -> Monotone:
+        return Monotone(lambda x: x.narrow(self.axis + 1, start, size))
 
 
 def sum_to_shape(rows: Tensor, shape: torch.Size) -> Tensor:

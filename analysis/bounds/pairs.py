@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from certood.analysis.bounds.operations import Interval, Operation, sum_to_shape
+from certood.analysis.bounds.operations import Curved, Interval, sum_to_shape
 
 
-class JointRelaxation(Operation):
+class JointRelaxation(Curved):
     """An operation whose linear lower bound is found for whole rows at once."""
 
     @abstractmethod
@@ -70,34 +70,41 @@ class MaxPool(JointRelaxation):
         back = back.scatter_add(3, chosen.flatten(2)[:, None].expand(*rows.shape[:3], -1), kept.flatten(3))
         return [back.view(*rows.shape[:2], *shapes[0])], constant
 
+    def winners(self, box: Interval) -> tuple[Tensor, Tensor]:
+        """Whether each element of each window may be, and must be, its largest: two masks (N, C, elements, H, W)."""
+        lower, upper = self.windows(box[0], -torch.inf), self.windows(box[1], -torch.inf)
+        best, second = upper.topk(2, dim=2).values.unbind(2) if upper.shape[2] > 1 else (upper[:, :, 0], None)
+        possible = (upper >= lower.amax(2, keepdim=True)) & upper.isfinite()
+        if second is None:
+            return possible, possible
+        # The largest upper bound of the others.
+        others = torch.where(upper == best[:, :, None], second[:, :, None], best[:, :, None])
+        return possible, lower > others
+
     def _second(self, upper: Tensor, chosen: Tensor) -> Tensor:
         """The largest upper bound of each window but that of the chosen element."""
-        count, channels, height, width = upper.shape
-        top, left = self.padding
+        height, width = upper.shape[2:]
         places = torch.arange(height * width, dtype=upper.dtype, device=upper.device).view(1, 1, height, width)
-        columns = self._windows(upper, -torch.inf, top, left).view(count, channels, -1, *chosen.shape[2:])
-        where = self._windows(places, -1.0, top, left).view(1, 1, -1, *chosen.shape[2:])
+        columns, where = self.windows(upper, -torch.inf), self.windows(places, -1.0)
         others = torch.where(where == chosen[:, :, None].to(upper.dtype), -torch.inf, columns)
         return others.amax(2)
 
-    def _windows(self, x: Tensor, fill: float, top: int, left: int) -> Tensor:
+    def windows(self, x: Tensor, fill: float) -> Tensor:
+        """The elements of every window, (N, C, elements, H, W), with `fill` beyond the border."""
         height, width = x.shape[2:]
+        pooled = F.max_pool2d(
+            x.new_zeros(1, 1, height, width), self.kernel, self.stride, self.padding, self.dilation, self.ceil
+        )
         need = [
-            (out - 1) * stride + dilation * (kernel - 1) + 1 - size - pad
+            max(0, (out - 1) * stride + dilation * (kernel - 1) + 1 - size - pad)
             for out, stride, dilation, kernel, size, pad in zip(
-                self._pooled(x)[0].shape[2:],
-                self.stride,
-                self.dilation,
-                self.kernel,
-                (height, width),
-                self.padding,
-                strict=True,
+                pooled.shape[2:], self.stride, self.dilation, self.kernel, (height, width), self.padding, strict=True
             )
         ]
-        padded = F.pad(x, (left, max(need[1], 0), top, max(need[0], 0)), value=fill)
+        padded = F.pad(x, (self.padding[1], need[1], self.padding[0], need[0]), value=fill)
         patches = padded.unfold(2, self.dilation[0] * (self.kernel[0] - 1) + 1, self.stride[0])
         patches = patches.unfold(3, self.dilation[1] * (self.kernel[1] - 1) + 1, self.stride[1])
-        patches = patches[..., :: self.dilation[0], :: self.dilation[1]]
+        patches = patches[:, :, : pooled.shape[2], : pooled.shape[3], :: self.dilation[0], :: self.dilation[1]]
         return patches.flatten(4).permute(0, 1, 4, 2, 3).contiguous()
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.activations import RELU, Activation
-from certood.analysis.bounds.ball import Bounds, LpBall
+from certood.analysis.bounds.activations import RELU
+from certood.analysis.bounds.ball import Bounds, Region
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.operations import Interval, LinearOperation
+from certood.analysis.bounds.operations import Curved, Elementwise, Interval, LinearOperation
 from certood.analysis.bounds.optimised import optimised_least
 from certood.analysis.bounds.pairs import JointRelaxation
 from certood.analysis.bounds.relaxations import Relaxation, relu_relaxation
@@ -45,7 +45,7 @@ class Analysis:
     """
 
     graph: Graph
-    ball: LpBall
+    ball: Region
     method: str
     max_memory: float
     iterations: int = 0
@@ -117,7 +117,7 @@ class Analysis:
             elif isinstance(operation, JointRelaxation):
                 parts, added = operation.transpose_lower(own, [self.boxes[i] for i in current.inputs], shapes)
             else:
-                assert isinstance(operation, Activation)
+                assert isinstance(operation, Elementwise)
                 relaxation = self._relaxation(operation, current.inputs[0], slopes)
                 parts, added = _relaxed(own, relaxation)
             constant = constant + added
@@ -125,11 +125,17 @@ class Analysis:
                 pending[source] = pending[source] + part if source in pending else part
         return LinearBound(pending[0], constant)
 
-    def _relaxation(self, operation: Activation, source: int, slopes: Mapping[int, Tensor] | None) -> Relaxation:
-        lower, upper = (bound[:, None] for bound in self.boxes[source])
-        if operation is RELU:
-            return relu_relaxation(lower, upper, None if slopes is None else slopes.get(source))
-        return operation.relaxation(lower, upper)
+    def _relaxation(self, operation: Elementwise, source: int, slopes: Mapping[int, Tensor] | None) -> Relaxation:
+        lower, upper = self.boxes[source]
+        if operation is RELU and slopes is not None:
+            return relu_relaxation(lower[:, None], upper[:, None], slopes.get(source))
+        lines = operation.lines(lower, upper)
+        return Relaxation(
+            lines.lower_slope[:, None],
+            lines.lower_shift[:, None],
+            lines.upper_slope[:, None],
+            lines.upper_shift[:, None],
+        )
 
 
 def _relaxed(rows: Tensor, relaxation: Relaxation) -> tuple[list[Tensor], Tensor]:
@@ -146,7 +152,7 @@ def _or_infinite(values: Tensor, sign: int) -> Tensor:
 
 
 def analyse(
-    graph: Graph, ball: LpBall, method: str = "crown", *, iterations: int = 20, max_memory: float | None = None
+    graph: Graph, ball: Region, method: str = "crown", *, iterations: int = 20, max_memory: float | None = None
 ) -> Analysis:
     """Boxes of every node over a ball.
 
@@ -168,7 +174,8 @@ def analyse(
         analysis.simpler = analyse(graph, ball, simpler, max_memory=analysis.max_memory)
     analysis.boxes[0] = (ball.lower, ball.upper)
     affine = {0}
-    curved = _before_activations(graph)
+    readers = _curved_readers(graph)
+    linear_bounds = method in ("crown", "alpha-crown")
     with torch.no_grad():
         for index, node in enumerate(graph.nodes[1:], start=1):
             box = node.operation.interval([analysis.boxes[source] for source in node.inputs])
@@ -176,31 +183,34 @@ def analyse(
             linear = isinstance(node.operation, LinearOperation) and all(source in affine for source in node.inputs)
             if linear:
                 affine.add(index)
-            full = method in ("crown", "alpha-crown") and index in curved and not (linear and ball.norm == math.inf)
-            dual = linear and ball.norm != math.inf and (index in curved or index == len(graph.nodes) - 1)
-            if full or dual:
-                work = node.shape.numel() * max(part.shape.numel() for part in graph.nodes)
-                analysis.iterations = iterations if method == "alpha-crown" and work <= INTERMEDIATE_WORK else 0
-                _tighten(analysis, index, all_neurons=linear or curved.get(index, False))
+            if linear and ball.is_box:
+                continue
+            if linear and (index in readers or index == len(graph.nodes) - 1):
+                chosen = torch.ones_like(box[0], dtype=torch.bool)
+            elif linear_bounds and index in readers:
+                chosen = torch.stack([reader.unsettled(analysis.boxes[index]) for reader in readers[index]]).any(0)
+            else:
+                continue
+            work = node.shape.numel() * max(part.shape.numel() for part in graph.nodes)
+            analysis.iterations = iterations if method == "alpha-crown" and work <= INTERMEDIATE_WORK else 0
+            _tighten(analysis, index, chosen.flatten(1))
     analysis.iterations = iterations if method == "alpha-crown" else 0
     return analysis
 
 
-def _before_activations(graph: Graph) -> dict[int, bool]:
-    """Nodes that enter a nonlinear operation, and whether all their neurons matter (not only those of unknown sign)."""
-    found: dict[int, bool] = {}
+def _curved_readers(graph: Graph) -> dict[int, list[Curved]]:
+    """The nonlinear operations that read each node."""
+    found: dict[int, list[Curved]] = {}
     for node in graph.nodes:
-        if isinstance(node.operation, LinearOperation) or not node.inputs:
-            continue
-        for source in node.inputs:
-            found[source] = found.get(source, False) or node.operation is not RELU
+        if isinstance(node.operation, Curved):
+            for source in node.inputs:
+                found.setdefault(source, []).append(node.operation)
     return found
 
 
-def _tighten(analysis: Analysis, index: int, *, all_neurons: bool) -> None:
-    """Intersect the box of a node with linear bounds of its neurons."""
+def _tighten(analysis: Analysis, index: int, chosen: Tensor) -> None:
+    """Intersect the box of a node with linear bounds of the neurons in a mask (N, D)."""
     lower, upper = (bound.flatten(1) for bound in analysis.boxes[index])
-    chosen = torch.ones_like(lower, dtype=torch.bool) if all_neurons else (lower < 0) & (upper > 0)
     most = int(chosen.sum(1).max())
     if not most:
         return

@@ -52,11 +52,7 @@ def score_bounds(analysis: Analysis, score: Score, *, absent_class: bool = False
     With `absent_class` the last output is no class, and every score but AbsentClass ignores it. Raises CannotCertify for a
     score that has no bounds here.
     """
-    with torch.no_grad():
-        centre = analysis.graph(analysis.ball.centre)
-    own_columns = centre.shape[1] - int(absent_class and not isinstance(score, AbsentClass))
-    factor = 1 / score.temperature if isinstance(score, Energy) else 1.0
-    logits = Logits(analysis, factor, centre[:, :own_columns] * factor, own_columns)
+    logits = scaled_logits(analysis, score, absent_class=absent_class)
     match score:
         case Energy():
             lower, upper = logsumexp_bounds(logits)
@@ -82,6 +78,15 @@ def score_bounds(analysis: Analysis, score: Score, *, absent_class: bool = False
     return Bounds(
         torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper), analysis.method
     )
+
+
+def scaled_logits(analysis: Analysis, score: Score, *, absent_class: bool = False) -> Logits:
+    """The logits that a score reads: divided by its temperature, without an absent class that it ignores."""
+    with torch.no_grad():
+        centre = analysis.graph(analysis.ball.centre)
+    columns = centre.shape[1] - int(absent_class and not isinstance(score, AbsentClass))
+    factor = 1 / score.temperature if isinstance(score, Energy) else 1.0
+    return Logits(analysis, factor, centre[:, :columns] * factor, columns)
 
 
 def logsumexp_bounds(logits: Logits) -> tuple[Tensor, Tensor]:

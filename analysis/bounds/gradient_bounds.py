@@ -1,0 +1,215 @@
+"""Bounds of the gradient of a score over a ball, and with them of its local Lipschitz constant.
+
+∇S = Jᵀ∂S(z): the gradient with respect to the logits lies in a box with a known sum, the backward pass is a graph of gates
+(`backward_graph`), and both kinds of bounds run through it. Energy: ∂S = −softmax(z), whose entries sum to −1.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from certood.analysis.bounds.backward_graph import backward_graph
+from certood.analysis.bounds.ball import LpBall
+from certood.analysis.bounds.graph import Graph
+from certood.analysis.bounds.propagation import Analysis, analyse
+from certood.analysis.bounds.score_bounds import Logits, entropy_bounds, log_probability_bounds, scaled_logits
+from certood.errors import CannotCertify
+from certood.scores import MSP, AbsentClass, Energy, Entropy, MaxLogit, Score
+
+# Rounding of what is summed below, relative to its magnitude.
+SLACK = 1e-12
+
+
+@dataclass(frozen=True)
+class GradientBounds:
+    """Elementwise bounds of a gradient, (N, C, H, W), over a ball, and an upper bound (N,) of its dual norm there.
+
+    `dual_norm` bounds ‖∇S‖_q, q the dual exponent of the ball's norm: a local Lipschitz constant of S on the ball.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    dual_norm: Tensor
+    method: str
+
+
+class SumBox:
+    """{c : lower ≤ c ≤ upper, Σc = total} for every image: what is known of the gradient with respect to the logits."""
+
+    is_box = False
+
+    def __init__(self, lower: Tensor, upper: Tensor, total: float) -> None:
+        self.lower, self.upper, self.total = lower, upper, total
+        self.centre = (lower + upper) / 2
+
+    def __len__(self) -> int:
+        return len(self.centre)
+
+    def least(self, rows: Tensor) -> Tensor:
+        """min of rows·c over the set, (N, R), for rows (N, R, K).
+
+        By duality Σ min((r − λ)c) + λ·total bounds it for every λ; the best λ is an entry of the row, where filling up the
+        cheapest entries first reaches the total.
+        """
+        ordered, order = rows.sort(dim=2)
+        room = (self.upper - self.lower)[:, None].expand_as(rows).gather(2, order).cumsum(2)
+        missing = (self.total - self.lower.sum(1))[:, None, None]
+        place = (room < missing).sum(2, keepdim=True).clamp_max(rows.shape[2] - 1)
+        level = ordered.gather(2, place)
+        rest = rows - level
+        best = rest.clamp_min(0) * self.lower[:, None] + rest.clamp_max(0) * self.upper[:, None]
+        filled = best.sum(2) + level[..., 0] * self.total
+        box = rows.clamp_min(0) * self.lower[:, None] + rows.clamp_max(0) * self.upper[:, None]
+        return torch.maximum(filled, box.sum(2))
+
+
+def gradient_bound(
+    graph: Graph,
+    ball: LpBall,
+    *,
+    score: Score,
+    method: str = "crown",
+    absent_class: bool = False,
+    iterations: int = 20,
+    max_memory: float | None = None,
+) -> GradientBounds:
+    """Bounds of ∇S over a ball, elementwise (N, C, H, W) and in the dual norm (N,); units: score per pixel.
+
+    `method` bounds the network forwards; backwards `interval` propagates boxes and the others also linear functions. At a
+    kink the bounds hold for every Clarke generalised gradient. Raises CannotCertify for a score or an operation whose
+    derivative has no bounds here.
+    """
+    forward = analyse(graph, ball, method, iterations=iterations, max_memory=max_memory)
+    return score_gradient(forward, ball, score, absent_class=absent_class)
+
+
+def score_gradient(
+    forward: Analysis, ball: LpBall, score: Score, *, absent_class: bool = False, elementwise: bool = True
+) -> GradientBounds:
+    """The bounds of `gradient_bound` from an analysis that is there already.
+
+    Without `elementwise`, rows are not bounded pixel by pixel: the elements are looser, the dual norm hardly.
+    """
+    with torch.no_grad():
+        return _backwards(forward, ball, _logit_gradients(forward, score, absent_class), elementwise=elementwise)
+
+
+def logit_gradient_bound(
+    graph: Graph, ball: LpBall, output: int, method: str = "crown", *, iterations: int = 20
+) -> GradientBounds:
+    """Bounds of the gradient of one logit over a ball, elementwise (N, C, H, W) and in the dual norm (N,)."""
+    forward = analyse(graph, ball, method, iterations=iterations)
+    unit = torch.zeros(len(ball), graph.outputs, dtype=torch.float64)
+    unit[:, output] = 1
+    with torch.no_grad():
+        return _backwards(forward, ball, SumBox(unit, unit, 1.0))
+
+
+def _backwards(forward: Analysis, ball: LpBall, gradients: SumBox, *, elementwise: bool = True) -> GradientBounds:
+    graph = backward_graph(forward.graph, forward.boxes)
+    method = "interval" if forward.method == "interval" else "crown"
+    backward = analyse(graph, gradients, method, max_memory=forward.max_memory)
+    last = len(graph.nodes) - 1
+    lower, upper = (bound.flatten(1) for bound in backward.boxes[last])
+    shape = graph.nodes[last].shape
+    if elementwise and method != "interval":
+        width = lower.shape[1]
+        step = max(1, int(forward.max_memory // (64 * width * len(ball))))
+        found: list[list[Tensor]] = [[], []]
+        for part in torch.arange(width).split(step):
+            unit = torch.nn.functional.one_hot(part, width).to(torch.float64).expand(len(ball), -1, -1)
+            for sign, kept in zip((1, -1), found, strict=True):
+                kept.append(sign * backward.least(last, sign * unit.unflatten(2, shape)))
+        lower, upper = torch.maximum(lower, torch.cat(found[0], 1)), torch.minimum(upper, torch.cat(found[1], 1))
+    slack = SLACK * torch.maximum(lower.abs(), upper.abs()).amax(1, keepdim=True)
+    lower, upper = lower - slack, upper + slack
+    norm = _dual_norm(lower, upper, ball.norm)
+    if ball.norm != 1 and method != "interval":
+        row, constant = _norm_row(lower, upper, ball.norm)
+        linear = constant - backward.least(last, -row[:, None].unflatten(2, shape))[:, 0]
+        linear = linear * (1 + SLACK) if ball.norm == math.inf else linear.clamp_min(0).sqrt() * (1 + SLACK)
+        norm = torch.minimum(norm, torch.where(linear.isfinite(), linear, math.inf))
+    norm = torch.where(norm.isnan(), math.inf, norm)
+    return GradientBounds(lower.unflatten(1, shape), upper.unflatten(1, shape), norm, forward.method)
+
+
+def _dual_norm(lower: Tensor, upper: Tensor, norm: float) -> Tensor:
+    largest = torch.maximum(lower.abs(), upper.abs())
+    if norm == math.inf:
+        return largest.sum(1)
+    return largest.norm(dim=1) if norm == 2 else largest.amax(1)
+
+
+def _norm_row(lower: Tensor, upper: Tensor, norm: float) -> tuple[Tensor, Tensor]:
+    """A row a and a constant b with a·g + b ≥ ‖g‖₁ (norm inf), or ‖g‖₂² (norm 2), on the box: chords of |·| or of (·)²."""
+    if norm == 2:
+        return lower + upper, -(lower * upper).sum(1)
+    width = upper - lower
+    slope = torch.where(width > 0, (upper.abs() - lower.abs()) / torch.where(width > 0, width, 1.0), 0.0)
+    return slope, torch.maximum(upper.abs() - slope * upper, lower.abs() - slope * lower).sum(1)
+
+
+def _logit_gradients(forward: Analysis, score: Score, absent_class: bool) -> SumBox:
+    """Bounds of ∂S/∂z over the ball."""
+    logits = scaled_logits(forward, score, absent_class=absent_class)
+    match score:
+        case Energy():
+            low, high = _probabilities(logits)
+            lower, upper, total = -high, -low, -1.0
+        case MaxLogit():
+            box = logits.box()
+            highest = box.lower.amax(1, keepdim=True)
+            possible = box.upper >= highest - SLACK * (1 + highest.abs())
+            certain = possible & (possible.sum(1, keepdim=True) == 1)
+            lower, upper, total = -possible.double(), -certain.double(), -1.0
+        case MSP():
+            lower, upper = _msp_gradients(*_probabilities(logits))
+            total = 0.0
+        case AbsentClass():
+            low, high = _probabilities(logits)
+            lower, upper = _probability_gradient(low, high, low.shape[1] - 1)
+            total = 0.0
+        case Entropy():
+            log_low, log_high = log_probability_bounds(logits)
+            least, most = entropy_bounds(log_low, log_high)
+            factor = log_low + least[:, None], log_high + most[:, None]
+            corners = torch.stack([p.exp() * f for p in (log_low, log_high) for f in factor])
+            lower, upper, total = -corners.amax(0), -corners.amin(0), 0.0
+        case _:
+            raise CannotCertify(
+                f"the gradient of score {score.name!r} has no bounds here; "
+                "energy, msp, max-logit, absent-class, entropy have"
+            )
+    missing = forward.graph.outputs - lower.shape[1]
+    ignored = torch.zeros(len(lower), missing, dtype=torch.float64)
+    return SumBox(torch.cat([lower, ignored], 1), torch.cat([upper, ignored], 1), total)
+
+
+def _probabilities(logits: Logits) -> tuple[Tensor, Tensor]:
+    low, high = log_probability_bounds(logits)
+    return (low.exp() - SLACK).clamp_min(0), (high.exp() + SLACK).clamp_max(1)
+
+
+def _probability_gradient(low: Tensor, high: Tensor, output: int) -> tuple[Tensor, Tensor]:
+    """Bounds (N, K) of ∂p_k/∂z_j = p_k(δ_kj − p_j) for k = `output`."""
+    lower, upper = -high[:, output, None] * high, -low[:, output, None] * low
+    own_low, own_high = low[:, output], high[:, output]
+    ends = own_low * (1 - own_low), own_high * (1 - own_high)
+    lower[:, output] = torch.minimum(*ends)
+    middle = (own_low <= 0.5) & (own_high >= 0.5)  # p(1 − p) is largest at one half
+    upper[:, output] = torch.where(middle, 0.25, torch.maximum(*ends))
+    return lower, upper
+
+
+def _msp_gradients(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The hull over every class that may be the most probable of −∂p_k/∂z."""
+    possible = high >= low.amax(1, keepdim=True)
+    lower, upper = torch.full_like(low, math.inf), torch.full_like(low, -math.inf)
+    for output in range(low.shape[1]):
+        one_lower, one_upper = _probability_gradient(low, high, output)
+        here = possible[:, output, None]
+        lower = torch.where(here, torch.minimum(lower, -one_upper), lower)
+        upper = torch.where(here, torch.maximum(upper, -one_lower), upper)
+    return lower, upper

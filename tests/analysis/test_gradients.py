@@ -1,0 +1,168 @@
+"""Bounds of gradients: exact on a point, never left by sampled or attacked gradients, closed forms, derivative ranges."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from certood.analysis.bounds import LpBall, capture, gradient_bound, logit_gradient_bound
+from certood.analysis.bounds import activations as known
+from certood.analysis.bounds.gradient_bounds import SumBox
+from certood.models.classifier import Normalise
+from certood.scores import SCORES, Energy, Score, score_by_name
+from tests.analysis.networks import NETWORKS, NORMS, RADII, SHAPE, images, network, sampled
+
+DUAL = {math.inf: 1, 2: 2, 1: math.inf}
+
+
+def gradients(model: nn.Module, score: Score, points: Tensor) -> Tensor:
+    points = points.detach().requires_grad_()
+    (found,) = torch.autograd.grad(score(model(points)).sum(), points)
+    return found
+
+
+def steepest(model: nn.Module, score: Score, x: Tensor, eps: float, norm: float) -> Tensor:
+    """Random search for large gradients, restarted from the best point: gradients (steps, N, C, H, W)."""
+    best, found = x.clone(), []
+    for _ in range(12):
+        points = (x + (0.7 * (best - x) + 0.3 * (sampled(best, eps, norm, 40) - best))).clamp(0, 1)
+        slopes = gradients(model, score, points.flatten(0, 1)).view_as(points)
+        sizes = slopes.flatten(2).norm(DUAL[norm], dim=2)
+        best = points[sizes.argmax(0), torch.arange(len(x))]
+        found.append(slopes)
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_on_a_point_the_bounds_are_the_gradient(name: str) -> None:
+    model, x = network(name), images()
+    graph = capture(model, x)
+    for score in map(score_by_name, SCORES):
+        found = gradient_bound(graph, LpBall(x, 0.0), score=score, method="crown")
+        exact = gradients(model, score, x)
+        torch.testing.assert_close(found.lower, exact, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(found.upper, exact, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(found.dual_norm, exact.flatten(1).abs().sum(1), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_gradient_leaves_the_bounds(name: str, norm: float) -> None:
+    model, x = network(name, trained=True), images()
+    graph, eps = capture(model, x), RADII[norm]
+    for score in map(score_by_name, SCORES):
+        slopes = torch.cat(
+            [
+                gradients(model, score, sampled(x, eps, norm, 300).flatten(0, 1)).view(300, *x.shape),
+                steepest(model, score, x, eps, norm),
+            ]
+        )
+        largest = slopes.flatten(2).norm(DUAL[norm], dim=2).amax(0)
+        loose = gradient_bound(graph, LpBall(x, eps, norm), score=score, method="interval")
+        tight = gradient_bound(graph, LpBall(x, eps, norm), score=score, method="crown")
+        for found in (loose, tight):
+            assert (found.lower <= slopes.amin(0) + 1e-9).all(), (score.name, found.method)
+            assert (found.upper >= slopes.amax(0) - 1e-9).all(), (score.name, found.method)
+            assert (found.dual_norm >= largest - 1e-9).all(), (score.name, found.method)
+        assert (tight.dual_norm <= loose.dual_norm + 1e-9).all()
+
+
+def test_linear_bounds_are_tighter_than_intervals() -> None:
+    model, x = network("mlp", trained=True), images()
+    graph = capture(model, x)
+    loose, tight = (
+        gradient_bound(graph, LpBall(x, 0.03), score=Energy(), method=method).dual_norm
+        for method in ("interval", "crown")
+    )
+    assert (tight < 0.9 * loose).all()
+
+
+@pytest.mark.parametrize("output", [0, 3])
+def test_gradients_of_a_logit(output: int) -> None:
+    model, x = network("conv", trained=True), images()
+    found = logit_gradient_bound(capture(model, x), LpBall(x, 0.02), output)
+    points = sampled(x, 0.02, math.inf, 500).flatten(0, 1).requires_grad_()
+    (slopes,) = torch.autograd.grad(model(points)[:, output].sum(), points)
+    assert (found.lower <= slopes.view(500, *x.shape).amin(0) + 1e-9).all()
+    assert (found.upper >= slopes.view(500, *x.shape).amax(0) - 1e-9).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_energy_of_a_linear_network_in_closed_form(norm: float) -> None:
+    """One logit: S = −w·x, whose gradient is −w everywhere, and whose Lipschitz constant is ‖w‖_q."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 1)).double()
+    found = gradient_bound(capture(model, images()), LpBall(images(), 0.1, norm), score=Energy())
+    weight = model[1].weight.detach()
+    torch.testing.assert_close(found.lower.flatten(1), -weight.expand(2, -1), rtol=1e-9, atol=1e-9)
+    expected = weight.norm(DUAL[norm], dim=1).expand(2)
+    torch.testing.assert_close(found.dual_norm, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_kink_in_the_ball_gives_both_slopes() -> None:
+    model = nn.Sequential(Normalise([0.5], [1.0]), nn.Flatten(), nn.ReLU(), nn.Linear(1, 1, bias=False)).double()
+    model[3].weight.data.fill_(3.0)
+    found = logit_gradient_bound(capture(model, torch.zeros(1, 1, 1, 1)), LpBall(torch.full((1, 1, 1, 1), 0.5), 0.1), 0)
+    assert found.lower.item() == pytest.approx(0, abs=1e-9)
+    assert found.upper.item() == pytest.approx(3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 6))
+def test_the_least_value_over_a_box_with_a_sum(seed: int, outputs: int) -> None:
+    """Against brute force: vertices of the set have all entries but one at an end."""
+    generator = torch.Generator().manual_seed(seed)
+    ends = torch.rand(2, 1, outputs, dtype=torch.float64, generator=generator).sort(0).values
+    total = float((ends[0] + torch.rand(1, dtype=torch.float64, generator=generator) * (ends[1] - ends[0])).sum())
+    row = torch.randn(1, 1, outputs, dtype=torch.float64, generator=generator)
+    found = SumBox(ends[0], ends[1], total).least(row)
+    best = math.inf
+    for free in range(outputs):
+        for pattern in range(2 ** (outputs - 1)):
+            bits = [(pattern >> place) & 1 for place in range(outputs - 1)]
+            bits.insert(free, 0)
+            point = ends[torch.tensor(bits), 0, torch.arange(outputs)].clone()
+            point[free] = total - point.sum() + point[free]
+            if ends[0, 0, free] - 1e-12 <= point[free] <= ends[1, 0, free] + 1e-12:
+                best = min(best, float((row[0, 0] * point).sum()))
+    assert found.item() == pytest.approx(best, abs=1e-9)
+
+
+ACTIVATIONS = [
+    known.RELU,
+    known.SIGMOID,
+    known.TANH,
+    known.SILU,
+    known.GELU,
+    known.EXP,
+    known.HARDSIGMOID,
+    known.HARDSWISH,
+    known.softplus(2.0),
+    known.leaky_relu(0.1),
+    known.elu(0.7),
+    known.clamp(0.0, 6.0),
+    known.clamp(-math.inf, 1.0),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(ACTIVATIONS), st.floats(-8, 8), st.floats(0, 6))
+def test_no_derivative_leaves_its_range(activation: known.Activation, lower: float, width: float) -> None:
+    low, high = torch.tensor([[lower], [lower + width]], dtype=torch.float64)
+    least, most = activation.slopes(low, high)
+    points = torch.linspace(lower, lower + width, 2001, dtype=torch.float64).requires_grad_()
+    (slopes,) = torch.autograd.grad(activation.function(points).sum(), points)
+    # PyTorch differentiates hardsigmoid and hardswish with a 1/6 of single precision.
+    assert least.item() <= slopes.min().item() + 1e-8
+    assert most.item() >= slopes.max().item() - 1e-8
+    # A range is no wider than what was seen, up to the step of the grid; at the very ends a jump may be counted in.
+    if width > 0 and not any(end.is_integer() for end in (lower, lower + width)):
+        assert most.item() - least.item() <= (slopes.max() - slopes.min()).item() + 0.02 + 0.35 * width
+
+
+def test_shapes() -> None:
+    found = gradient_bound(capture(network("mlp"), images()), LpBall(images(), 0.01), score=Energy())
+    assert found.lower.shape == (2, *SHAPE)
+    assert found.dual_norm.shape == (2,)
