@@ -9,12 +9,13 @@
 import torch
 from torch import Tensor
 
+from certood.analysis.bounds.auto_lirpa import AutoLirpa
 from certood.analysis.bounds.ball import Bounds, LpBall
-from certood.analysis.bounds.capture import capture, supported_operations
-from certood.analysis.bounds.gradient_bounds import GradientBounds, gradient_bound, logit_gradient_bound
+from certood.analysis.bounds.capture import capture, list_operations, supported_operations
+from certood.analysis.bounds.gradient_bounds import GradientBounds, gradient_bound, logit_gradient_bound, score_gradient
 from certood.analysis.bounds.graph import Graph, Node
 from certood.analysis.bounds.propagation import METHODS, Analysis, LinearBound, analyse
-from certood.analysis.bounds.score_bounds import score_bounds
+from certood.analysis.bounds.score_bounds import score_bounds, score_lower, score_upper
 from certood.errors import CertoodError
 from certood.scores import Score
 
@@ -31,8 +32,12 @@ __all__ = [
     "bound",
     "capture",
     "gradient_bound",
+    "list_operations",
     "logit_gradient_bound",
     "score_bounds",
+    "score_gradient",
+    "score_lower",
+    "score_upper",
     "supported_operations",
 ]
 
@@ -46,16 +51,24 @@ def bound(
     score: Score | None = None,
     iterations: int = 20,
     max_memory: float | None = None,
+    engine: str = "certood",
 ) -> Bounds:
     """Bounds over a ball of the logits (N, K), of rows C·f(x) + c of them (N, M), or of a score (N,).
 
     `method` is interval, crown-ibp, crown or alpha-crown (slopes optimised in `iterations` steps); `specification` is (C, c)
     with C of shape (N, M, K) or (M, K) and c of (N, M), (M,) or None; `max_memory` is in bytes, by default a quarter of what is
-    free. Raises CertoodError for a specification that does not fit, and CannotCertify for a score without bounds.
+    free; `engine` may be auto-lirpa where that package is installed (l_inf only). Raises CertoodError for a specification
+    that does not fit, and CannotCertify for a score without bounds.
     """
     if specification is not None and score is not None:
         raise CertoodError("give a specification or a score, not both")
-    analysis = analyse(graph, ball, method, iterations=iterations, max_memory=max_memory)
+    analysis: Analysis | AutoLirpa
+    if engine == "auto-lirpa":
+        analysis = AutoLirpa(graph, ball, method, iterations=iterations)
+    elif engine == "certood":
+        analysis = analyse(graph, ball, method, iterations=iterations, max_memory=max_memory)
+    else:
+        raise CertoodError(f"unknown engine {engine!r}; expected certood or auto-lirpa")
     if score is not None:
         return score_bounds(analysis, score)
     count = len(ball)

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from certood.analysis.bounds.windows import Windows
 from certood.errors import CertoodError
 
 
@@ -59,7 +60,7 @@ class Region(Protocol):
 
     def __len__(self) -> int: ...
 
-    def least(self, rows: Tensor) -> Tensor:
+    def least(self, rows: Tensor | Windows) -> Tensor:
         """A lower bound (N, R) of rows (N, R, *shape) over the set."""
         ...
 
@@ -103,17 +104,30 @@ class LpBall:
         """Whether the ball is a box."""
         return self.norm == math.inf
 
-    def least(self, rows: Tensor) -> Tensor:
+    def least(self, rows: Tensor | Windows) -> Tensor:
         """min of rows·x over the ball, (N, R), for rows (N, R, C, H, W).
 
         The better of the dual norm over the unclipped ball, x·A − ε‖A‖_q, and the minimum over the clipped box, which
         contains the ball for every norm; both are sound.
         """
-        flat = rows.flatten(2)
-        middle, half = (self.lower + self.upper).flatten(1) / 2, (self.upper - self.lower).flatten(1) / 2
-        box = torch.einsum("nrd,nd->nr", flat, middle) - torch.einsum("nrd,nd->nr", flat.abs(), half)
+        middle, half = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
+        if isinstance(rows, Windows):
+            flat, place = rows.values.flatten(2), rows.gather
+        else:
+            flat, place = rows.flatten(2), _beside_rows
+
+        def dot(coefficients: Tensor, planes: Tensor) -> Tensor:
+            under = place(planes).flatten(2)
+            if under.shape[1] == 1:
+                return (coefficients @ under[:, 0, :, None])[..., 0]
+            return torch.einsum("nrd,nrd->nr", coefficients, under)
+
+        box = dot(flat, middle) - dot(flat.abs(), half)
         if self.norm == math.inf:
             return box
         dual = flat.norm(dim=2) if self.norm == 2 else flat.abs().amax(2)
-        free = torch.einsum("nrd,nd->nr", flat, self.centre.flatten(1)) - self.eps[:, None] * dual
-        return torch.maximum(box, free)
+        return torch.maximum(box, dot(flat, self.centre) - self.eps[:, None] * dual)
+
+
+def _beside_rows(planes: Tensor) -> Tensor:
+    return planes[:, None]

@@ -10,7 +10,7 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,7 @@ class Reference:
 
 
 Translator = Callable[[Call], Operation]
+Note = Callable[[str, str, str], None]
 
 
 def capture(model: nn.Module, example: Tensor) -> Graph:
@@ -59,6 +60,33 @@ def capture(model: nn.Module, example: Tensor) -> Graph:
     Raises UnsupportedOperation that names the operation and its line in the user's code, and CannotCertify for weights that
     are not finite or a module that torch.export cannot trace.
     """
+    plain, exported = _exported(model, example)
+    return replace(_translate(exported), module=plain)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An operation of a network, where it stands in the user's code, and why it cannot be bounded (empty if it can)."""
+
+    name: str
+    source: str
+    problem: str
+
+
+def list_operations(model: nn.Module, example: Tensor) -> list[Listed]:
+    """Every operation of a module that depends on the image, supported or not; raises CannotCertify as `capture` does."""
+    exported = _exported(model, example)[1]
+    found: list[Listed] = []
+
+    def note(name: str, source: str, problem: str) -> None:
+        found.append(Listed(name, source, problem))
+
+    _translate(exported, note)
+    return found
+
+
+def _exported(model: nn.Module, example: Tensor) -> tuple[nn.Module, Any]:
+    """A copy of the module in eval mode and float64, and its ATen graph with a dynamic batch axis."""
     broken = [
         name for name, value in model.state_dict().items() if value.is_floating_point() and not value.isfinite().all()
     ]
@@ -78,10 +106,10 @@ def capture(model: nn.Module, example: Tensor) -> Graph:
             f"torch.export cannot trace {type(model).__name__}: {str(error).strip().splitlines()[0]}; "
             "a network must be a fixed sequence of tensor operations for any batch size"
         ) from error
-    return _translate(exported)
+    return plain, exported
 
 
-def _translate(exported: Any) -> Graph:
+def _translate(exported: Any, note: Note | None = None) -> Graph:
     constants = {**exported.state_dict, **exported.constants}
     signature = exported.graph_signature
     stored = {
@@ -101,16 +129,16 @@ def _translate(exported: Any) -> Graph:
                 nodes.append(Node("image", Input(), (), item.meta["val"].shape[1:], ""))
                 values[item.name] = Reference(0)
         elif item.op == "call_function":
-            values[item.name] = _call(item, values, nodes)
+            values[item.name] = _call(item, values, nodes, note)
         elif item.op == "output":
             found = [values[part.name] for part in item.args[0]]
             last = found[0] if len(found) == 1 and isinstance(found[0], Reference) else None
-    if last is None or len(nodes[last.index].shape) != 1:
+    if note is None and (last is None or len(nodes[last.index].shape) != 1):
         raise CannotCertify("the network must return one tensor of logits (N, K)")
-    return Graph(_reachable(nodes, last.index))
+    return Graph(_reachable(nodes, last.index) if last is not None else ())
 
 
-def _call(item: Any, values: dict[str, Any], nodes: list[Node]) -> Any:
+def _call(item: Any, values: dict[str, Any], nodes: list[Node], note: Note | None) -> Any:
     """Append the node of one ATen call, or compute its value at once where it does not depend on the image."""
 
     def resolve(argument: Any) -> Any:
@@ -142,18 +170,24 @@ def _call(item: Any, values: dict[str, Any], nodes: list[Node]) -> Any:
     identical = name in ("dropout", "clone", "contiguous", "alias", "detach", "_to_copy", "to", "lift_fresh_copy")
     if identical:
         return flat[0]
-    if name not in TRANSLATORS:
-        raise UnsupportedOperation(
-            f"operation {target} has no sound bound here; it stands at {source or 'an unknown place'}. "
-            "Replace it by supported operations (certood.analysis.bounds.supported_operations())"
-        )
     call = Call(
         name, (*arguments, *keywords.values()), torch.Size(shape[1:]), tuple(nodes[part.index].shape for part in flat)
     )
     try:
+        if name not in TRANSLATORS:
+            raise UnsupportedOperation(f"operation {target} has no sound bound here")
         operation = TRANSLATORS[name](call)
     except UnsupportedOperation as error:
-        raise UnsupportedOperation(f"{error}; it stands at {source or 'an unknown place'}") from None
+        if note is None:
+            raise UnsupportedOperation(
+                f"{error}; it stands at {source or 'an unknown place'}. "
+                "Replace it by supported operations (certood.analysis.bounds.supported_operations())"
+            ) from None
+        note(target, source, str(error).removeprefix(f"operation {target} ").removeprefix(f"operation {name} "))
+        nodes.append(Node(item.name, Input(), (), call.shape, source))
+        return Reference(len(nodes) - 1)
+    if note is not None:
+        note(target, source, "")
     nodes.append(Node(item.name, operation, tuple(part.index for part in flat), call.shape, source))
     return Reference(len(nodes) - 1)
 

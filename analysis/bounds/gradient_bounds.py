@@ -13,6 +13,7 @@ from torch import Tensor
 from certood.analysis.bounds.backward_graph import backward_graph
 from certood.analysis.bounds.ball import LpBall
 from certood.analysis.bounds.graph import Graph
+from certood.analysis.bounds.operations import Rows
 from certood.analysis.bounds.propagation import Analysis, analyse
 from certood.analysis.bounds.score_bounds import Logits, entropy_bounds, log_probability_bounds, scaled_logits
 from certood.errors import CannotCertify
@@ -47,12 +48,13 @@ class SumBox:
     def __len__(self) -> int:
         return len(self.centre)
 
-    def least(self, rows: Tensor) -> Tensor:
+    def least(self, rows: Rows) -> Tensor:
         """min of rows·c over the set, (N, R), for rows (N, R, K).
 
         By duality Σ min((r − λ)c) + λ·total bounds it for every λ; the best λ is an entry of the row, where filling up the
         cheapest entries first reaches the total.
         """
+        assert isinstance(rows, Tensor), "gradients of logits have no plane"
         ordered, order = rows.sort(dim=2)
         room = (self.upper - self.lower)[:, None].expand_as(rows).gather(2, order).cumsum(2)
         missing = (self.total - self.lower.sum(1))[:, None, None]

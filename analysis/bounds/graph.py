@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from certood.analysis.bounds.operations import Operation
 
@@ -22,9 +22,13 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network in eval mode and float64; node 0 is the input image, the last node the logits."""
+    """A network in eval mode and float64; node 0 is the input image, the last node the logits.
+
+    `module` is the network that was captured, in eval mode and float64.
+    """
 
     nodes: tuple[Node, ...]
+    module: nn.Module | None = None
 
     @property
     def outputs(self) -> int:

@@ -6,6 +6,7 @@ of an operation's output into those of its inputs and adds what is constant.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -14,8 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from certood.analysis.bounds.relaxations import Relaxation
+from certood.analysis.bounds.windows import Windows
 
 Interval = tuple[Tensor, Tensor]
+Rows = Tensor | Windows
+
+
+# Windows that cover more than one part in so many of the plane become whole planes.
+WINDOW_SHARE = 2
+# A matrix product with fewer columns than this is slower than its arithmetic.
+PRODUCT_COLUMNS = 96
 
 
 class Operation(ABC):
@@ -36,6 +45,10 @@ class LinearOperation(Operation):
     @abstractmethod
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> tuple[list[Tensor], Tensor]:
         """Rows (N, R, *input shape) of every input, and the constants (N, R), for rows (N, R, *output shape)."""
+
+    def transpose_windows(self, rows: Windows, shapes: Sequence[torch.Size]) -> tuple[Sequence[Rows], Tensor]:
+        """What `transpose` gives, for rows that are windows; as whole planes unless the operation knows better."""
+        return self.transpose(rows.dense(), shapes)
 
     @abstractmethod
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
@@ -128,29 +141,68 @@ class Convolution(LinearOperation):
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> tuple[list[Tensor], Tensor]:
         """Transposed convolution of the rows."""
-        constant = torch.einsum("nrchw,c->nr", rows, self.bias)
-        flat = rows.flatten(0, 1)
-        height, width = shapes[0][1:]
-        spare = [
-            size - ((out - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1)
-            for size, out, stride, padding, dilation, kernel in zip(
-                (height, width),
-                flat.shape[2:],
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.weight.shape[2:],
-                strict=True,
+        back, constant = self.transpose_windows(Windows.whole(rows), shapes)
+        return [part.dense() if isinstance(part, Windows) else part for part in back], constant
+
+    def transpose_windows(self, rows: Windows, shapes: Sequence[torch.Size]) -> tuple[Sequence[Rows], Tensor]:
+        """Windows grow by the kernel; those that would cover most of the plane become whole planes."""
+        constant = torch.einsum("nrhwc,c->nr", rows.values, self.bias)
+        plane = shapes[0]
+        grown = [
+            (size - 1) * stride + dilation * (extent - 1) + 1
+            for size, stride, dilation, extent in zip(
+                rows.size, self.stride, self.dilation, self.weight.shape[2:], strict=True
             )
         ]
-        back = F.conv_transpose2d(
-            flat, self.weight, None, self.stride, self.padding, (spare[0], spare[1]), self.groups, self.dilation
-        )
-        return [back.view(*rows.shape[:2], *shapes[0])], constant
+        if not rows.covers and grown[0] * grown[1] * WINDOW_SHARE <= plane[1] * plane[2]:
+            top = rows.top * self.stride[0] - self.padding[0]
+            left = rows.left * self.stride[1] - self.padding[1]
+            found = Windows(self._spread(rows, grown, (0, 0)), top, left, plane)
+            # What falls on the padding multiplies zeros.
+            return [found.scaled(found.inside())], constant
+        rows = rows.spread()
+        found = Windows(self._spread(rows, plane[1:], self.padding), rows.top, rows.left, plane, covers=True)
+        return [found], constant
+
+    def _spread(self, rows: Windows, size: Sequence[int], padding: tuple[int, int]) -> Tensor:
+        """The transposed convolution (N, R, *size, C): one matrix product for every element of the kernel."""
+        kernel = self.weight.shape[2:]
+        own = self.weight.unflatten(0, (self.groups, -1)).permute(3, 4, 0, 1, 2)
+        count, total, height, width, _ = rows.values.shape
+        values = rows.values.reshape(count * total * height * width, self.groups, -1)
+        back = values.new_zeros(count, total, *size, self.groups * own.shape[4])
+        taps = list(itertools.product(range(kernel[0]), range(kernel[1])))
+        # Few columns make a slow product: all elements of the kernel at once where they are few.
+        step = max(1, PRODUCT_COLUMNS // own.shape[4])
+        for start in range(0, len(taps), step):
+            some = taps[start : start + step]
+            weights = own.flatten(0, 1)[start : start + len(some)]
+            if self.groups == 1:
+                parts = values[:, 0] @ weights[:, 0].permute(1, 0, 2).flatten(1)
+            else:
+                parts = torch.einsum("xgc,tgcd->xtgd", values, weights)
+            parts = parts.reshape(count, total, height, width, len(some), -1)
+            for place, (down, right) in enumerate(some):
+                first = down * self.dilation[0] - padding[0], right * self.dilation[1] - padding[1]
+                (near, near_place), (far, far_place) = (
+                    _landing(begin, stride, extent, limit)
+                    for begin, stride, extent, limit in zip(first, self.stride, (height, width), size, strict=True)
+                )
+                back[:, :, near_place, far_place] += parts[:, :, near, far, place]
+        return back
 
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
         """The transposed convolution."""
         return [TransposedConvolution(self, shapes[0])]
+
+
+def _landing(start: int, stride: int, extent: int, limit: int) -> tuple[slice, slice]:
+    """Which of `extent` elements at start, start + stride, … fall into [0, limit), and where."""
+    first = max(0, -(start // stride)) if start < 0 else 0
+    last = min(extent, (limit - 1 - start) // stride + 1)
+    last = max(last, first)
+    place = start + first * stride
+    return slice(first, last), slice(place, max(place, place + (last - first - 1) * stride + 1), stride)
 
 
 class TransposedConvolution(LinearOperation):
@@ -203,6 +255,13 @@ class ChannelAffine(LinearOperation):
         """The rows, scaled, and summed over axes that were broadcast."""
         constant = (rows * self.shift).flatten(2).sum(2)
         return [sum_to_shape(rows * self.scale, shapes[0])], constant
+
+    def transpose_windows(self, rows: Windows, shapes: Sequence[torch.Size]) -> tuple[Sequence[Rows], Tensor]:
+        """The windows, scaled."""
+        if shapes[0] != rows.plane:
+            return self.transpose(rows.dense(), shapes)
+        scale, shift = (rows.gather(part.expand(len(rows.top), *rows.plane)) for part in (self.scale, self.shift))
+        return [rows.scaled(scale)], (rows.values * shift).flatten(2).sum(2)
 
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
         """The same scale, without the shift."""
@@ -289,6 +348,12 @@ class WeightedSum(LinearOperation):
         parts = [sum_to_shape(factor * rows, shape) for factor, shape in zip(self.factors, shapes, strict=True)]
         return parts, rows.new_zeros(rows.shape[:2])
 
+    def transpose_windows(self, rows: Windows, shapes: Sequence[torch.Size]) -> tuple[Sequence[Rows], Tensor]:
+        """The windows, scaled."""
+        if any(shape != rows.plane for shape in shapes):
+            return self.transpose(rows.dense(), shapes)
+        return [rows.scaled(factor) for factor in self.factors], rows.values.new_zeros(rows.top.shape)
+
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
         """Scaling by either factor."""
         factors = (torch.tensor(factor).double() for factor in self.factors)
@@ -313,6 +378,14 @@ class Concatenation(LinearOperation):
         """The rows, cut apart."""
         parts = rows.split([shape[self.axis] for shape in shapes], self.axis + 2)
         return list(parts), rows.new_zeros(rows.shape[:2])
+
+    def transpose_windows(self, rows: Windows, shapes: Sequence[torch.Size]) -> tuple[Sequence[Rows], Tensor]:
+        """The windows, cut apart along the channels."""
+        if self.axis != 0:
+            return self.transpose(rows.dense(), shapes)
+        sizes = [shape[0] for shape in shapes]
+        parts = [rows.channels(sum(sizes[:index]), size) for index, size in enumerate(sizes)]
+        return parts, rows.values.new_zeros(rows.top.shape)
 
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
         """Slicing."""

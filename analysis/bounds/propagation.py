@@ -5,8 +5,8 @@ Zhang et al., NeurIPS 2018 (arXiv 1811.00866); Xu et al., NeurIPS 2020 (arXiv 20
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,16 +14,19 @@ from torch import Tensor
 from certood.analysis.bounds.activations import RELU
 from certood.analysis.bounds.ball import Bounds, Region
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.operations import Curved, Elementwise, Interval, LinearOperation
+from certood.analysis.bounds.operations import Convolution, Curved, Elementwise, Interval, LinearOperation, Rows
 from certood.analysis.bounds.optimised import optimised_least
 from certood.analysis.bounds.pairs import JointRelaxation
 from certood.analysis.bounds.relaxations import Relaxation, relu_relaxation
+from certood.analysis.bounds.windows import Windows
 from certood.errors import CannotCertify, CertoodError
 
 METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")
 MEMORY_SHARE = 0.25
 # Coefficients, their relaxed copies and what a transposed convolution keeps stand in memory at once.
 COPIES = 8
+# More rows at once than fill so many numbers per layer gain nothing: what does not fit into the caches is slower.
+CHUNK_NUMBERS = 2**20
 # Neurons of a layer times those of the largest: above it the slopes of its rows are not optimised.
 INTERMEDIATE_WORK = 2_000_000
 
@@ -40,6 +43,8 @@ class LinearBound:
 class Analysis:
     """What is known of a graph over a ball: a box for every node, and linear bounds of any rows of a node.
 
+    `lines` keeps the relaxations of elementwise nodes, whose boxes are final once something after them is bounded.
+
     With `iterations` above 0 the slopes of ReLU are optimised for every row that is bounded. Tighter boxes usually give
     tighter rows, but not always: `simpler` is the analysis by the method before, with which rows are intersected.
     """
@@ -51,6 +56,7 @@ class Analysis:
     iterations: int = 0
     simpler: "Analysis | None" = None
     boxes: dict[int, Interval] = field(default_factory=dict)
+    lines: dict[int, Relaxation] = field(default_factory=dict)
 
     def logits(self) -> Bounds:
         """Bounds of the logits (N, K)."""
@@ -58,30 +64,34 @@ class Analysis:
         return Bounds(lower, upper, self.method)
 
     def rows(self, coefficients: Tensor, constant: Tensor | None = None) -> Bounds:
-        """Bounds (N, M) of coefficients·f(x) + constant, for coefficients (N, M, K) and constant (N, M) or None.
-
-        The better of the linear bound and of the box of the logits is taken for every row.
-        """
-        last = len(self.graph.nodes) - 1
-        box = self.logits()
-        positive, negative = coefficients.clamp_min(0), coefficients.clamp_max(0)
-        lower = torch.einsum("nmk,nk->nm", positive, box.lower) + torch.einsum("nmk,nk->nm", negative, box.upper)
-        upper = torch.einsum("nmk,nk->nm", positive, box.upper) + torch.einsum("nmk,nk->nm", negative, box.lower)
-        if self.method != "interval":
-            both = self.least(last, torch.cat([coefficients, -coefficients], 1))
-            count = coefficients.shape[1]
-            lower, upper = torch.maximum(lower, both[:, :count]), torch.minimum(upper, -both[:, count:])
-        method = self.method
-        if self.simpler is not None:
-            other = self.simpler.rows(coefficients)
-            gained = int(((other.lower > lower + 1e-9) | (other.upper < upper - 1e-9)).sum())
-            lower, upper = torch.maximum(lower, other.lower), torch.minimum(upper, other.upper)
-            if gained:
-                method = f"{method} ({self.simpler.method} was tighter in {gained} of {lower.numel()} rows)"
+        """Bounds (N, M) of coefficients·f(x) + constant, for coefficients (N, M, K) and constant (N, M) or None."""
         shift = 0 if constant is None else constant
-        return Bounds(_or_infinite(lower + shift, -1), _or_infinite(upper + shift, 1), method)
+        lower, gained = self._lower(coefficients)
+        negated, gained_above = self._lower(-coefficients)
+        method = self.method
+        if self.simpler is not None and gained + gained_above:
+            method = f"{method} ({self.simpler.method} was tighter in {gained + gained_above} of {2 * lower.numel()})"
+        return Bounds(_or_infinite(lower + shift, -1), _or_infinite(shift - negated, 1), method)
 
-    def least(self, node: int, rows: Tensor) -> Tensor:
+    def lower_rows(self, coefficients: Tensor) -> Tensor:
+        """Lower bounds (N, M) of rows (N, M, K) of the logits."""
+        return self._lower(coefficients)[0]
+
+    def _lower(self, coefficients: Tensor) -> tuple[Tensor, int]:
+        """The better of the linear bound, of the box of the logits and of the method before; how often that one won."""
+        box = self.logits()
+        lower = torch.einsum("nmk,nk->nm", coefficients.clamp_min(0), box.lower)
+        lower = lower + torch.einsum("nmk,nk->nm", coefficients.clamp_max(0), box.upper)
+        gained = 0
+        if self.method != "interval":
+            lower = torch.maximum(lower, self.least(len(self.graph.nodes) - 1, coefficients))
+        if self.simpler is not None:
+            other = self.simpler.lower_rows(coefficients)
+            gained = int((other > lower + 1e-9).sum())
+            lower = torch.maximum(lower, other)
+        return _or_infinite(lower, -1), gained
+
+    def least(self, node: int, rows: Rows) -> Tensor:
         """Lower bounds (N, R) of rows (N, R, *shape) of a node, in chunks that keep to the memory budget."""
         size = max(other.shape.numel() for other in self.graph.nodes[: node + 1])
         chunk = int(self.max_memory // (COPIES * 8 * size * len(self.ball)))
@@ -91,20 +101,36 @@ class Analysis:
                 f"{self.max_memory / 2**20:.0f} MiB; use fewer images at once, or method 'interval'"
             )
         if self.iterations:
-            # The graph of the ascent keeps every layer's coefficients.
+            # The graph of the ascent keeps every layer's coefficients, and every row has slopes of its own.
             chunk = max(1, chunk // len(self.graph.nodes))
-            return torch.cat([optimised_least(self, node, part, self.iterations) for part in rows.split(chunk, 1)], 1)
-        return torch.cat([self.plain_least(node, part) for part in rows.split(chunk, 1)], 1)
+            dense = rows.dense() if isinstance(rows, Windows) else rows
+            return torch.cat([optimised_least(self, node, part, self.iterations) for part in dense.split(chunk, 1)], 1)
+        chunk = min(chunk, max(1, CHUNK_NUMBERS // (self._width(node, rows) * len(self.ball))))
+        parts = rows.split(chunk) if isinstance(rows, Windows) else rows.split(chunk, 1)
+        return torch.cat([self.plain_least(node, part) for part in parts], 1)
 
-    def plain_least(self, node: int, rows: Tensor) -> Tensor:
+    def _width(self, node: int, rows: Rows) -> int:
+        """About how many numbers a row takes where it is widest: windows are small until they are joined."""
+        if isinstance(rows, Windows):
+            return 16 * max(
+                shape[0] for shape in (part.shape for part in self.graph.nodes[: node + 1]) if len(shape) == 3
+            )
+        return max(other.shape.numel() for other in self.graph.nodes[: node + 1])
+
+    def plain_least(self, node: int, rows: Rows) -> Tensor:
         """Lower bounds (N, R) of rows of a node with CROWN's own slopes, all at once."""
-        linear = self.linear_lower(node, rows)
-        return _or_infinite(self.ball.least(linear.rows) + linear.constant, -1)
+        reached, constant = self._propagated(node, rows)
+        return _or_infinite(self.ball.least(reached) + constant, -1)
 
     def linear_lower(self, node: int, rows: Tensor, slopes: Mapping[int, Tensor] | None = None) -> LinearBound:
         """A linear function of the image that bounds rows (N, R, *shape) of a node from below over the ball."""
-        pending: dict[int, Tensor] = {node: rows}
-        constant = rows.new_zeros(rows.shape[:2])
+        reached, constant = self._propagated(node, rows, slopes)
+        return LinearBound(reached.dense() if isinstance(reached, Windows) else reached, constant)
+
+    def _propagated(self, node: int, rows: Rows, slopes: Mapping[int, Tensor] | None = None) -> tuple[Rows, Tensor]:
+        """Rows of the image, and constants, that bound rows of a node from below."""
+        pending: dict[int, Rows] = {node: rows}
+        constant = torch.zeros(())
         for index in range(node, 0, -1):
             if index not in pending:
                 continue
@@ -112,38 +138,91 @@ class Analysis:
             current = self.graph.nodes[index]
             operation = current.operation
             shapes = [self.graph.nodes[source].shape for source in current.inputs]
+            parts: Sequence[Rows]
+            if isinstance(operation, Convolution) and isinstance(own, Tensor):
+                own = Windows.whole(own)
             if isinstance(operation, LinearOperation):
-                parts, added = operation.transpose(own, shapes)
+                if isinstance(own, Windows):
+                    parts, added = operation.transpose_windows(own, shapes)
+                else:
+                    parts, added = operation.transpose(own, shapes)
             elif isinstance(operation, JointRelaxation):
-                parts, added = operation.transpose_lower(own, [self.boxes[i] for i in current.inputs], shapes)
+                dense = own.dense() if isinstance(own, Windows) else own
+                parts, added = operation.transpose_lower(dense, [self.boxes[i] for i in current.inputs], shapes)
             else:
                 assert isinstance(operation, Elementwise)
-                relaxation = self._relaxation(operation, current.inputs[0], slopes)
-                parts, added = _relaxed(own, relaxation)
+                part, added = _relaxed(own, self._relaxation(index, operation, slopes))
+                parts = [part]
             constant = constant + added
             for source, part in zip(current.inputs, parts, strict=True):
-                pending[source] = pending[source] + part if source in pending else part
-        return LinearBound(pending[0], constant)
+                pending[source] = _sum(pending[source], part) if source in pending else part
+        return pending[0], constant
 
-    def _relaxation(self, operation: Elementwise, source: int, slopes: Mapping[int, Tensor] | None) -> Relaxation:
+    def _relaxation(self, index: int, operation: Elementwise, slopes: Mapping[int, Tensor] | None) -> Relaxation:
+        source = self.graph.nodes[index].inputs[0]
         lower, upper = self.boxes[source]
         if operation is RELU and slopes is not None:
             return relu_relaxation(lower[:, None], upper[:, None], slopes.get(source))
-        lines = operation.lines(lower, upper)
-        return Relaxation(
-            lines.lower_slope[:, None],
-            lines.lower_shift[:, None],
-            lines.upper_slope[:, None],
-            lines.upper_shift[:, None],
-        )
+        if index not in self.lines:
+            self.lines[index] = operation.lines(lower, upper)
+        return self.lines[index]
 
 
-def _relaxed(rows: Tensor, relaxation: Relaxation) -> tuple[list[Tensor], Tensor]:
-    """Rows before an activation, from rows after it: a positive coefficient takes the lower line, a negative the upper."""
-    positive, negative = rows.clamp_min(0), rows.clamp_max(0)
-    before = positive * relaxation.lower_slope + negative * relaxation.upper_slope
-    constant = (positive * relaxation.lower_shift + negative * relaxation.upper_shift).flatten(2).sum(2)
-    return [before], constant
+def _relaxed(rows: Rows, lines: Relaxation) -> tuple[Rows, Tensor]:
+    """Rows before an activation, from rows after it: a positive coefficient takes the lower line, a negative the upper.
+
+    The lines are for (N, *shape), or have slopes of their own for every row.
+    """
+    if isinstance(rows, Windows):
+        return _relaxed_windows(rows, lines)
+
+    def place(line: Tensor) -> Tensor:
+        return line[:, None] if line.ndim < rows.ndim else line
+
+    negative = rows.clamp_max(0)
+    constant = _contracted(negative, lines.upper_shift)
+    if lines.shifted:
+        constant = constant + _contracted(rows.clamp_min(0), lines.lower_shift)
+    return _weighted(rows, negative, place(lines.lower_slope), place(lines.upper_slope)), constant
+
+
+def _weighted(rows: Tensor, negative: Tensor, lower_slope: Tensor, upper_slope: Tensor) -> Tensor:
+    """max(A, 0)·lower + min(A, 0)·upper, in few large temporaries: fresh memory is what costs most here."""
+    return (rows * lower_slope).addcmul_(negative, upper_slope - lower_slope)
+
+
+def _contracted(rows: Tensor, line: Tensor) -> Tensor:
+    """Σ rows·line (N, R), for a line (N, *shape) or one for every row."""
+    if line.ndim == rows.ndim:
+        return (rows * line).flatten(2).sum(2)
+    return (rows.flatten(2) @ line.flatten(1)[:, :, None])[..., 0]
+
+
+def _relaxed_windows(rows: Windows, lines: Relaxation) -> tuple[Rows, Tensor]:
+    if lines.lower_slope.ndim == 5:  # slopes of their own for every row, which are whole planes then
+        found, constant = _relaxed(rows.dense(), lines)
+        assert isinstance(found, Tensor)
+        return Windows.whole(found), constant
+    stacked, parts = lines.stacked
+    lower_slope, upper_slope, upper_shift, *lower_shift = rows.gather(stacked).chunk(parts, 4)
+    negative = rows.values.clamp_max(0)
+    constant = _contracted_windows(negative, upper_shift)
+    if lower_shift:
+        constant = constant + _contracted_windows(rows.values.clamp_min(0), lower_shift[0])
+    return replace(rows, values=_weighted(rows.values, negative, lower_slope, upper_slope)), constant
+
+
+def _contracted_windows(values: Tensor, line: Tensor) -> Tensor:
+    """Σ values·line (N, R), for a line (N, R or 1, h, w, C)."""
+    if line.shape[1] == 1:
+        return (values.flatten(2) @ line.flatten(2).transpose(1, 2))[..., 0]
+    return (values * line).flatten(2).sum(2)
+
+
+def _sum(first: Rows, second: Rows) -> Rows:
+    if isinstance(first, Windows):
+        return first.add(second)
+    return second.add(first) if isinstance(second, Windows) else first + second
 
 
 def _or_infinite(values: Tensor, sign: int) -> Tensor:
@@ -220,10 +299,8 @@ def _tighten(analysis: Analysis, index: int, chosen: Tensor) -> None:
     budget = max(1, int(analysis.max_memory // (COPIES * 8 * lower.shape[1] * len(lower))))
     new_lower, new_upper = lower.clone(), upper.clone()
     for part in order.split(budget, 1):
-        unit = torch.zeros(len(lower), part.shape[1], lower.shape[1], dtype=lower.dtype)
-        unit.scatter_(2, part[..., None], 1.0)
-        unit = unit.view(len(lower), part.shape[1], *shape)
-        found_lower, found_upper = analysis.least(index, unit), -analysis.least(index, -unit)
+        found_lower = analysis.least(index, _units(part, shape, lower.dtype, 1.0))
+        found_upper = -analysis.least(index, _units(part, shape, lower.dtype, -1.0))
         new_lower.scatter_(1, part, torch.maximum(lower.gather(1, part), found_lower))
         new_upper.scatter_(1, part, torch.minimum(upper.gather(1, part), found_upper))
     # Rounding may cross bounds that coincide; the wider order is the sound one.
@@ -232,6 +309,14 @@ def _tighten(analysis: Analysis, index: int, chosen: Tensor) -> None:
         torch.where(crossed, lower, new_lower).view(-1, *shape),
         torch.where(crossed, upper, new_upper).view(-1, *shape),
     )
+
+
+def _units(neurons: Tensor, shape: torch.Size, dtype: torch.dtype, sign: float) -> Rows:
+    """`sign` times the rows that read off single neurons (N, R) of a node."""
+    if len(shape) == 3:
+        return Windows.units(neurons, shape, dtype, sign)
+    unit = torch.zeros(*neurons.shape, shape.numel(), dtype=dtype)
+    return unit.scatter_(2, neurons[..., None], sign).view(*neurons.shape, *shape)
 
 
 def _default_memory() -> float:

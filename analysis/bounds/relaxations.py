@@ -5,6 +5,7 @@ A relaxation of f on [l, u] is four tensors with lower_slopeÂ·x + lower_shift â‰
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,6 +21,19 @@ class Relaxation:
     lower_shift: Tensor
     upper_slope: Tensor
     upper_shift: Tensor
+
+    @cached_property
+    def shifted(self) -> bool:
+        """Whether any lower line misses the origin."""
+        return bool(self.lower_shift.any())
+
+    @cached_property
+    def stacked(self) -> tuple[Tensor, int]:
+        """Lower slope, upper slope, upper shift, and the lower shift if there is one, as channels that lie together."""
+        parts = [self.lower_slope, self.upper_slope, self.upper_shift, *([self.lower_shift] if self.shifted else [])]
+        # Channels last in memory: what is gathered for a window is then copied in whole runs.
+        joined = torch.cat([part.permute(0, 2, 3, 1) for part in parts], 3)
+        return joined.permute(0, 3, 1, 2), len(parts)
 
 
 Function = Callable[[Tensor], Tensor]

@@ -11,12 +11,13 @@ With z the logits, every bound below is one or a few rows p·z of CROWN, or read
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.ball import Bounds
-from certood.analysis.bounds.propagation import Analysis
+from certood.analysis.bounds.ball import Bounds, Region
+from certood.analysis.bounds.graph import Graph
 from certood.errors import CannotCertify
 from certood.scores import MSP, AbsentClass, Energy, Entropy, MaxLogit, Score
 
@@ -26,11 +27,38 @@ PAIRS = 32
 SLACK = 1e-13
 
 
+class RowBounds(Protocol):
+    """An engine's analysis of a network over a ball, of which rows of the logits can be bounded."""
+
+    @property
+    def graph(self) -> Graph:
+        """The network."""
+        ...
+
+    @property
+    def ball(self) -> Region:
+        """Where its inputs lie."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """What computes the bounds."""
+        ...
+
+    def rows(self, coefficients: Tensor) -> Bounds:
+        """Bounds (N, M) of rows (N, M, K) of the logits."""
+        ...
+
+    def lower_rows(self, coefficients: Tensor) -> Tensor:
+        """Lower bounds (N, M) of rows (N, M, K) of the logits."""
+        ...
+
+
 @dataclass(frozen=True)
 class Logits:
     """What a score's bounds read: the analysis, a factor on the logits, and the values at the centre (N, K)."""
 
-    analysis: Analysis
+    analysis: RowBounds
     factor: float
     centre: Tensor
     columns: int
@@ -41,12 +69,18 @@ class Logits:
 
     def rows(self, coefficients: Tensor) -> Bounds:
         """Bounds (N, M) of rows (N, M, K) of the scaled logits; outputs beyond K do not enter."""
+        return self.analysis.rows(self._padded(coefficients))
+
+    def lower_rows(self, coefficients: Tensor) -> Tensor:
+        """Lower bounds (N, M) of rows (N, M, K) of the scaled logits."""
+        return self.analysis.lower_rows(self._padded(coefficients))
+
+    def _padded(self, coefficients: Tensor) -> Tensor:
         missing = self.analysis.graph.outputs - self.columns
-        padded = torch.nn.functional.pad(coefficients * self.factor, (0, missing))
-        return self.analysis.rows(padded)
+        return torch.nn.functional.pad(coefficients * self.factor, (0, missing))
 
 
-def score_bounds(analysis: Analysis, score: Score, *, absent_class: bool = False) -> Bounds:
+def score_bounds(analysis: RowBounds, score: Score, *, absent_class: bool = False) -> Bounds:
     """Bounds (N,) of a score over the ball of an analysis.
 
     With `absent_class` the last output is no class, and every score but AbsentClass ignores it. Raises CannotCertify for a
@@ -59,8 +93,8 @@ def score_bounds(analysis: Analysis, score: Score, *, absent_class: bool = False
             found = -score.temperature * upper, -score.temperature * lower
         case MaxLogit():
             box = logits.box()
-            row = logits.rows(logits.centre.softmax(1)[:, None])
-            found = -box.upper.amax(1), -torch.maximum(box.lower.amax(1), row.lower[:, 0])
+            row = logits.lower_rows(logits.centre.softmax(1)[:, None])
+            found = -box.upper.amax(1), -torch.maximum(box.lower.amax(1), row[:, 0])
         case MSP():
             low, high = log_probability_bounds(logits)
             found = -high.amax(1).exp(), -low.amax(1).exp()
@@ -80,7 +114,7 @@ def score_bounds(analysis: Analysis, score: Score, *, absent_class: bool = False
     )
 
 
-def scaled_logits(analysis: Analysis, score: Score, *, absent_class: bool = False) -> Logits:
+def scaled_logits(analysis: RowBounds, score: Score, *, absent_class: bool = False) -> Logits:
     """The logits that a score reads: divided by its temperature, without an absent class that it ignores."""
     with torch.no_grad():
         centre = analysis.graph(analysis.ball.centre)
@@ -89,13 +123,38 @@ def scaled_logits(analysis: Analysis, score: Score, *, absent_class: bool = Fals
     return Logits(analysis, factor, centre[:, :columns] * factor, columns)
 
 
+def score_upper(analysis: RowBounds, score: Score, *, absent_class: bool = False) -> Tensor:
+    """Upper bounds (N,) of a score alone: for the energy one row of the logits, a fraction of the work of both sides."""
+    if not isinstance(score, Energy):
+        return score_bounds(analysis, score, absent_class=absent_class).upper
+    logits = scaled_logits(analysis, score, absent_class=absent_class)
+    weights = logits.centre.softmax(1)[:, None]
+    upper = -score.temperature * (logits.lower_rows(weights) + torch.special.entr(weights).sum(2))[:, 0]
+    upper = upper + SLACK * (1 + upper.abs())
+    return torch.where(upper.isnan(), math.inf, upper)
+
+
+def score_lower(analysis: RowBounds, score: Score, *, absent_class: bool = False) -> Tensor:
+    """Lower bounds (N,) of a score alone."""
+    if not isinstance(score, Energy):
+        return score_bounds(analysis, score, absent_class=absent_class).lower
+    logits = scaled_logits(analysis, score, absent_class=absent_class)
+    lower = -score.temperature * logsumexp_upper(logits, logits.box())
+    lower = lower - SLACK * (1 + lower.abs())
+    return torch.where(lower.isnan(), -math.inf, lower)
+
+
 def logsumexp_bounds(logits: Logits) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds (N,) of LSE(z)."""
     box = logits.box()
     weights = torch.stack([logits.centre.softmax(1), box.lower.softmax(1), box.upper.softmax(1)], 1)
-    tangents = logits.rows(weights).lower + torch.special.entr(weights).sum(2)
+    tangents = logits.lower_rows(weights) + torch.special.entr(weights).sum(2)
     lower = torch.maximum(torch.logsumexp(box.lower, 1), tangents.amax(1))
+    return lower, logsumexp_upper(logits, box)
 
+
+def logsumexp_upper(logits: Logits, box: Bounds) -> Tensor:
+    """Upper bounds (N,) of LSE(z), the best of four."""
     count, columns = logits.centre.shape
     top = logits.centre.argmax(1)
     unit = torch.eye(columns, dtype=torch.float64)
@@ -106,8 +165,7 @@ def logsumexp_bounds(logits: Logits) -> tuple[Tensor, Tensor]:
         _chord_upper(logits, unit.expand(count, -1, -1), box, torch.zeros(count, columns).double()),
         _chord_upper(logits, unit[None] - unit[top][:, None], differences, unit[top]),
     ]
-    upper = torch.stack([torch.where(part.isnan(), math.inf, part) for part in uppers]).amin(0)
-    return lower, upper
+    return torch.stack([torch.where(part.isnan(), math.inf, part) for part in uppers]).amin(0)
 
 
 def _chord_upper(logits: Logits, maps: Tensor, box: Bounds, offset: Tensor) -> Tensor:
@@ -125,7 +183,7 @@ def _chord_upper(logits: Logits, maps: Tensor, box: Bounds, offset: Tensor) -> T
     centre = torch.einsum("njk,nk->nj", maps, logits.centre) - shift
     reference = (slope * centre + constant).sum(1).clamp_min(1e-300)
     row = offset + torch.einsum("nj,njk->nk", slope, maps) / reference[:, None]
-    linear = logits.rows(row[:, None]).upper[:, 0]
+    linear = -logits.lower_rows(-row[:, None])[:, 0]
     rest = (constant - slope * shift).sum(1) / reference
     return linear + rest + reference.log() - 1 + shift[:, 0]
 
@@ -147,7 +205,7 @@ def log_probability_bounds(logits: Logits) -> tuple[Tensor, Tensor]:
     # LSE(d) ≥ p·d + H(p), one row a class.
     weights = logits.centre.softmax(1)
     tangent_rows = weights[:, None, :] - unit[None]
-    tangents = logits.rows(tangent_rows).lower + torch.special.entr(weights).sum(1, keepdim=True)
+    tangents = logits.lower_rows(tangent_rows) + torch.special.entr(weights).sum(1, keepdim=True)
     least = torch.maximum(torch.logsumexp(lower, 2), tangents)
     return -torch.logsumexp(upper, 2), (-least).clamp_max(0)
 

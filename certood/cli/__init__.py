@@ -14,6 +14,8 @@ from certood.errors import CertoodError
 COMMANDS = {
     "train": "Train a detector from a recipe.",
     "evaluate": "Measure a detector: every score on every OOD set.",
+    "certify": "Certify a detector: radii, Lipschitz constants, attacks, guaranteed metrics.",
+    "inspect": "List what of a network can be bounded.",
     "data": "List, check and fetch image sets.",
 }
 

@@ -1,0 +1,60 @@
+"""Estimates: gradient norms, largest sampled gradients and CLEVER. None of them certifies anything."""
+
+import math
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from certood.analysis.attacks import random_start, steepest_step
+from certood.analysis.radii import Question
+
+DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
+
+
+def gradient_norms(question: Question, images: Tensor) -> Tensor:
+    """‖∇S(x)‖_q (N,) in score per pixel, q the dual exponent: a lower bound of the local Lipschitz constant at x."""
+    points = images.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(question.scores(points).sum(), points)
+    found: Tensor = torch.linalg.vector_norm(slope.flatten(1), DUAL[float(question.norm)], dim=1)
+    return found
+
+
+def sampled_gradient_norms(
+    question: Question, images: Tensor, eps: Tensor, *, samples: int = 16, seed: int = 0
+) -> Tensor:
+    """Norms (samples, N) of gradients at random points of the balls, half of them one steepest step further out."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for index in range(samples):
+        points = random_start(images, eps, question.norm, generator).requires_grad_()
+        (slope,) = torch.autograd.grad(question.scores(points).sum(), points)
+        if index % 2:
+            sign = 1 if index % 4 == 1 else -1
+            step = images + sign * eps.view(-1, 1, 1, 1) * steepest_step(slope, question.norm)
+            found.append(gradient_norms(question, step.clamp(0, 1)))
+        else:
+            found.append(torch.linalg.vector_norm(slope.flatten(1), DUAL[float(question.norm)], dim=1))
+    return torch.stack(found)
+
+
+def clever(norms: Tensor, *, batch: int = 4) -> Tensor:
+    """CLEVER's estimate (N,) of the local Lipschitz constant: the location of a reverse Weibull fit to batch maxima.
+
+    Weng et al., ICLR 2018 (arXiv 1801.10578). `norms` (samples, N) are sampled gradient norms. Where the fit fails or falls
+    below the largest sample, that sample is taken.
+    """
+    maxima = norms[: len(norms) // batch * batch].unflatten(0, (-1, batch)).amax(1)
+    largest = norms.amax(0)
+    found = largest.clone()
+    for index in range(norms.shape[1]):
+        column = maxima[:, index].numpy()
+        if len(column) < 3 or column.max() - column.min() < 1e-9 * max(1.0, column.max()):
+            continue
+        try:
+            _, location, _ = stats.weibull_max.fit(column, loc=column.max() * 1.01)
+        except (RuntimeError, ValueError):
+            continue
+        if math.isfinite(location):
+            found[index] = max(float(largest[index]), float(location))
+    return found

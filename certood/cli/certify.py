@@ -1,0 +1,131 @@
+"""`certood certify`: certified radii, local Lipschitz constants, attacks and certified metrics of a detector."""
+
+from pathlib import Path
+
+import click
+
+from certood.cli.detectors import foreign_options
+
+
+@click.command("certify")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--norm", type=click.Choice(["inf", "2", "1"]), default="inf", show_default=True, help="Norm of the ball."
+)
+@click.option(
+    "--eps", default="0.01", show_default=True, help="Radii in pixels, separated by commas; the first is the main one."
+)
+@click.option(
+    "--method",
+    type=click.Choice(["interval", "crown-ibp", "crown", "alpha-crown", "smoothing"]),
+    default="crown",
+    show_default=True,
+    help="How bounds are computed; smoothing is probabilistic and for l2.",
+)
+@click.option("--engine", type=click.Choice(["certood", "auto-lirpa"]), default="certood", show_default=True)
+@click.option(
+    "--score", "score_name", help="Another score than the detector's own; γ is computed from the validation images."
+)
+@click.option("--limit", type=click.IntRange(1), help="At most so many images a set, spread evenly over it.")
+@click.option("--id", "id_name", help="In-distribution set.  [default: the run's own]")
+@click.option("--id-test", help="Its test images, where they are a set of their own.")
+@click.option("--ood", multiple=True, help="OOD set; give it once a set.  [default: the run's own]")
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Folder of the image sets.  [default: the run's own]"
+)
+@click.option("--iterations", type=click.IntRange(1), default=20, show_default=True, help="Steps of α-CROWN.")
+@click.option("--sigma", type=float, default=0.12, show_default=True, help="Noise of smoothing, in pixels.")
+@click.option(
+    "--samples", type=click.IntRange(10), default=1000, show_default=True, help="Samples of smoothing an image."
+)
+@click.option("--confidence", type=float, default=0.999, show_default=True, help="Confidence of smoothing, an image.")
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="Processes on this machine.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of attacks, samples and noise.")
+@click.option(
+    "--require", "requirements", multiple=True, help='Condition, e.g. "gauc>=0.6"; exit code 1 where it does not hold.'
+)
+@click.option("--overwrite", is_flag=True, help="Replace what was certified before, instead of continuing it.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write.  [default: the run directory]")
+@foreign_options
+def command(
+    run: Path,
+    norm: str,
+    eps: str,
+    method: str,
+    engine: str,
+    score_name: str | None,
+    limit: int | None,
+    id_name: str | None,
+    id_test: str | None,
+    ood: tuple[str, ...],
+    data_root: Path | None,
+    iterations: int,
+    sigma: float,
+    samples: int,
+    confidence: float,
+    batch_size: int,
+    devices: int,
+    seed: int,
+    requirements: tuple[str, ...],
+    overwrite: bool,
+    out: Path | None,
+    **foreign: str | int | None,
+) -> None:
+    """Certify the detector of RUN, a run directory or a checkpoint file, on its own test images.
+
+    Writes certificates.csv (a row an image; a killed run continues where it stopped), certification.json and figures/.
+    """
+    from rich.console import Console
+
+    from certood.analysis.certification import Settings
+    from certood.analysis.certify_run import certify_sets
+    from certood.analysis.requirements import check_requirements, parse_requirement
+    from certood.analysis.smoothing import MedianSmoothing
+    from certood.analysis.summary import summary_table
+    from certood.cli.detectors import calibrated, open_detector
+    from certood.run_data import load_run_data
+
+    wanted = [parse_requirement(text) for text in requirements]
+    settings = Settings(
+        eps=_radii(eps),
+        norm=float(norm),
+        method=method,
+        engine=engine,
+        iterations=iterations,
+        seed=seed,
+        smoothing=MedianSmoothing(sigma, samples, confidence),
+    )
+    detector = open_detector(run, foreign)
+    splits, sets = load_run_data(run, id_name=id_name, id_test=id_test, ood=ood, root=data_root)
+    detector = calibrated(detector, splits, score_name)
+    folder = out or (run if run.is_dir() else run.parent)
+    result = certify_sets(
+        detector,
+        splits.test,
+        sets,
+        folder,
+        settings,
+        limit=limit,
+        batch_size=batch_size,
+        devices=devices,
+        overwrite=overwrite,
+    )
+    console = Console()
+    # A table that is written to a file need not fold itself to 80 columns.
+    (console if console.is_terminal else Console(width=120)).print(summary_table(result, settings.eps))
+    if result["violations"]:
+        click.echo(
+            f"WARNING: {result['violations']} inequalities that must hold do not (column violations of certificates.csv): "
+            "the bounds are not sound there; please report it",
+            err=True,
+        )
+    click.echo(f"Written: {folder}")
+    check_requirements(wanted, result)
+
+
+def _radii(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"expected numbers separated by commas, got {text!r}", param_hint="--eps") from error

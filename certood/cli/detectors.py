@@ -1,0 +1,76 @@
+"""The detector that a command is about: a run of certood's own, or somebody else's weights."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from certood.checkpoints import Detector
+    from certood.data import IdSplits
+
+Command = Callable[..., Any]
+
+
+def foreign_options(command: Command) -> Command:
+    """Add the options that say what a foreign checkpoint holds."""
+    for option in (
+        click.option("--architecture", help="For foreign weights: a name, torchvision:NAME, module:factory, or onnx."),
+        click.option("--classes", type=click.IntRange(1), help="Number of classes of foreign weights."),
+        click.option("--input-shape", help="C,H,W of foreign weights, e.g. 3,32,32."),
+        click.option("--mean", help="Their normalisation, a number a channel, e.g. 0.49,0.48,0.45."),
+        click.option("--std", help="Their normalisation, a number a channel."),
+    ):
+        command = option(command)
+    return command
+
+
+def open_detector(path: Path, foreign: Mapping[str, str | int | None]) -> "Detector":
+    """The detector of a run or checkpoint, or foreign weights where --architecture says what they are."""
+    from certood.checkpoints import load_checkpoint, load_foreign
+
+    if foreign.get("architecture") is None:
+        return load_checkpoint(path)
+    missing = [name for name in ("classes", "input_shape") if foreign.get(name) is None]
+    if missing:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise click.UsageError(f"foreign weights need {flags} beside --architecture")
+    shape = _numbers(str(foreign["input_shape"]), "--input-shape", 3)
+    channels = int(shape[0])
+    return load_foreign(
+        path,
+        architecture=str(foreign["architecture"]),
+        classes=int(foreign["classes"] or 0),
+        input_shape=(channels, int(shape[1]), int(shape[2])),
+        mean=_numbers(str(foreign.get("mean") or ",".join(["0"] * channels)), "--mean", channels),
+        std=_numbers(str(foreign.get("std") or ",".join(["1"] * channels)), "--std", channels),
+    )
+
+
+def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None) -> "Detector":
+    """The detector with another score if one is named, and with γ from the validation images where it has none for it."""
+    from dataclasses import replace
+
+    from certood.evaluation import collect_logits
+    from certood.metrics import threshold_at_tpr
+    from certood.scores import score_by_name, score_logits
+
+    if (score_name is None or score_name == detector.score.name) and detector.threshold is not None:
+        return detector
+    score = detector.score if score_name is None else score_by_name(score_name)
+    logits = collect_logits(detector.model, splits.validation)
+    values = score_logits(score, logits, absent_class=detector.absent_class)
+    return replace(detector, score=score, threshold=threshold_at_tpr(values.numpy(), detector.tpr))
+
+
+def _numbers(text: str, option: str, count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"expected {count} numbers separated by commas, got {text!r}", param_hint=option
+        ) from error
+    if len(numbers) != count:
+        raise click.BadParameter(f"expected {count} numbers, got {len(numbers)}", param_hint=option)
+    return numbers

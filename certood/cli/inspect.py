@@ -1,0 +1,49 @@
+"""`certood inspect`: which operations of a network can be bounded, and which cannot."""
+
+from pathlib import Path
+
+import click
+
+from certood.cli.detectors import foreign_options
+
+
+@click.command("inspect")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@foreign_options
+def command(checkpoint: Path, **foreign: str | int | None) -> None:
+    """List every operation of the network in CHECKPOINT, supported or not, and where it stands in the source.
+
+    Exit code 0 where all are supported, 3 where one is not.
+    """
+    import sys
+
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from certood.analysis.bounds import list_operations
+    from certood.cli.detectors import open_detector
+
+    detector = open_detector(checkpoint, foreign)
+    shape = "×".join(map(str, detector.input_shape))
+    threshold = "none" if detector.threshold is None else f"{detector.threshold:.6g}"
+    click.echo(
+        f"{detector.architecture}: {len(detector.classes)} classes, images {shape}, score {detector.score.name}, γ {threshold}"
+    )
+    found = list_operations(detector.model, torch.zeros(1, *detector.input_shape))
+    table = Table()
+    for head in ("operation", "times", "bounded", "first place in the source"):
+        table.add_column(head, justify="right" if head == "times" else "left")
+    for name in dict.fromkeys(part.name for part in found):
+        same = [part for part in found if part.name == name]
+        why = next((part.problem for part in same if part.problem), "")
+        table.add_row(name, str(len(same)), f"no: {why}" if why else "yes", same[0].source or "–")
+    Console(width=max(120, Console().width)).print(table)
+    missing = sum(bool(part.problem) for part in found)
+    if missing:
+        click.echo(
+            f"{missing} of {len(found)} operations cannot be bounded: this network cannot be certified as it is",
+            err=True,
+        )
+        sys.exit(3)
+    click.echo(f"all {len(found)} operations can be bounded")

@@ -1,0 +1,289 @@
+"""Radii, attacks, Lipschitz constants and whole certificates: closed forms, the inequalities that must hold, bad input."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from certood.analysis.attacks import ascend, attack_radii, distances, project
+from certood.analysis.bounds import LpBall, analyse, capture
+from certood.analysis.bounds.operations import Convolution
+from certood.analysis.certification import Settings, certify, question_of
+from certood.analysis.estimates import clever, gradient_norms
+from certood.analysis.lipschitz import (
+    convolution_norm,
+    global_lipschitz,
+    local_lipschitz,
+    min_rule_radius,
+    nested,
+    step_rule_radius,
+)
+from certood.analysis.radii import Question, certified_radii
+from certood.analysis.records import append_certificates, read_certificates
+from certood.analysis.smoothing import MedianSmoothing
+from certood.checkpoints import Detector
+from certood.errors import CannotCertify, CertoodError, RunDirectoryError
+from certood.models.classifier import Normalise
+from certood.scores import MSP, SCORES, Energy, MaxLogit, score_by_name
+from tests.analysis.networks import NETWORKS, NORMS, SHAPE, images, network
+
+DUAL = {math.inf: 1, 2: 2, 1: math.inf}
+
+
+def linear_detector() -> tuple[nn.Module, torch.Tensor]:
+    """S = −w·x for one logit: every constant is known."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 1)).double()
+    return model, model[1].weight.detach()[0]
+
+
+def detector(name: str = "conv", threshold: float | None = 0.0) -> Detector:
+    model = network(name, trained=True).float()
+    with torch.no_grad():
+        middle = float(Energy()(model(images(32).float())).median())
+    return Detector(
+        model=model,
+        score=Energy(),
+        threshold=None if threshold is None else middle,
+        architecture="test",
+        input_shape=SHAPE,
+        classes=("a", "b", "c", "d"),
+        mean=(0.0, 0.0),
+        std=(1.0, 1.0),
+    )
+
+
+@pytest.mark.parametrize("method", ["crown", "alpha-crown"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_radii_of_a_linear_score_are_margin_over_dual_norm(norm: float, method: str) -> None:
+    model, weight = linear_detector()
+    x = 0.5 + 0.1 * (images(4) - 0.5)
+    graph = capture(model, x)
+    scores = Energy()(model(x)).detach()
+    # Small margins, so that no ball reaches the border of the pixel range.
+    for shift in (0.02, -0.02):
+        question = Question(graph, Energy(), float(scores[0]) + shift, norm)
+        accepted = scores[:1] <= question.threshold
+        exact = 0.02 / weight.norm(DUAL[norm])
+        certified = certified_radii(question, x[:1], accepted, method=method)
+        attacked = attack_radii(question, x[:1], accepted, certified)
+        assert 0.985 * exact <= certified <= exact * (1 + 1e-9)
+        assert exact * (1 - 1e-9) <= attacked <= 1.02 * exact
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("norm", NORMS)
+def test_certified_radii_are_below_attack_radii(norm: float, score: str) -> None:
+    model, x = network("conv", trained=True), images(16)
+    graph, chosen = capture(model, x), score_by_name(score)
+    scores = chosen(graph(x))
+    question = Question(graph, chosen, float(scores.median()) + 1e-6, norm)
+    accepted = scores <= question.threshold
+    certified = certified_radii(question, x, accepted, method="crown")
+    attacked = attack_radii(question, x, accepted, certified)
+    assert (certified > 0).all()
+    assert (certified <= attacked * (1 + 1e-9)).all()
+    if score == "energy":
+        assert (certified / attacked).median() > 0.5
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_projection_is_the_nearest_point_of_the_ball(norm: float) -> None:
+    torch.manual_seed(0)
+    step, eps = torch.randn(20, 1, 3, 4).double(), torch.rand(20).double()
+    inside = project(step, eps, norm)
+    zero = torch.zeros_like(step)
+    assert (distances(inside, zero, norm) <= eps * (1 + 1e-9)).all()
+    for _ in range(300):
+        other = project(torch.randn_like(step), eps * torch.rand(20).double(), norm)
+        assert (distances(step, inside, 2) <= distances(step, other, 2) + 1e-9).all()
+
+
+def test_an_attack_stays_in_the_ball_and_finds_the_corner() -> None:
+    model, weight = linear_detector()
+    x, eps = 0.5 + 0.0 * images(2), torch.full((2,), 0.1, dtype=torch.float64)
+    best, where = ascend(lambda y: model(y)[:, 0], x, eps, math.inf, generator=torch.Generator().manual_seed(0))
+    assert (distances(where, x, math.inf) <= 0.1 + 1e-12).all()
+    torch.testing.assert_close(best, model(x)[:, 0].detach() + 0.1 * weight.abs().sum())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["mlp", "conv", "residual", "gated", "depthwise", "silu"])
+def test_sampled_local_and_global_constants_are_in_order(name: str, norm: float) -> None:
+    model, x = network(name, trained=True), images(4)
+    graph = capture(model, x)
+    for score in (Energy(), MaxLogit(), MSP()):
+        question = Question(graph, score, 0.0, norm)
+        ball = LpBall(x, 0.02, norm)
+        local = local_lipschitz(question, analyse(graph, ball, "crown"), ball)
+        assert (gradient_norms(question, x) <= local * (1 + 1e-9)).all()
+        assert (local <= global_lipschitz(question) * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_operator_norms_of_convolutions_against_their_matrices(norm: float) -> None:
+    torch.manual_seed(0)
+    for stride, padding, dilation, groups in ((1, 1, 1, 1), (2, 1, 1, 2), (1, 2, 2, 1), (3, 0, 1, 1)):
+        weight = torch.randn(4, 4 // groups, 3, 3).double()
+        operation = Convolution(weight, None, (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups)
+        shape = torch.Size((4, 7, 6))
+        basis = torch.eye(shape.numel()).double().view(-1, *shape)
+        matrix = operation.forward([basis]).flatten(1).T
+        order = {math.inf: math.inf, 2: 2, 1: 1}[norm]
+        exact = float(torch.linalg.matrix_norm(matrix, order))
+        found = convolution_norm(operation, shape, norm)
+        assert exact <= found * (1 + 1e-9)
+        assert found <= 1.6 * exact
+
+
+def test_a_global_constant_in_closed_form() -> None:
+    """Two linear layers of ones and a ReLU: row sums 4 and 2 give 8 for l_inf."""
+    model = nn.Sequential(Normalise([0.0], [0.5]), nn.Flatten(), nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 3)).double()
+    for layer in (model[2], model[4]):
+        layer.weight.data.fill_(1.0)
+    question = Question(capture(model, torch.zeros(1, 1, 2, 2)), Energy(), 0.0)
+    assert global_lipschitz(question) == pytest.approx(2 * 4 * 2, rel=1e-6)
+
+
+def test_radii_from_constants_by_hand() -> None:
+    grid, margins = (0.1, 0.2, 0.4), torch.tensor([1.0, 0.1, 10.0]).double()
+    constants = torch.tensor([[5.0, 5.0, 5.0], [10.0, 10.0, 10.0], [20.0, 20.0, 20.0]]).double()
+    # m = 1: min(0.1, 0.2), min(0.2, 0.1), min(0.4, 0.05) → 0.1; steps: 0.5 to 0.1, then 0.5/10 → 0.15.
+    torch.testing.assert_close(min_rule_radius(margins, grid, constants), torch.tensor([0.1, 0.02, 0.4]).double())
+    torch.testing.assert_close(step_rule_radius(margins, grid, constants), torch.tensor([0.15, 0.02, 0.4]).double())
+    falling = torch.tensor([[9.0], [7.0], [8.0]]).double()
+    assert nested(falling).flatten().tolist() == [7.0, 7.0, 8.0]
+
+
+def test_clever_is_never_below_its_samples() -> None:
+    torch.manual_seed(0)
+    norms = torch.rand(32, 3).double()
+    norms[:, 2] = 1.0
+    found = clever(norms)
+    assert (found >= norms.amax(0)).all()
+    assert found[2] == 1
+
+
+@pytest.mark.parametrize("kind", ["id", "ood"])
+@pytest.mark.parametrize("norm", NORMS)
+def test_certificates_hold_together(norm: float, kind: str) -> None:
+    eps = {math.inf: (0.02, 0.005), 2: (0.2, 0.05), 1: (0.5, 0.1)}[norm]
+    records = certify(detector(), images(12).float(), kind=kind, settings=Settings(eps=eps, norm=norm))
+    assert [record.index for record in records] == list(range(12))
+    assert {record.verdict for record in records} <= {"certified", "refuted", "unknown"}
+    for record in records:
+        assert record.violations == 0
+        assert record.correct == (record.accepted == (kind == "id"))
+        if not record.correct:
+            assert record.radius_certified == record.radius_attack == 0
+            assert record.verdict == "refuted"
+        assert record.radius_certified <= record.radius_attack
+        assert max(record.radius_lipschitz, record.radius_step) <= record.radius_certified
+        for part in record.at:
+            assert part.lower <= record.score <= part.upper
+            assert part.sampled <= part.lipschitz
+            if part.verdict == "certified":
+                assert record.radius_attack > part.eps
+            if part.verdict == "refuted":
+                assert record.radius_certified < part.eps
+
+
+def test_unsound_bounds_would_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With certified radii that are far too large the attack succeeds inside them, and says so."""
+    monkeypatch.setattr(
+        "certood.analysis.certification.certified_radii",
+        lambda question, images, *rest, **more: torch.ones(len(images)).double(),
+    )
+    records = certify(detector(), images(4).float(), settings=Settings(eps=(0.01,)))
+    assert sum(record.violations for record in records if record.correct) >= 1
+
+
+def test_records_survive_the_file(tmp_path: Path) -> None:
+    eps = (0.02, 0.005)
+    records = certify(detector(), images(6).float(), settings=Settings(eps=eps))
+    path = tmp_path / "certificates.csv"
+    append_certificates(path, records[:4], eps)
+    append_certificates(path, records[4:], eps)
+    with path.open("a") as file:
+        file.write("half a li")
+    found, radii = read_certificates(path, eps)
+    assert radii == eps
+    for one, two in zip(found, records, strict=True):
+        assert one.at == two.at
+        assert (one.score, one.radius_certified, one.verdict) == (two.score, two.radius_certified, two.verdict)
+    with pytest.raises(RunDirectoryError, match="other columns"):
+        read_certificates(path, (0.5,))
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2].replace("True", "Treu").replace("False", "Flase")
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(RunDirectoryError, match=r"line 3 is damaged"):
+        read_certificates(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": ()}, "radii 0 < eps"),
+        ({"eps": (-0.1,)}, "radii 0 < eps"),
+        ({"eps": (1.5,)}, "eps <= 1"),
+        ({"norm": 3}, "norm inf, 2 or 1, got 3"),
+        ({"method": "beta-crown"}, "unknown method"),
+        ({"method": "smoothing"}, "l2 balls only"),
+        ({"engine": "x"}, "unknown engine"),
+    ],
+)
+def test_settings_that_make_no_sense(change: dict[str, object], message: str) -> None:
+    with pytest.raises(CertoodError, match=message):
+        Settings(**change)  # type: ignore[arg-type]
+
+
+def test_images_that_make_no_sense() -> None:
+    x = images(2).float()
+    with pytest.raises(CertoodError, match=r"shape \(N, 2, 8, 8\)"):
+        certify(detector(), x[:, :1])
+    with pytest.raises(CertoodError, match="divide 0–255 images by 255"):
+        certify(detector(), x * 255)
+    x[0, 0, 0, 0] = math.nan
+    with pytest.raises(CertoodError, match="not finite"):
+        certify(detector(), x)
+    with pytest.raises(CannotCertify, match="no threshold"):
+        question_of(detector(threshold=None))
+
+
+def test_median_smoothing_of_a_linear_score_has_its_closed_form() -> None:
+    """S = −w·x: the smoothed score is S, and its decision is kept up to margin / ‖w‖₂; more samples come closer to it."""
+    model, weight = linear_detector()
+    model = model.float()
+    x = images(1)[0].float()
+    with torch.no_grad():
+        score = float(Energy()(model(x[None])))
+    exact = 0.05 / float(weight.norm())
+    found = []
+    for samples in (200, 5000):
+        smoothing = MedianSmoothing(sigma=0.1, samples=samples, confidence=0.999)
+        accepted, radius = smoothing.radius(model, Energy(), score + 0.05, x, 0, absent_class=False)
+        assert accepted
+        assert 0 < radius < exact
+        found.append(radius)
+        low, high = smoothing.quantile_bounds(model, Energy(), x, 0.02, 0, absent_class=False)
+        assert low <= score - 0.02 * float(weight.norm())
+        assert high >= score + 0.02 * float(weight.norm())
+    assert found[1] > found[0]
+    with pytest.raises(CertoodError, match="sigma > 0"):
+        MedianSmoothing(sigma=0)
+
+
+def test_smoothing_fills_only_its_own_column() -> None:
+    settings = Settings(eps=(0.05,), norm=2, method="smoothing", smoothing=MedianSmoothing(samples=50, confidence=0.95))
+    for record in certify(detector(), images(4).float(), settings=settings):
+        assert math.isnan(record.radius_certified)
+        assert record.radius_smoothing >= 0
+
+
+def test_networks_of_every_kind_can_be_certified() -> None:
+    assert set(NETWORKS) >= {"conv", "residual", "gated"}
+    for name in ("residual", "gated", "depthwise"):
+        records = certify(detector(name), images(4).float(), settings=Settings(eps=(0.01,), attack_steps=8, samples=4))
+        assert not sum(record.violations for record in records)
