@@ -12,9 +12,11 @@ from certood import __version__
 from certood.errors import CertoodError
 
 COMMANDS = {
+    "demo": "The whole path on bundled images, in about two minutes.",
     "train": "Train a detector from a recipe.",
     "evaluate": "Measure a detector: every score on every OOD set.",
     "certify": "Certify a detector: radii, Lipschitz constants, attacks, guaranteed metrics.",
+    "report": "Theory beside benchmark of some runs, in one HTML file.",
     "inspect": "List what of a network can be bounded.",
     "data": "List, check and fetch image sets.",
 }

@@ -1,0 +1,31 @@
+"""`certood report`: theory beside benchmark of some runs, in one file."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File to write.  [default: report.html beside a single run's files]"
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["html", "json", "csv", "latex"]),
+    default="html",
+    show_default=True,
+    help="The page, or its tables alone (to standard output without --out).",
+)
+def command(runs: tuple[Path, ...], out: Path | None, kind: str) -> None:
+    """Compare RUNS, directories that were evaluated or certified, in one self-contained page."""
+    from certood.analysis import report
+
+    if kind == "html":
+        out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    text = report(runs, out, format=kind)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        click.echo(f"Written: {out}")
