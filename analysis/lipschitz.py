@@ -8,6 +8,7 @@ from torch import Tensor
 
 from certood.analysis.bounds import Analysis, LpBall, analyse, score_gradient
 from certood.analysis.bounds.activations import Activation
+from certood.analysis.bounds.axis_functions import LogSoftmax, LogSumExp, Maximum, Softmax
 from certood.analysis.bounds.operations import (
     ChannelAffine,
     Concatenation,
@@ -94,7 +95,7 @@ def _score_factor(score: Score) -> float:
             return math.inf
 
 
-def _constant(  # noqa: PLR0911 (one return an operation)
+def _constant(  # noqa: PLR0911, PLR0912 (one case an operation)
     operation: Operation,
     inputs: Sequence[float],
     shapes: Sequence[torch.Size],
@@ -112,11 +113,14 @@ def _constant(  # noqa: PLR0911 (one return an operation)
         case Convolution():
             return inputs[0] * convolution_norm(operation, shapes[0], norm)
         case ChannelAffine():
-            return inputs[0] * float(operation.scale.abs().max()) * (_copies(operation, shapes[0], norm))
+            result = torch.broadcast_shapes(operation.scale.shape, operation.shift.shape, shapes[0])
+            return inputs[0] * float(operation.scale.abs().max()) * _copies(result, shapes[0], norm)
         case Monotone():
             return inputs[0] * _monotone_norm(operation, shapes[0], norm)
         case WeightedSum():
-            return sum(abs(factor) * constant for factor, constant in zip(operation.factors, inputs, strict=True))
+            result = torch.broadcast_shapes(*shapes)
+            parts = zip(operation.factors, inputs, shapes, strict=True)
+            return sum(abs(factor) * constant * _copies(result, shape, norm) for factor, constant, shape in parts)
         case Concatenation():
             return max(inputs) if norm == math.inf else float(torch.tensor(inputs).double().norm(norm))
         case Activation():
@@ -131,19 +135,24 @@ def _constant(  # noqa: PLR0911 (one return an operation)
             return inputs[0] * (1.0 if norm == math.inf else overlaps ** (1 / norm))
         case Product():
             first, second = (float(torch.maximum(low.abs(), high.abs()).max()) for low, high in boxes)
-            spread = math.prod(shapes[0]) / max(1, math.prod(shapes[1]))
-            copies = (
-                (1.0, 1.0) if norm == math.inf else (max(1, 1 / spread) ** (1 / norm), max(1, spread) ** (1 / norm))
-            )
+            result = torch.broadcast_shapes(*shapes)
+            copies = [_copies(result, shape, norm) for shape in shapes]
             return second * copies[0] * inputs[0] + first * copies[1] * inputs[1]
+        case Maximum() | LogSumExp():
+            return inputs[0]
+        case Softmax():
+            return inputs[0] / 2  # Σⱼ |∂pₖ/∂zⱼ| = 2pₖ(1 − pₖ), and the Jacobian is symmetric
+        case LogSoftmax():
+            # I − 1pᵀ: rows sum to 2(1 − pₖ), columns to at most K, and ‖1‖₂‖p‖₂ ≤ √K
+            count = math.prod(shapes[0][axis] for axis in operation.axes)
+            return inputs[0] * {math.inf: 2.0, 2.0: 1 + math.sqrt(count), 1.0: float(count)}[norm]
         case _:
             return math.inf
 
 
-def _copies(operation: ChannelAffine, shape: torch.Size, norm: float) -> float:
-    """How much broadcasting against a larger constant repeats an input."""
-    result = torch.broadcast_shapes(operation.scale.shape, operation.shift.shape, shape)
-    return 1.0 if norm == math.inf else (math.prod(result) / math.prod(shape)) ** (1 / norm)
+def _copies(result: Sequence[int], shape: Sequence[int], norm: float) -> float:
+    """By how much broadcasting an input of this shape to the result enlarges its norm."""
+    return 1.0 if norm == math.inf else (math.prod(result) / max(1, math.prod(shape))) ** (1 / norm)
 
 
 def _matrix_norm(weight: Tensor, norm: float) -> float:

@@ -108,6 +108,13 @@ EXP = Activation(
     partial(smooth_relaxation, torch.exp, lambda lower, upper: torch.exp(upper)),
     partial(rising_slopes, torch.exp),
 )
+ABS = Activation(
+    "abs",
+    torch.abs,
+    partial(kinked_relaxation, torch.abs, (0.0,)),
+    partial(step_slopes, ((0.0, -1.0, 1.0),)),
+    (0.0,),
+)
 HARDSIGMOID = Activation(
     "hardsigmoid",
     F.hardsigmoid,

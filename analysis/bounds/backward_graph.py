@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.activations import Activation
+from certood.analysis.bounds.axis_functions import AxisFunction
 from certood.analysis.bounds.graph import Graph, Node
 from certood.analysis.bounds.operations import (
     Elementwise,
@@ -119,6 +120,8 @@ def _chains(
         for other, shape in ((1, shapes[0]), (0, shapes[1])):
             factor = tuple(bound.expand(len(bound), *node.shape) for bound in boxes[node.inputs[other]])
             yield [(Gate(factor[0], factor[1]), node.shape), (_summed(shape), shape)]
+    elif isinstance(operation, AxisFunction):
+        yield _axis_chain(operation, boxes[node.inputs[0]], shapes[0])
     elif isinstance(operation, MaxPool):
         yield _max_pool_chain(operation, boxes[node.inputs[0]], node.shape, shapes[0])
     else:
@@ -128,6 +131,21 @@ def _chains(
 def _summed(shape: torch.Size) -> Monotone:
     """The sum over the axes along which an input of this shape had been broadcast."""
     return Monotone(lambda x: sum_to_shape(x[:, None], shape)[:, 0])
+
+
+def _axis_chain(function: AxisFunction, box: Interval, shape: torch.Size) -> list[tuple[Operation, torch.Size]]:
+    """Every gradient once for every input of its vector, gated by the Jacobian, and summed."""
+    least, most = function.jacobian(*(function.vectors(bound) for bound in box))
+    spread = least.shape[1:]
+    inner = spread[:-2]
+
+    def copies(x: Tensor) -> Tensor:
+        return function.coefficients(x, inner, 1)[..., None].expand(-1, *spread)
+
+    def sums(x: Tensor) -> Tensor:
+        return function.spread(x.sum(-2), shape)
+
+    return [(Monotone(copies), spread), (Gate(least, most), spread), (Monotone(sums), shape)]
 
 
 def _max_pool_chain(

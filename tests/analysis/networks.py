@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,28 @@ class Gated(nn.Module):
         return logits
 
 
+class Head(nn.Module):
+    """What a network may end in, or mix with: softmax, log-softmax, logsumexp, maxima, padding, absolute values."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv, self.out = kind, nn.Conv2d(2, 4, 3, 2, 1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(F.pad(x, (1, 0, 0, 1)))
+        match self.kind:
+            case "softmax":
+                z = torch.softmax(3 * y, 1).mean((2, 3))
+            case "log-softmax":
+                z = torch.log_softmax(y, 1).abs().mean((2, 3))
+            case "logsumexp":
+                z = torch.logsumexp(y, (2, 3))
+            case _:
+                z = y.amax((2, 3)) + y.max(2).values.sum(2)
+        logits: Tensor = self.out(torch.cat([z, x.flatten(2).sum(2) @ torch.ones(2, 4).to(x) / 128], 1))
+        return torch.log_softmax(logits, 1) if self.kind == "softmax" else logits
+
+
 def sequential(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(Normalise([0.4, 0.5], [0.3, 0.2]), *layers)
 
@@ -86,6 +109,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     ),
     "residual": Residual,
     "gated": Gated,
+    **{kind: partial(Head, kind) for kind in ("softmax", "log-softmax", "logsumexp", "maxima")},
     "elementwise first": lambda: nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(128, 6), nn.ReLU(), nn.Linear(6, 4)),
 }
 

@@ -271,7 +271,21 @@ def test_our_networks_are_captured_for_any_batch(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "vgg11", "alexnet", "googlenet", "mobilenet_v2", "efficientnet_b0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "densenet121",
+        "wide_resnet50_2",
+        "vgg11",
+        "alexnet",
+        "googlenet",
+        "mobilenet_v2",
+        "efficientnet_b0",
+        "shufflenet_v2_x0_5",
+        "squeezenet1_0",
+    ],
+)
 def test_torchvisions_networks_are_captured(name: str) -> None:
     import torchvision
 
@@ -333,3 +347,45 @@ def test_bad_questions_are_refused(make: Callable[[], object], message: str) -> 
 
 def graph_of(name: str) -> Graph:
     return capture(network(name), images())
+
+
+def test_batch_normalisation_and_scaling_fold_into_the_layer_before() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, 2, 1),
+        nn.BatchNorm2d(4),
+        Normalise([0.1] * 4, [0.7] * 4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 6),
+        nn.BatchNorm1d(6),
+        nn.ReLU(),
+        nn.Linear(6, 3),
+    )
+    for _ in range(3):
+        model(3 * torch.rand(16, *SHAPE) + 1)
+    graph = capture(model, images())
+    assert [type(node.operation).__name__ for node in graph.nodes[1:]] == [
+        "Convolution", "Activation", "Monotone", "Linear", "Activation", "Linear"
+    ]  # fmt: skip
+    torch.testing.assert_close(graph(images()), model.double().eval()(images()), rtol=1e-10, atol=1e-10)
+
+
+class Shared(nn.Module):
+    """What two operations read is not folded away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.out = nn.Conv2d(2, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        logits: Tensor = self.out((torch.relu(self.norm(y)) + y).flatten(1))
+        return logits
+
+
+def test_what_is_read_twice_is_not_folded() -> None:
+    model = Shared()
+    model(torch.rand(16, *SHAPE))
+    graph = capture(model, images())
+    torch.testing.assert_close(graph(images()), model.double().eval()(images()), rtol=1e-10, atol=1e-10)
