@@ -44,7 +44,7 @@ class Question:
         γ − S ≥ γ + T(p·z/T + H(p)) ≥ A·x + b; over the ball of radius r its least value is known in closed form.
         """
         count = len(ball)
-        if not isinstance(self.score, Energy) or analysis.method == "interval":
+        if not isinstance(self.score, Energy) or analysis.kind == "interval":
             return torch.zeros(count).double()
         logits = scaled_logits(analysis, self.score, absent_class=self.absent_class)
         weights = logits.centre.softmax(1)

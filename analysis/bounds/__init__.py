@@ -14,7 +14,7 @@ from certood.analysis.bounds.ball import Bounds, LpBall
 from certood.analysis.bounds.capture import capture, list_operations, supported_operations
 from certood.analysis.bounds.gradient_bounds import GradientBounds, gradient_bound, logit_gradient_bound, score_gradient
 from certood.analysis.bounds.graph import Graph, Node
-from certood.analysis.bounds.propagation import METHODS, Analysis, LinearBound, analyse
+from certood.analysis.bounds.propagation import METHODS, Analysis, LinearBound, analyse, default_memory, row_memory
 from certood.analysis.bounds.score_bounds import score_bounds, score_lower, score_upper
 from certood.errors import CertoodError
 from certood.scores import Score
@@ -51,34 +51,49 @@ def bound(
     score: Score | None = None,
     iterations: int = 20,
     max_memory: float | None = None,
+    dtype: torch.dtype = torch.float64,
     engine: str = "certood",
 ) -> Bounds:
     """Bounds over a ball of the logits (N, K), of rows C·f(x) + c of them (N, M), or of a score (N,).
 
     `method` is interval, crown-ibp, crown or alpha-crown (slopes optimised in `iterations` steps); `specification` is (C, c)
     with C of shape (N, M, K) or (M, K) and c of (N, M), (M,) or None; `max_memory` is in bytes, by default a quarter of what is
-    free; `engine` may be auto-lirpa where that package is installed (l_inf only). Raises CertoodError for a specification
-    that does not fit, and CannotCertify for a score without bounds.
+    free: images are taken in parts that fit, and where a single one does not, a simpler method is used and named in the
+    result. `dtype` float32 is faster; its rounding errors widen the bounds. `engine` may be auto-lirpa where that package is
+    installed (l_inf only). Raises CertoodError for a specification that does not fit, and CannotCertify for a score without
+    bounds.
     """
     if specification is not None and score is not None:
         raise CertoodError("give a specification or a score, not both")
-    analysis: Analysis | AutoLirpa
-    if engine == "auto-lirpa":
-        analysis = AutoLirpa(graph, ball, method, iterations=iterations)
-    elif engine == "certood":
-        analysis = analyse(graph, ball, method, iterations=iterations, max_memory=max_memory)
-    else:
+    if engine not in ("certood", "auto-lirpa"):
         raise CertoodError(f"unknown engine {engine!r}; expected certood or auto-lirpa")
-    if score is not None:
-        return score_bounds(analysis, score)
-    count = len(ball)
-    if specification is None:
-        return analysis.rows(torch.eye(graph.outputs, dtype=torch.float64).expand(count, -1, -1))
-    coefficients = specification[0].to(torch.float64)
-    if coefficients.ndim not in (2, 3) or coefficients.shape[-1] != graph.outputs:
-        raise CertoodError(
-            f"expected C of shape (N, M, {graph.outputs}) or (M, {graph.outputs}), got {coefficients.shape}"
-        )
-    constant = specification[1]
+    rows, constant = _specification(specification, graph.outputs, len(ball))
+    budget = max_memory or default_memory()
+    at_once = max(1, int(budget // row_memory(graph, dtype)))
+    found = []
+    for start, part in zip(range(0, len(ball), at_once), ball.split(at_once), strict=True):
+        analysis: Analysis | AutoLirpa
+        if engine == "auto-lirpa":
+            analysis = AutoLirpa(graph, part, method, iterations=iterations)
+        else:
+            analysis = analyse(graph, part, method, iterations=iterations, max_memory=budget, dtype=dtype)
+        if score is not None:
+            found.append(score_bounds(analysis, score))
+        else:
+            chosen = slice(start, start + at_once)
+            found.append(analysis.rows(rows[chosen], None if constant is None else constant[chosen]))
+    return Bounds(torch.cat([part.lower for part in found]), torch.cat([part.upper for part in found]), found[0].method)
+
+
+def _specification(
+    given: tuple[Tensor, Tensor | None] | None, outputs: int, count: int
+) -> tuple[Tensor, Tensor | None]:
+    """Rows (N, M, K) and constants (N, M) or None; without a specification those that read the logits."""
+    if given is None:
+        return torch.eye(outputs, dtype=torch.float64).expand(count, -1, -1), None
+    coefficients = given[0].to(torch.float64)
+    if coefficients.ndim not in (2, 3) or coefficients.shape[-1] != outputs:
+        raise CertoodError(f"expected C of shape (N, M, {outputs}) or (M, {outputs}), got {coefficients.shape}")
     rows = coefficients.expand(count, *coefficients.shape[-2:])
-    return analysis.rows(rows, None if constant is None else constant.to(torch.float64).expand(count, rows.shape[1]))
+    constant = given[1]
+    return rows, None if constant is None else constant.to(torch.float64).expand(count, rows.shape[1])

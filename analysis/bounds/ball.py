@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from certood.analysis.bounds.sums import BLOCK, UNIT, blocked_sum
 from certood.analysis.bounds.windows import Windows
 from certood.errors import CertoodError
 
@@ -99,35 +100,36 @@ class LpBall:
     def __len__(self) -> int:
         return len(self.centre)
 
+    def split(self, count: int) -> list["LpBall"]:
+        """The balls in parts of at most so many."""
+        parts = zip(self.centre.split(count), self.eps.split(count), strict=True)
+        return [LpBall(centre, eps, self.norm) for centre, eps in parts]
+
     @property
     def is_box(self) -> bool:
         """Whether the ball is a box."""
         return self.norm == math.inf
 
     def least(self, rows: Tensor | Windows) -> Tensor:
-        """min of rows·x over the ball, (N, R), for rows (N, R, C, H, W).
+        """min of rows·x over the ball, (N, R) in float64, for rows (N, R, C, H, W).
 
         The better of the dual norm over the unclipped ball, x·A − ε‖A‖_q, and the minimum over the clipped box, which
-        contains the ball for every norm; both are sound.
+        contains the ball for every norm; both are sound. For rows in float32 the box is widened by what rounding may cost.
         """
         middle, half = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
+        values = rows.values if isinstance(rows, Windows) else rows
+        if values.dtype == torch.float32:
+            half = half + (BLOCK + 8) * UNIT * (middle.abs() + half)
+        planes = torch.cat([middle, half], 1).to(values.dtype)
         if isinstance(rows, Windows):
-            flat, place = rows.values.flatten(2), rows.gather
+            centre, reach = rows.gather(planes).chunk(2, 4)
         else:
-            flat, place = rows.flatten(2), _beside_rows
-
-        def dot(coefficients: Tensor, planes: Tensor) -> Tensor:
-            under = place(planes).flatten(2)
-            if under.shape[1] == 1:
-                return (coefficients @ under[:, 0, :, None])[..., 0]
-            return torch.einsum("nrd,nrd->nr", coefficients, under)
-
-        box = dot(flat, middle) - dot(flat.abs(), half)
+            centre, reach = planes[:, None].chunk(2, 2)
+        box = blocked_sum((values * centre).addcmul_(values.abs(), reach, value=-1).flatten(2))
         if self.norm == math.inf:
             return box
+        exact = values.to(torch.float64)
+        where = rows.gather(self.centre) if isinstance(rows, Windows) else self.centre[:, None]
+        flat = exact.flatten(2)
         dual = flat.norm(dim=2) if self.norm == 2 else flat.abs().amax(2)
-        return torch.maximum(box, dot(flat, self.centre) - self.eps[:, None] * dual)
-
-
-def _beside_rows(planes: Tensor) -> Tensor:
-    return planes[:, None]
+        return torch.maximum(box, (exact * where).flatten(2).sum(2) - self.eps[:, None] * dual)

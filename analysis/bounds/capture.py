@@ -190,7 +190,7 @@ def _parts(
         def narrow(x: Tensor, start: int = start, size: int = size) -> Tensor:
             return x.narrow(axis, start, size)
 
-        nodes.append(Node(item.name, Monotone(narrow), (whole.index,), torch.Size(shape[1:]), source))
+        nodes.append(Node(item.name, Monotone(narrow, 0), (whole.index,), torch.Size(shape[1:]), source))
         found.append(Reference(len(nodes) - 1))
         start += size
     if note is not None:

@@ -111,7 +111,7 @@ def logit_gradient_bound(
 
 def _backwards(forward: Analysis, ball: LpBall, gradients: SumBox, *, elementwise: bool = True) -> GradientBounds:
     graph = backward_graph(forward.graph, forward.boxes)
-    method = "interval" if forward.method == "interval" else "crown"
+    method = "interval" if forward.kind == "interval" else "crown"
     backward = analyse(graph, gradients, method, max_memory=forward.max_memory)
     last = len(graph.nodes) - 1
     lower, upper = (bound.flatten(1) for bound in backward.boxes[last])

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from certood.analysis.bounds.relaxations import Relaxation
+from certood.analysis.bounds.sums import blocked_sum
 from certood.analysis.bounds.windows import Windows
 
 Interval = tuple[Tensor, Tensor]
@@ -23,6 +24,8 @@ Rows = Tensor | Windows
 
 # Windows that cover more than one part in so many of the plane become whole planes.
 WINDOW_SHARE = 2
+# Windows of at least so many pixels go back through a convolution of stride 1 as convolutions do.
+CONVOLVED_AREA = 9
 # A matrix product with fewer columns than this is slower than its arithmetic.
 PRODUCT_COLUMNS = 96
 
@@ -49,6 +52,11 @@ class LinearOperation(Operation):
     def transpose_windows(self, rows: Windows, shapes: Sequence[torch.Size]) -> tuple[Sequence[Rows], Tensor]:
         """What `transpose` gives, for rows that are windows; as whole planes unless the operation knows better."""
         return self.transpose(rows.dense(), shapes)
+
+    def unit_rows(self, neurons: Tensor, shapes: Sequence[torch.Size], plane: torch.Size) -> tuple[Rows, Tensor] | None:
+        """Rows of the one input, and constants (N, R), that give single outputs (N, R) of a node of this shape; None where that
+        is no shorter than `transpose`."""
+        return None
 
     @abstractmethod
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
@@ -102,8 +110,14 @@ class Linear(LinearOperation):
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> tuple[list[Tensor], Tensor]:
         """Wᵀ of the rows."""
-        constant = (rows * self.bias).flatten(2).sum(2)
+        constant = blocked_sum((rows * self.bias).flatten(2))
         return [rows @ self.weight], constant
+
+    def unit_rows(self, neurons: Tensor, shapes: Sequence[torch.Size], plane: torch.Size) -> tuple[Rows, Tensor] | None:
+        """Rows of W."""
+        if len(plane) != 1:
+            return None
+        return self.weight[neurons], self.bias[neurons].to(torch.float64)
 
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
         """Wᵀ."""
@@ -146,7 +160,7 @@ class Convolution(LinearOperation):
 
     def transpose_windows(self, rows: Windows, shapes: Sequence[torch.Size]) -> tuple[Sequence[Rows], Tensor]:
         """Windows grow by the kernel; those that would cover most of the plane become whole planes."""
-        constant = torch.einsum("nrhwc,c->nr", rows.values, self.bias)
+        constant = blocked_sum((rows.values @ self.bias).flatten(2))
         plane = shapes[0]
         grown = [
             (size - 1) * stride + dilation * (extent - 1) + 1
@@ -165,7 +179,12 @@ class Convolution(LinearOperation):
         return [found], constant
 
     def _spread(self, rows: Windows, size: Sequence[int], padding: tuple[int, int]) -> Tensor:
-        """The transposed convolution (N, R, *size, C): one matrix product for every element of the kernel."""
+        """The transposed convolution (N, R, *size, C).
+
+        Small windows go by one matrix product for every element of the kernel, which costs less than a convolution's set-up.
+        """
+        if rows.covers or (self.stride == (1, 1) and rows.size[0] * rows.size[1] >= CONVOLVED_AREA):
+            return self._convolved_back(rows.values, size, padding)
         kernel = self.weight.shape[2:]
         own = self.weight.unflatten(0, (self.groups, -1)).permute(3, 4, 0, 1, 2)
         count, total, height, width, _ = rows.values.shape
@@ -190,6 +209,36 @@ class Convolution(LinearOperation):
                 )
                 back[:, :, near_place, far_place] += parts[:, :, near, far, place]
         return back
+
+    def _convolved_back(self, values: Tensor, size: Sequence[int], padding: tuple[int, int]) -> Tensor:
+        flat = values.flatten(0, 1).permute(0, 3, 1, 2)
+        # What the convolution left over at the far border, because its stride did not reach it.
+        rest = [
+            whole - ((extent - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1)
+            for whole, extent, stride, pad, dilation, kernel in zip(
+                size, flat.shape[2:], self.stride, padding, self.dilation, self.weight.shape[2:], strict=True
+            )
+        ]
+        back = F.conv_transpose2d(flat, self.weight, None, self.stride, padding, rest, self.groups, self.dilation)
+        found: Tensor = back.permute(0, 2, 3, 1).unflatten(0, values.shape[:2])
+        return found
+
+    def unit_rows(self, neurons: Tensor, shapes: Sequence[torch.Size], plane: torch.Size) -> tuple[Rows, Tensor] | None:
+        """The kernels of the neurons, each where it reads."""
+        if self.groups != 1:
+            return None
+        channels = neurons // (plane[1] * plane[2])
+        top = neurons // plane[2] % plane[1] * self.stride[0] - self.padding[0]
+        left = neurons % plane[2] * self.stride[1] - self.padding[1]
+        reach = [
+            dilation * (kernel - 1) + 1 for dilation, kernel in zip(self.dilation, self.weight.shape[2:], strict=True)
+        ]
+        if reach[0] * reach[1] * WINDOW_SHARE > shapes[0][1] * shapes[0][2]:
+            return None
+        kernels = self.weight.new_zeros(len(self.weight), *reach, self.weight.shape[1])
+        kernels[:, :: self.dilation[0], :: self.dilation[1]] = self.weight.permute(0, 2, 3, 1)
+        found = Windows(kernels[channels], top, left, shapes[0])
+        return found.scaled(found.inside()), self.bias[channels].to(torch.float64)
 
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
         """The transposed convolution."""
@@ -253,7 +302,7 @@ class ChannelAffine(LinearOperation):
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> tuple[list[Tensor], Tensor]:
         """The rows, scaled, and summed over axes that were broadcast."""
-        constant = (rows * self.shift).flatten(2).sum(2)
+        constant = blocked_sum((rows * self.shift).flatten(2))
         return [sum_to_shape(rows * self.scale, shapes[0])], constant
 
     def transpose_windows(self, rows: Windows, shapes: Sequence[torch.Size]) -> tuple[Sequence[Rows], Tensor]:
@@ -261,7 +310,7 @@ class ChannelAffine(LinearOperation):
         if shapes[0] != rows.plane:
             return self.transpose(rows.dense(), shapes)
         scale, shift = (rows.gather(part.expand(len(rows.top), *rows.plane)) for part in (self.scale, self.shift))
-        return [rows.scaled(scale)], (rows.values * shift).flatten(2).sum(2)
+        return [rows.scaled(scale)], blocked_sum((rows.values * shift).flatten(2))
 
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
         """The same scale, without the shift."""
@@ -295,10 +344,14 @@ class Broadcast(LinearOperation):
 
 
 class Monotone(LinearOperation):
-    """A linear map of one input with no negative coefficient: reshaping, slicing, averaging; its transpose by autograd."""
+    """A linear map of one input with no negative coefficient: reshaping, slicing, averaging; its transpose by autograd.
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function = function
+    `overlap` is the number of outputs that one input enters, 0 where nothing is computed but only moved, None where it is not
+    known.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], overlap: int | None = None) -> None:
+        self.function, self.overlap = function, overlap
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """The value (N, *shape)."""

@@ -31,7 +31,7 @@ def optimised_least(analysis: Analysis, node: int, rows: Tensor, iterations: int
         source = graph.nodes[index].inputs[0]
         if graph.nodes[index].operation is RELU and source not in slopes:
             lower, upper = analysis.boxes[source]
-            start = (upper > -lower).to(lower.dtype)[:, None].expand(-1, rows.shape[1], *lower.shape[1:])
+            start = (upper > -lower).to(analysis.dtype)[:, None].expand(-1, rows.shape[1], *lower.shape[1:])
             slopes[source] = start.clone().requires_grad_()
     if not slopes or not iterations:
         return best

@@ -1,12 +1,14 @@
 """Bounds of every node of a graph over a ball: intervals forwards, linear functions backwards (CROWN).
 
-Zhang et al., NeurIPS 2018 (arXiv 1811.00866); Xu et al., NeurIPS 2020 (arXiv 2002.12920). Everything is in float64.
+Zhang et al., NeurIPS 2018 (arXiv 1811.00866); Xu et al., NeurIPS 2020 (arXiv 2002.12920). In float64; rows may be in
+float32, with what rounding may cost subtracted (`rounding`).
 """
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -14,12 +16,28 @@ from torch import Tensor
 from certood.analysis.bounds.activations import RELU
 from certood.analysis.bounds.ball import Bounds, Region
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.operations import Convolution, Curved, Elementwise, Interval, LinearOperation, Rows
+from certood.analysis.bounds.operations import (
+    Convolution,
+    Curved,
+    Elementwise,
+    Interval,
+    LinearOperation,
+    Operation,
+    Rows,
+)
 from certood.analysis.bounds.optimised import optimised_least
 from certood.analysis.bounds.pairs import JointRelaxation
 from certood.analysis.bounds.relaxations import Relaxation, relu_relaxation
+from certood.analysis.bounds.rounding import (
+    casting_loss,
+    check_precision,
+    linear_loss,
+    operations_in,
+    rounded_lines,
+)
+from certood.analysis.bounds.rows import magnitude, relaxed, summed
 from certood.analysis.bounds.windows import Windows
-from certood.errors import CannotCertify, CertoodError
+from certood.errors import CertoodError
 
 METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")
 MEMORY_SHARE = 0.25
@@ -43,7 +61,8 @@ class LinearBound:
 class Analysis:
     """What is known of a graph over a ball: a box for every node, and linear bounds of any rows of a node.
 
-    `lines` keeps the relaxations of elementwise nodes, whose boxes are final once something after them is bounded.
+    `kind` is one of METHODS, and `instead_of` the one that was asked for where it did not fit into `max_memory`. `lines`
+    keeps the relaxations of elementwise nodes, whose boxes are final once something after them is bounded.
 
     With `iterations` above 0 the slopes of ReLU are optimised for every row that is bounded. Tighter boxes usually give
     tighter rows, but not always: `simpler` is the analysis by the method before, with which rows are intersected.
@@ -51,12 +70,25 @@ class Analysis:
 
     graph: Graph
     ball: Region
-    method: str
+    kind: str
     max_memory: float
+    dtype: torch.dtype = torch.float64
+    instead_of: str = ""
     iterations: int = 0
     simpler: "Analysis | None" = None
     boxes: dict[int, Interval] = field(default_factory=dict)
     lines: dict[int, Relaxation] = field(default_factory=dict)
+    losses: dict[int, Tensor | None] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """What computed the bounds, in words: also where another method was asked for."""
+        return f"{self.kind} ({self.instead_of} exceeded the memory budget)" if self.instead_of else self.kind
+
+    @cached_property
+    def operations(self) -> Sequence[Operation]:
+        """The operations of the graph in the precision of the rows."""
+        return operations_in(self.graph, self.dtype)
 
     def logits(self) -> Bounds:
         """Bounds of the logits (N, K)."""
@@ -83,7 +115,7 @@ class Analysis:
         lower = torch.einsum("nmk,nk->nm", coefficients.clamp_min(0), box.lower)
         lower = lower + torch.einsum("nmk,nk->nm", coefficients.clamp_max(0), box.upper)
         gained = 0
-        if self.method != "interval":
+        if self.kind != "interval":
             lower = torch.maximum(lower, self.least(len(self.graph.nodes) - 1, coefficients))
         if self.simpler is not None:
             other = self.simpler.lower_rows(coefficients)
@@ -94,12 +126,7 @@ class Analysis:
     def least(self, node: int, rows: Rows) -> Tensor:
         """Lower bounds (N, R) of rows (N, R, *shape) of a node, in chunks that keep to the memory budget."""
         size = max(other.shape.numel() for other in self.graph.nodes[: node + 1])
-        chunk = int(self.max_memory // (COPIES * 8 * size * len(self.ball)))
-        if chunk < 1:
-            raise CannotCertify(
-                f"one row of linear bounds needs {COPIES * 8 * size * len(self.ball) / 2**20:.0f} MiB, but max_memory is "
-                f"{self.max_memory / 2**20:.0f} MiB; use fewer images at once, or method 'interval'"
-            )
+        chunk = max(1, int(self.max_memory // (COPIES * self.dtype.itemsize * size * len(self.ball))))
         if self.iterations:
             # The graph of the ascent keeps every layer's coefficients, and every row has slopes of its own.
             chunk = max(1, chunk // len(self.graph.nodes))
@@ -125,104 +152,72 @@ class Analysis:
     def linear_lower(self, node: int, rows: Tensor, slopes: Mapping[int, Tensor] | None = None) -> LinearBound:
         """A linear function of the image that bounds rows (N, R, *shape) of a node from below over the ball."""
         reached, constant = self._propagated(node, rows, slopes)
-        return LinearBound(reached.dense() if isinstance(reached, Windows) else reached, constant)
+        dense = reached.dense() if isinstance(reached, Windows) else reached
+        return LinearBound(dense.to(torch.float64), constant)
 
     def _propagated(self, node: int, rows: Rows, slopes: Mapping[int, Tensor] | None = None) -> tuple[Rows, Tensor]:
-        """Rows of the image, and constants, that bound rows of a node from below."""
-        pending: dict[int, Rows] = {node: rows}
-        constant = torch.zeros(())
+        """Rows of the image, and constants in float64, that bound rows of a node from below."""
+        pending: dict[int, Rows] = {node: rows.to(self.dtype)}
+        constant = torch.zeros(()).double() - self._lost(rows, partial(casting_loss, self.boxes[node]))
         for index in range(node, 0, -1):
             if index not in pending:
                 continue
-            own = pending.pop(index)
-            current = self.graph.nodes[index]
-            operation = current.operation
-            shapes = [self.graph.nodes[source].shape for source in current.inputs]
-            parts: Sequence[Rows]
-            if isinstance(operation, Convolution) and isinstance(own, Tensor):
-                own = Windows.whole(own)
-            if isinstance(operation, LinearOperation):
-                if isinstance(own, Windows):
-                    parts, added = operation.transpose_windows(own, shapes)
-                else:
-                    parts, added = operation.transpose(own, shapes)
-            elif isinstance(operation, JointRelaxation):
-                dense = own.dense() if isinstance(own, Windows) else own
-                parts, added = operation.transpose_lower(dense, [self.boxes[i] for i in current.inputs], shapes)
-            else:
-                assert isinstance(operation, Elementwise)
-                part, added = _relaxed(own, self._relaxation(index, operation, slopes))
-                parts = [part]
+            parts, added = self._step(index, pending.pop(index), slopes)
             constant = constant + added
-            for source, part in zip(current.inputs, parts, strict=True):
-                pending[source] = _sum(pending[source], part) if source in pending else part
+            for source, part in zip(self.graph.nodes[index].inputs, parts, strict=True):
+                if source in pending:
+                    pending[source] = summed(pending[source], part)
+                    constant = constant - self._lost(pending[source], partial(casting_loss, self.boxes[source]))
+                else:
+                    pending[source] = part
         return pending[0], constant
 
+    def _step(self, index: int, own: Rows, slopes: Mapping[int, Tensor] | None) -> tuple[Sequence[Rows], Tensor]:
+        """Rows of the inputs of a node, and constants, that bound rows of the node from below."""
+        node = self.graph.nodes[index]
+        shapes = [self.graph.nodes[source].shape for source in node.inputs]
+        boxes = [self.boxes[source] for source in node.inputs]
+        operation = self.operations[index]
+        parts: Sequence[Rows]
+        if isinstance(operation, Convolution) and isinstance(own, Tensor):
+            own = Windows.whole(own)
+        if isinstance(operation, LinearOperation):
+            if isinstance(own, Windows):
+                parts, added = operation.transpose_windows(own, shapes)
+            else:
+                parts, added = operation.transpose(own, shapes)
+            return parts, added - self._lost(own, partial(self._linear_loss, index))
+        if isinstance(operation, JointRelaxation):
+            dense = own.dense() if isinstance(own, Windows) else own
+            exact, added = operation.transpose_lower(dense.to(torch.float64), boxes, shapes)
+            for part, box in zip(exact, boxes, strict=True):
+                added = added - self._lost(part, partial(casting_loss, box))
+            return [part.to(self.dtype) for part in exact], added
+        assert isinstance(operation, Elementwise)
+        before, added = relaxed(own, self._relaxation(index, operation, slopes))
+        return [before], added.to(torch.float64)
+
+    def _lost(self, rows: Rows, loss: Callable[[], Tensor | None]) -> Tensor | float:
+        """What rounding of a step may cost a bound of these rows: nothing is counted in float64."""
+        plane = None if self.dtype == torch.float64 else loss()
+        return 0.0 if plane is None else magnitude(rows, plane).to(torch.float64)
+
+    def _linear_loss(self, index: int) -> Tensor | None:
+        if index not in self.losses:
+            node = self.graph.nodes[index]
+            assert isinstance(node.operation, LinearOperation)
+            self.losses[index] = linear_loss(node.operation, [self.boxes[source] for source in node.inputs], node.shape)
+        return self.losses[index]
+
     def _relaxation(self, index: int, operation: Elementwise, slopes: Mapping[int, Tensor] | None) -> Relaxation:
+        """Lines for the rows, in their precision."""
         source = self.graph.nodes[index].inputs[0]
-        lower, upper = self.boxes[source]
+        box = lower, upper = self.boxes[source]
         if operation is RELU and slopes is not None:
-            return relu_relaxation(lower[:, None], upper[:, None], slopes.get(source))
+            return rounded_lines(relu_relaxation(lower[:, None], upper[:, None], slopes.get(source)), box, self.dtype)
         if index not in self.lines:
-            self.lines[index] = operation.lines(lower, upper)
+            self.lines[index] = rounded_lines(operation.lines(lower, upper), box, self.dtype)
         return self.lines[index]
-
-
-def _relaxed(rows: Rows, lines: Relaxation) -> tuple[Rows, Tensor]:
-    """Rows before an activation, from rows after it: a positive coefficient takes the lower line, a negative the upper.
-
-    The lines are for (N, *shape), or have slopes of their own for every row.
-    """
-    if isinstance(rows, Windows):
-        return _relaxed_windows(rows, lines)
-
-    def place(line: Tensor) -> Tensor:
-        return line[:, None] if line.ndim < rows.ndim else line
-
-    negative = rows.clamp_max(0)
-    constant = _contracted(negative, lines.upper_shift)
-    if lines.shifted:
-        constant = constant + _contracted(rows.clamp_min(0), lines.lower_shift)
-    return _weighted(rows, negative, place(lines.lower_slope), place(lines.upper_slope)), constant
-
-
-def _weighted(rows: Tensor, negative: Tensor, lower_slope: Tensor, upper_slope: Tensor) -> Tensor:
-    """max(A, 0)·lower + min(A, 0)·upper, in few large temporaries: fresh memory is what costs most here."""
-    return (rows * lower_slope).addcmul_(negative, upper_slope - lower_slope)
-
-
-def _contracted(rows: Tensor, line: Tensor) -> Tensor:
-    """Σ rows·line (N, R), for a line (N, *shape) or one for every row."""
-    if line.ndim == rows.ndim:
-        return (rows * line).flatten(2).sum(2)
-    return (rows.flatten(2) @ line.flatten(1)[:, :, None])[..., 0]
-
-
-def _relaxed_windows(rows: Windows, lines: Relaxation) -> tuple[Rows, Tensor]:
-    if lines.lower_slope.ndim == 5:  # slopes of their own for every row, which are whole planes then
-        found, constant = _relaxed(rows.dense(), lines)
-        assert isinstance(found, Tensor)
-        return Windows.whole(found), constant
-    stacked, parts = lines.stacked
-    lower_slope, upper_slope, upper_shift, *lower_shift = rows.gather(stacked).chunk(parts, 4)
-    negative = rows.values.clamp_max(0)
-    constant = _contracted_windows(negative, upper_shift)
-    if lower_shift:
-        constant = constant + _contracted_windows(rows.values.clamp_min(0), lower_shift[0])
-    return replace(rows, values=_weighted(rows.values, negative, lower_slope, upper_slope)), constant
-
-
-def _contracted_windows(values: Tensor, line: Tensor) -> Tensor:
-    """Σ values·line (N, R), for a line (N, R or 1, h, w, C)."""
-    if line.shape[1] == 1:
-        return (values.flatten(2) @ line.flatten(2).transpose(1, 2))[..., 0]
-    return (values * line).flatten(2).sum(2)
-
-
-def _sum(first: Rows, second: Rows) -> Rows:
-    if isinstance(first, Windows):
-        return first.add(second)
-    return second.add(first) if isinstance(second, Windows) else first + second
 
 
 def _or_infinite(values: Tensor, sign: int) -> Tensor:
@@ -231,7 +226,13 @@ def _or_infinite(values: Tensor, sign: int) -> Tensor:
 
 
 def analyse(
-    graph: Graph, ball: Region, method: str = "crown", *, iterations: int = 20, max_memory: float | None = None
+    graph: Graph,
+    ball: Region,
+    method: str = "crown",
+    *,
+    iterations: int = 20,
+    max_memory: float | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Analysis:
     """Boxes of every node over a ball.
 
@@ -239,7 +240,9 @@ def analyse(
     bounds, of the neurons whose sign is not known (ReLU) or of all of them. `alpha-crown` optimises the slopes of every row
     in `iterations` steps, those of rows before an activation where INTERMEDIATE_WORK allows. For the norms 2 and 1 the box
     of whatever is affine in the image comes from the dual norm, elementwise operations first included. `max_memory` is in
-    bytes. Raises CertoodError for an unknown method or images of another shape.
+    bytes; where not even one row fits into it, a method that needs less is used, and named. With `dtype` float32 rows take half
+    the time and memory, and bounds are widened by what rounding may cost. Raises CertoodError for an unknown method or
+    precision, or images of another shape.
     """
     if method not in METHODS:
         raise CertoodError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
@@ -247,14 +250,17 @@ def analyse(
         raise CertoodError(
             f"the network takes images {tuple(graph.nodes[0].shape)}, got {tuple(ball.centre.shape[1:])}"
         )
-    analysis = Analysis(graph, ball, method, max_memory or _default_memory())
-    if method in ("crown", "alpha-crown"):
-        simpler = METHODS[METHODS.index(method) - 1]
-        analysis.simpler = analyse(graph, ball, simpler, max_memory=analysis.max_memory)
+    check_precision(dtype)
+    budget = max_memory or default_memory()
+    kind = _affordable(method, graph, len(ball), budget, dtype)
+    analysis = Analysis(graph, ball, kind, budget, dtype, instead_of="" if kind == method else method)
+    if kind in ("crown", "alpha-crown"):
+        simpler = METHODS[METHODS.index(kind) - 1]
+        analysis.simpler = analyse(graph, ball, simpler, max_memory=budget, dtype=dtype)
     analysis.boxes[0] = (ball.lower, ball.upper)
     affine = {0}
     readers = _curved_readers(graph)
-    linear_bounds = method in ("crown", "alpha-crown")
+    linear_bounds = kind in ("crown", "alpha-crown")
     with torch.no_grad():
         for index, node in enumerate(graph.nodes[1:], start=1):
             box = node.operation.interval([analysis.boxes[source] for source in node.inputs])
@@ -271,10 +277,24 @@ def analyse(
             else:
                 continue
             work = node.shape.numel() * max(part.shape.numel() for part in graph.nodes)
-            analysis.iterations = iterations if method == "alpha-crown" and work <= INTERMEDIATE_WORK else 0
+            analysis.iterations = iterations if kind == "alpha-crown" and work <= INTERMEDIATE_WORK else 0
             _tighten(analysis, index, chosen.flatten(1))
-    analysis.iterations = iterations if method == "alpha-crown" else 0
+    analysis.iterations = iterations if kind == "alpha-crown" else 0
     return analysis
+
+
+def row_memory(graph: Graph, dtype: torch.dtype) -> int:
+    """Bytes that one row of linear bounds takes for one image."""
+    return COPIES * dtype.itemsize * max(node.shape.numel() for node in graph.nodes)
+
+
+def _affordable(method: str, graph: Graph, images: int, budget: float, dtype: torch.dtype) -> str:
+    """The method, or a simpler one where a single row of the linear bounds of all images exceeds the budget."""
+    row = images * row_memory(graph, dtype)
+    if method != "interval" and row > budget:
+        return "interval"
+    # The ascent keeps every layer's coefficients.
+    return "crown" if method == "alpha-crown" and row * len(graph.nodes) > budget else method
 
 
 def _curved_readers(graph: Graph) -> dict[int, list[Curved]]:
@@ -296,11 +316,10 @@ def _tighten(analysis: Analysis, index: int, chosen: Tensor) -> None:
     # Every image has its own neurons to bound; shorter lists are filled up with neurons that are bounded once more.
     order = chosen.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
     shape = analysis.graph.nodes[index].shape
-    budget = max(1, int(analysis.max_memory // (COPIES * 8 * lower.shape[1] * len(lower))))
+    budget = max(1, int(analysis.max_memory // (COPIES * analysis.dtype.itemsize * lower.shape[1] * len(lower))))
     new_lower, new_upper = lower.clone(), upper.clone()
     for part in order.split(budget, 1):
-        found_lower = analysis.least(index, _units(part, shape, lower.dtype, 1.0))
-        found_upper = -analysis.least(index, _units(part, shape, lower.dtype, -1.0))
+        found_lower, found_upper = _unit_bounds(analysis, index, part)
         new_lower.scatter_(1, part, torch.maximum(lower.gather(1, part), found_lower))
         new_upper.scatter_(1, part, torch.minimum(upper.gather(1, part), found_upper))
     # Rounding may cross bounds that coincide; the wider order is the sound one.
@@ -311,15 +330,30 @@ def _tighten(analysis: Analysis, index: int, chosen: Tensor) -> None:
     )
 
 
-def _units(neurons: Tensor, shape: torch.Size, dtype: torch.dtype, sign: float) -> Rows:
-    """`sign` times the rows that read off single neurons (N, R) of a node."""
+def _unit_bounds(analysis: Analysis, index: int, neurons: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds of single neurons (N, R) of a node, by linear bounds of what the node reads where it reads one thing linearly."""
+    node, operation = analysis.graph.nodes[index], analysis.operations[index]
+    direct = None
+    if isinstance(operation, LinearOperation):
+        shapes = [analysis.graph.nodes[source].shape for source in node.inputs]
+        direct = operation.unit_rows(neurons, shapes, node.shape)
+    if direct is None:
+        units = _units(neurons, node.shape, analysis.dtype)
+        return analysis.least(index, units), -analysis.least(index, -units)
+    rows, constant = direct
+    (source,) = node.inputs
+    return analysis.least(source, rows) + constant, constant - analysis.least(source, -rows)
+
+
+def _units(neurons: Tensor, shape: torch.Size, dtype: torch.dtype) -> Rows:
+    """The rows that read off single neurons (N, R) of a node."""
     if len(shape) == 3:
-        return Windows.units(neurons, shape, dtype, sign)
+        return Windows.units(neurons, shape, dtype)
     unit = torch.zeros(*neurons.shape, shape.numel(), dtype=dtype)
-    return unit.scatter_(2, neurons[..., None], sign).view(*neurons.shape, *shape)
+    return unit.scatter_(2, neurons[..., None], 1.0).view(*neurons.shape, *shape)
 
 
-def _default_memory() -> float:
+def default_memory() -> float:
     """A quarter of the memory that is free now."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -15,12 +15,21 @@ GRID = 33
 
 @dataclass(frozen=True)
 class Relaxation:
-    """Two lines, elementwise: one below the function and one above it."""
+    """Two lines, elementwise: one below the function and one above it.
+
+    `loss`, if there is one, is what going back through the lines may cost by rounding, for a coefficient of one.
+    """
 
     lower_slope: Tensor
     lower_shift: Tensor
     upper_slope: Tensor
     upper_shift: Tensor
+    loss: Tensor | None = None
+
+    def rounded(self, dtype: torch.dtype, loss: Tensor) -> "Relaxation":
+        """The lines with coefficients of this type, and what that may cost."""
+        parts = self.lower_slope, self.lower_shift, self.upper_slope, self.upper_shift, loss
+        return Relaxation(*(part.to(dtype) for part in parts))
 
     @cached_property
     def shifted(self) -> bool:
@@ -29,8 +38,9 @@ class Relaxation:
 
     @cached_property
     def stacked(self) -> tuple[Tensor, int]:
-        """Lower slope, upper slope, upper shift, and the lower shift if there is one, as channels that lie together."""
+        """Slopes below and above, the shift above, the shift below if there is one, the loss if there is one: as channels."""
         parts = [self.lower_slope, self.upper_slope, self.upper_shift, *([self.lower_shift] if self.shifted else [])]
+        parts += [] if self.loss is None else [self.loss]
         # Channels last in memory: what is gathered for a window is then copied in whole runs.
         joined = torch.cat([part.permute(0, 2, 3, 1) for part in parts], 3)
         return joined.permute(0, 3, 1, 2), len(parts)

@@ -135,7 +135,7 @@ def _reshaping(call: Call) -> Operation:
     shape = tuple(call.shape)
     if torch.Size(shape).numel() != call.input_shapes[0].numel():
         raise _refuse(call, "where it mixes images of a batch")
-    return Monotone(lambda x: x.reshape(len(x), *shape))
+    return Monotone(lambda x: x.reshape(len(x), *shape), 0)
 
 
 def _axis(axis: int, call: Call) -> int:
@@ -150,26 +150,26 @@ def _permutation(call: Call) -> Operation:
     order = [axis % (len(call.shape) + 1) for axis in call.arguments[1]]
     if order[0] != 0:
         raise _refuse(call, "where it moves the batch axis")
-    return Monotone(lambda x: x.permute(order))
+    return Monotone(lambda x: x.permute(order), 0)
 
 
 def _transposition(call: Call) -> Operation:
     one, two = _axis(call.arguments[1], call), _axis(call.arguments[2], call)
-    return Monotone(lambda x: x.transpose(one, two))
+    return Monotone(lambda x: x.transpose(one, two), 0)
 
 
 def _slice(call: Call) -> Operation:
     raw = call.arguments[1] if len(call.arguments) > 1 else 0
     start, end, step = (_argument(call, place, default) for place, default in ((2, None), (3, None), (4, 1)))
     if raw == 0 and start in (None, 0) and (end is None or end >= 2**31):
-        return Monotone(lambda x: x)
+        return Monotone(lambda x: x, 0)
     axis = _axis(raw, call)
-    return Monotone(lambda x: x[(slice(None),) * axis + (slice(start, end, step),)])
+    return Monotone(lambda x: x[(slice(None),) * axis + (slice(start, end, step),)], 0)
 
 
 def _selection(call: Call) -> Operation:
     axis, index = _axis(call.arguments[1], call), call.arguments[2]
-    return Monotone(lambda x: x.select(axis, index))
+    return Monotone(lambda x: x.select(axis, index), 0)
 
 
 def _concatenation(call: Call) -> Operation:
@@ -189,12 +189,12 @@ def _axes(call: Call) -> list[int]:
 
 def _mean(call: Call) -> Operation:
     chosen, keep = _axes(call), bool(_argument(call, 2, False))
-    return Monotone(lambda x: x.mean(chosen, keepdim=keep))
+    return Monotone(lambda x: x.mean(chosen, keepdim=keep), 1)
 
 
 def _total(call: Call) -> Operation:
     chosen, keep = _axes(call), bool(_argument(call, 2, False))
-    return Monotone(lambda x: x.sum(chosen, keepdim=keep))
+    return Monotone(lambda x: x.sum(chosen, keepdim=keep), 1)
 
 
 def _along_axes(kind: type[AxisFunction]) -> Translator:
@@ -209,7 +209,7 @@ def _padding(call: Call) -> Operation:
         raise _refuse(call, f"with the value {value} (0 is)")
     if len(sizes) > 2 * len(call.shape):
         raise _refuse(call, "along the batch axis")
-    return Monotone(lambda x: F.pad(x, sizes))
+    return Monotone(lambda x: F.pad(x, sizes), 0)
 
 
 def _product_with_matrix(call: Call) -> Operation:
@@ -229,7 +229,7 @@ def _average_pool(call: Call) -> Operation:
     stride = _pair(_argument(call, 2, ()) or kernel)
     padding = _pair(_argument(call, 3, 0))
     ceil, count, divisor = _argument(call, 4, False), _argument(call, 5, True), _argument(call, 6, None)
-    return Monotone(lambda x: F.avg_pool2d(x, kernel, stride, padding, ceil, count, divisor))
+    return Monotone(lambda x: F.avg_pool2d(x, kernel, stride, padding, ceil, count, divisor), kernel[0] * kernel[1])
 
 
 def _max_pool(call: Call) -> Operation:

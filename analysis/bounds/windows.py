@@ -32,12 +32,15 @@ class Windows:
         return Windows(rows.permute(0, 1, 3, 4, 2), origin, origin, rows.shape[2:], covers=True)
 
     @staticmethod
-    def units(neurons: Tensor, plane: torch.Size, dtype: torch.dtype, sign: float = 1.0) -> Windows:
-        """`sign` times the rows that read off single neurons, given by their flat indices (N, R)."""
+    def units(neurons: Tensor, plane: torch.Size, dtype: torch.dtype) -> Windows:
+        """The rows that read off single neurons, given by their flat indices (N, R)."""
         channels, height, width = plane
         values = torch.zeros(*neurons.shape, 1, 1, channels, dtype=dtype)
-        values.view(*neurons.shape, channels).scatter_(2, (neurons // (height * width))[..., None], sign)
+        values.view(*neurons.shape, channels).scatter_(2, (neurons // (height * width))[..., None], 1.0)
         return Windows(values, neurons // width % height, neurons % width, plane)
+
+    def __neg__(self) -> Windows:
+        return replace(self, values=-self.values)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -48,6 +51,10 @@ class Windows:
         """The rows in parts of at most so many."""
         parts = zip(self.values.split(count, 1), self.top.split(count, 1), self.left.split(count, 1), strict=True)
         return [Windows(*part, self.plane, self.covers) for part in parts]
+
+    def to(self, dtype: torch.dtype) -> Windows:
+        """The rows in another precision."""
+        return replace(self, values=self.values.to(dtype))
 
     def scaled(self, factor: Tensor | float) -> Windows:
         """The rows times what broadcasts against (N, R, h, w, C)."""

@@ -133,9 +133,9 @@ def network(name: str, trained: bool = False) -> nn.Module:
     return model.double().eval()
 
 
-def sampled(x: Tensor, eps: float, norm: float, count: int) -> Tensor:
+def sampled(x: Tensor, eps: float, norm: float, count: int, seed: int = 2) -> Tensor:
     """Points of the ball, most of them on its boundary, clipped to [0, 1]: (count, N, C, H, W)."""
-    generator = torch.Generator().manual_seed(2)
+    generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, *x.shape, dtype=torch.float64, generator=generator)
     if norm == math.inf:
         step = noise.sign() * eps

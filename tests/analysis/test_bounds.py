@@ -144,8 +144,18 @@ def test_a_small_memory_budget_changes_nothing_but_the_chunks() -> None:
     ample = bound(graph, LpBall(x, 0.02), "crown")
     tight = bound(graph, LpBall(x, 0.02), "crown", max_memory=8 * 8 * 4 * 64 * 2 * 2.5)
     torch.testing.assert_close(ample.lower, tight.lower, rtol=1e-12, atol=1e-12)
-    with pytest.raises(CannotCertify, match="one row of linear bounds needs"):
-        bound(graph, LpBall(x, 0.02), "crown", max_memory=1000)
+
+
+def test_what_does_not_fit_into_memory_is_replaced_and_named() -> None:
+    graph, x = capture(network("residual"), images()), images()
+    row = 8 * 8 * 4 * 64
+    one_image = bound(graph, LpBall(x, 0.02), "crown", max_memory=1.2 * row)
+    torch.testing.assert_close(one_image.lower, bound(graph, LpBall(x, 0.02), "crown").lower, rtol=1e-12, atol=1e-12)
+    none = bound(graph, LpBall(x, 0.02), "crown", max_memory=0.9 * row)
+    assert none.method == "interval (crown exceeded the memory budget)"
+    torch.testing.assert_close(none.lower, bound(graph, LpBall(x, 0.02), "interval").lower)
+    plain = bound(graph, LpBall(x, 0.02), "alpha-crown", max_memory=3 * row)
+    assert plain.method.startswith("crown (alpha-crown exceeded the memory budget)")
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -1,0 +1,71 @@
+"""Bounds in float32: never inside those in float64, close to them, and sound where rounding alone decides."""
+
+import pytest
+import torch
+from torch import nn
+
+from certood.analysis.bounds import LpBall, analyse, bound, capture, rounding
+from certood.analysis.bounds import ball as region
+from certood.errors import CertoodError
+from tests.analysis.networks import NETWORKS, NORMS, RADII, images, network
+
+
+@pytest.mark.parametrize("method", ["crown-ibp", "crown"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_is_as_tight_as_float64_up_to_rounding_and_never_tighter(name: str, method: str) -> None:
+    graph, x = capture(network(name, trained=True), images()), images()
+    for norm in NORMS:
+        ball = LpBall(x, RADII[norm], norm)
+        exact, rounded = (bound(graph, ball, method, dtype=dtype) for dtype in (torch.float64, torch.float32))
+        assert (rounded.lower <= exact.lower + 1e-9).all()
+        assert (rounded.upper >= exact.upper - 1e-9).all()
+        scale = exact.width + exact.lower.abs() + exact.upper.abs()
+        assert (rounded.width <= exact.width + 0.02 * scale).all()
+
+
+def cancelling() -> nn.Module:
+    """Logits that are small differences of large numbers, none of which float32 holds exactly."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 40), nn.ReLU(), nn.Linear(40, 4))
+    model = model.double()
+    with torch.no_grad():
+        model[0].weight.mul_(1e3)
+        model[0].bias.add_(1e4)
+        model[3].weight[20:] = -model[3].weight[:20]
+        model[5].weight[:, 20:] = model[5].weight[:, :20] * (1 + 1e-6)
+    return model
+
+
+def test_rounding_that_decides_is_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = cancelling(), images(6)
+    value = model(x).detach()
+    analysis = analyse(capture(model, x), LpBall(x, 0.0), "crown-ibp", dtype=torch.float32)
+    last, rows = len(analysis.graph.nodes) - 1, torch.eye(4).double().expand(6, -1, -1)
+    # The linear bounds alone: boxes, which are in float64, would hide what is wrong with them.
+    assert (analysis.least(last, rows) <= value).all()
+    assert (-analysis.least(last, -rows) >= value).all()
+    analysis.losses.clear()
+    analysis.lines.clear()
+    for module in (rounding, region):
+        monkeypatch.setattr(module, "UNIT", 0.0)
+    # Without what is subtracted they are wrong.
+    assert (analysis.least(last, rows) > value).any() or (-analysis.least(last, -rows) < value).any()
+
+
+def test_optimised_slopes_in_float32_are_sound_and_help() -> None:
+    graph, x = capture(network("mlp", trained=True), images()), images()
+    ball = LpBall(x, 0.08)
+    plain = bound(graph, ball, "crown", dtype=torch.float32)
+    exact = bound(graph, ball, "alpha-crown", iterations=10)
+    rounded = bound(graph, ball, "alpha-crown", iterations=10, dtype=torch.float32)
+    assert (rounded.width <= plain.width).all()
+    torch.testing.assert_close(rounded.lower, exact.lower, rtol=1e-3, atol=1e-3)
+
+
+def test_precisions_that_bounds_cannot_have_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, ball = capture(network("mlp"), images()), LpBall(images(), 0.1)
+    with pytest.raises(CertoodError, match=r"float64 or float32, not torch\.float16"):
+        bound(graph, ball, dtype=torch.float16)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    with pytest.raises(CertoodError, match="full precision"):
+        bound(graph, ball, dtype=torch.float32)
