@@ -1,18 +1,21 @@
-"""Attacks on an OOD score: projected gradient steps inside a ball, and the smallest distance at which a decision changes.
+"""Attacks on an OOD score inside a ball: projected gradient ascent, for l1 Frank–Wolfe.
 
-Madry et al., ICLR 2018 (arXiv 1706.06083); shrinking steps from the best point, as in APGD (Croce & Hein, ICML 2020,
-arXiv 2003.01690). What is found here is an upper bound of the true radius; that nothing is found proves nothing.
+Madry et al., ICLR 2018 (arXiv 1706.06083); steps that shrink and go on from the best point, as in APGD (Croce & Hein, ICML 2020,
+arXiv 2003.01690). What is found here bounds from one side only; that nothing is found proves nothing.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from certood.analysis.radii import Question, largest_radius
-
 Values = Callable[[Tensor], Tensor]
+
+
+def generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
+    """A random generator for every image, that does not depend on the images beside it."""
+    return [torch.Generator().manual_seed((seed * 1_000_003 + int(index)) % 2**63) for index in indices]
 
 
 def project(step: Tensor, eps: Tensor, norm: float) -> Tensor:
@@ -40,7 +43,7 @@ def distances(first: Tensor, second: Tensor, norm: float) -> Tensor:
 
 
 def steepest_step(slope: Tensor, norm: float, spread: float = 0.05) -> Tensor:
-    """A step of norm one along which the linear function rises most; for l1 over the largest `spread` of the pixels."""
+    """A step of norm one along which a linear function rises most; for l1 evenly over the steepest `spread` of the pixels."""
     flat = slope.flatten(1)
     if norm == math.inf:
         step = flat.sign()
@@ -53,15 +56,30 @@ def steepest_step(slope: Tensor, norm: float, spread: float = 0.05) -> Tensor:
     return step.view_as(slope)
 
 
-def random_start(images: Tensor, eps: Tensor, norm: float, generator: torch.Generator) -> Tensor:
-    """A random point of every ball, clipped to the pixel range."""
-    noise = torch.randn(images.shape, generator=generator, dtype=images.dtype)
+def random_start(images: Tensor, eps: Tensor, norm: float, random: Sequence[torch.Generator]) -> Tensor:
+    """A random point of every ball, clipped to the pixel range; a generator an image."""
+    noise = torch.stack([torch.randn(images.shape[1:], generator=one, dtype=images.dtype) for one in random])
     if norm == math.inf:
         noise = noise.sign()
-    scale = torch.rand(len(images), generator=generator, dtype=images.dtype) * eps
+    scale = torch.stack([torch.rand((), generator=one, dtype=images.dtype) for one in random]) * eps
     size = torch.linalg.vector_norm(noise.flatten(1), norm, dim=1).clamp_min(1e-12)
     moved: Tensor = images + noise * (scale / size).view(-1, 1, 1, 1)
     return moved.clamp(0, 1)
+
+
+def sparse_corner(slope: Tensor, images: Tensor, eps: Tensor) -> Tensor:
+    """The step (N, C, H, W) along which a linear function rises most in the clipped l1 ball: steepest pixels to their ends."""
+    flat, points = slope.flatten(1), images.flatten(1)
+    room = torch.where(flat > 0, 1 - points, points)
+    order = flat.abs().argsort(1, descending=True)
+    space = room.gather(1, order)
+    moved = torch.minimum((eps[:, None] - (space.cumsum(1) - space)).clamp_min(0), space)
+    return (flat.sign() * torch.zeros_like(room).scatter(1, order, moved)).view_as(images)
+
+
+def inside(points: Tensor, images: Tensor, eps: Tensor, norm: float) -> Tensor:
+    """Points drawn into B_p(x, ε) ∩ [0, 1]^d around each image; where the pixel range cuts, near and not the nearest."""
+    return (images + project(points - images, eps, norm)).clamp(0, 1)
 
 
 def ascend(
@@ -70,116 +88,55 @@ def ascend(
     eps: Tensor,
     norm: float,
     *,
+    random: Sequence[torch.Generator],
     steps: int = 20,
     restarts: int = 1,
-    generator: torch.Generator,
-    enough: float | None = None,
+    starts: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Largest values (N,) found in the balls, and where (N, C, H, W); starts at the image itself, then at random points.
+    """Largest values (N,) found in the balls, and where (N, C, H, W): images in [0, 1], ε (N,) in pixels.
 
-    Stops as soon as every value exceeds `enough`. Points stay in B_p(x, ε) ∩ [0, 1]^d.
+    Begins at the images themselves, at `starts` drawn into the balls, and at random points, `restarts` times in all; for
+    the random points there is a generator an image. Points stay in B_p(x, ε) ∩ [0, 1]^d.
     """
     with torch.no_grad():
         best = values(images)
     where = images.clone()
+    begins = [images, *(inside(start, images, eps, norm) for start in starts)]
     for restart in range(restarts):
-        point = images.clone() if restart == 0 else random_start(images, eps, norm, generator)
-        length = eps / 2 if steps > 1 else eps
-        for step in range(steps + 1):
-            point.requires_grad_()
-            value = values(point)
-            (slope,) = torch.autograd.grad(value.sum(), point)
-            with torch.no_grad():
-                better = value > best
-                best = torch.where(better, value, best)
-                where = torch.where(better.view(-1, 1, 1, 1), point, where)
-                if step in (steps // 3, 2 * steps // 3):
-                    length = length / 3
-                    point = where.clone()
-                    continue
-                moved = point + length.view(-1, 1, 1, 1) * steepest_step(slope, norm)
-                point = (images + project(moved - images, eps, norm)).clamp(0, 1)
-        if enough is not None and bool((best > enough).all()):
-            break
-    return best.detach(), where.detach()
+        begin = begins[restart] if restart < len(begins) else random_start(images, eps, norm, random)
+        value, point = _climb(values, images, begin, eps, norm, steps)
+        better = value > best
+        best = torch.where(better, value, best)
+        where = torch.where(better.view(-1, 1, 1, 1), point, where)
+    return best, where
 
 
-def attack_radii(
-    question: Question,
-    images: Tensor,
-    accepted: Tensor,
-    certified: Tensor,
-    *,
-    steps: int = 30,
-    restarts: int = 2,
-    probes: int = 8,
-    seed: int = 0,
-) -> Tensor:
-    """Smallest distances (N,) at which a changed decision was found, infinite where none was; `certified` is where to start.
+def _climb(
+    values: Values, images: Tensor, begin: Tensor, eps: Tensor, norm: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    """One run: the largest values met, and where.
 
-    Ball sizes are searched by bisection between the certified radius and the first success; every success is then drawn
-    towards the image along the segment as far as it stays one. A distance below the certified radius is a violation of
-    soundness, so that the first probe looks inside the certified ball.
+    For l1 by Frank–Wolfe steps towards corners of the clipped ball; otherwise by projected steps, which shrink twice and
+    then go on from the best point.
     """
-    signs = torch.where(accepted, 1.0, -1.0).double()
-    generator = torch.Generator().manual_seed(seed)
-    limit = largest_radius(question.norm, images[0].numel())
-    found = torch.full((len(images),), math.inf, dtype=torch.float64)
-    point = images.clone().requires_grad_()
-    scores = question.scores(point)
-    (slope,) = torch.autograd.grad(scores.sum(), point)
-    dual = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}[float(question.norm)]
-    linear = (question.threshold - scores).abs().detach() / slope.flatten(1).norm(dual, dim=1).clamp_min(1e-12)
-
-    def attempt(chosen: Tensor, eps: Tensor) -> None:
-        own = signs[chosen]
-
-        def margins(candidates: Tensor) -> Tensor:
-            return own * (question.scores(candidates) - question.threshold)
-
-        _, where = ascend(
-            margins, images[chosen], eps, question.norm, steps=steps, restarts=restarts, generator=generator, enough=0.0
-        )
-        with torch.no_grad():
-            changed = (question.scores(where) <= question.threshold) != accepted[chosen]
-            part, success = chosen[changed], where[changed]
-            if len(part):
-                drawn = _drawn(question, images[part], success, accepted[part])
-                found[part] = torch.minimum(found[part], distances(drawn, images[part], question.norm))
-
-    low = certified.to(torch.float64).clone()
-    inside = (low > 0).nonzero().flatten()
-    if len(inside):
-        attempt(inside, low[inside])
-    eps = torch.maximum(low * 1.05, linear).clamp(1e-9, limit)
-    for _ in range(probes):
-        waiting = found.isinf().nonzero().flatten()
-        if not len(waiting):
+    point, best, where = begin.clone(), torch.full_like(eps, -math.inf), begin.clone()
+    slope_there = torch.zeros_like(begin)
+    length = eps / 2 if steps > 1 else eps
+    for step in range(steps + 1):
+        point.requires_grad_()
+        value = values(point)
+        (slope,) = torch.autograd.grad(value.sum(), point)
+        point, value = point.detach(), value.detach()
+        better = value > best
+        here = better.view(-1, 1, 1, 1)
+        best, where = torch.where(better, value, best), torch.where(here, point, where)
+        slope_there = torch.where(here, slope, slope_there)
+        if step == steps:
             break
-        attempt(waiting, eps[waiting])
-        missed = waiting[found[waiting].isinf()]
-        low[missed] = torch.maximum(low[missed], eps[missed])
-        if bool((eps[missed] >= limit).all()):
-            break
-        eps[missed] = (1.5 * eps[missed]).clamp_max(limit)
-    for _ in range(probes):
-        open_ones = (found.isfinite() & (found > low * 1.02)).nonzero().flatten()
-        if not len(open_ones):
-            break
-        middle = (low + found)[open_ones] / 2
-        before = found[open_ones].clone()
-        attempt(open_ones, middle)
-        missed = open_ones[found[open_ones] >= before]
-        low[missed] = torch.maximum(low[missed], (low + found)[missed] / 2)
-    return found
-
-
-def _drawn(question: Question, images: Tensor, changed: Tensor, accepted: Tensor) -> Tensor:
-    """The points nearest to the images, on the segments from them, at which the decision is still the changed one."""
-    near, far = torch.zeros(len(images), dtype=torch.float64), torch.ones(len(images), dtype=torch.float64)
-    for _ in range(12):
-        middle = (near + far) / 2
-        point = images + middle.view(-1, 1, 1, 1) * (changed - images)
-        success = (question.scores(point) <= question.threshold) != accepted
-        near, far = torch.where(success, near, middle), torch.where(success, middle, far)
-    return images + far.view(-1, 1, 1, 1) * (changed - images)
+        if norm == 1:
+            point = point + 2 / (step + 2) * (images + sparse_corner(slope, images, eps) - point)
+            continue
+        if step in (steps // 3, 2 * steps // 3):
+            length, point, slope = length / 3, where, slope_there
+        point = inside(point + length.view(-1, 1, 1, 1) * steepest_step(slope, norm), images, eps, norm)
+    return best, where

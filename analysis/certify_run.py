@@ -1,13 +1,13 @@
 """`certood certify` on a run: its own images, with progress, resumable, several processes if wanted."""
 
+import contextlib
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from certood import __version__
-from certood.analysis.certification import Settings, certify, question_of
+from certood.analysis.bounds.auto_lirpa import load_auto_lirpa
+from certood.analysis.certification import question_of
 from certood.analysis.figures import draw_figures
 from certood.analysis.lipschitz import global_lipschitz
+from certood.analysis.radii import Question
 from certood.analysis.records import CERTIFICATES_FILE, Certificate, append_certificates, read_certificates
+from certood.analysis.settings import Settings
 from certood.analysis.summary import summarise
+from certood.analysis.workers import Job, results
 from certood.checkpoints import Detector
-from certood.data import ImageSource, to_pixels
+from certood.data import ImageSource
 from certood.errors import CertoodError, DataError, RunDirectoryError
 
 CERTIFICATION_FILE = "certification.json"
@@ -30,10 +34,9 @@ SETTINGS_FILE = "certification_settings.json"
 
 
 @dataclass(frozen=True)
-class Job:
-    """Images of one set that belong to one batch."""
+class _Set:
+    """A set to certify, and which of its images."""
 
-    name: str
     kind: str
     source: ImageSource
     indices: tuple[int, ...]
@@ -60,42 +63,70 @@ def certify_sets(
     """
     if limit is not None and limit < 1:
         raise CertoodError(f"expected a limit of at least 1 image a set, got {limit}")
+    if inside.name in outside:
+        raise DataError(f"{inside.name} cannot be in-distribution and outlying at once; leave it out of the OOD sets")
     sources = {inside.name: ("id", inside)} | {name: ("ood", source) for name, source in outside.items()}
     for name, (_, source) in sources.items():
-        if not len(source):
-            raise DataError(f"{name} has no images")
-        if source.shape != tuple(detector.input_shape):
-            raise DataError(
-                f"{name} has images of shape {source.shape}, the detector takes {tuple(detector.input_shape)}"
-            )
-    if settings.method != "smoothing":
-        question_of(detector, settings.norm)
+        _check(name, source, detector)
+    if settings.engine == "auto-lirpa":
+        load_auto_lirpa()
+    question = None if settings.method == "smoothing" else question_of(detector, settings.norm)
+    sets = {name: _Set(kind, source, _chosen(source, limit)) for name, (kind, source) in sources.items()}
     record = settings.record() | {
         "limit": limit,
-        "sets": {name: source.fingerprint for name, (_, source) in sources.items()},
+        "sets": {name: part.source.fingerprint for name, part in sets.items()},
         "score": detector.score.name,
         "threshold": detector.threshold,
         "weights": _fingerprint(detector),
     }
     path = out / CERTIFICATES_FILE
     _prepare(out, path, record, overwrite=overwrite)
-    done, _ = read_certificates(path, settings.eps) if path.exists() else ([], settings.eps)
-    jobs = list(_jobs(sources, done, limit, batch_size))
-    total = sum(len(_chosen(source, limit)) for _, source in sources.values())
+    done = _read(path, sets, settings)
+    jobs = _jobs(sets, done, batch_size)
     with _progress(enabled=progress) as bar:
-        task = bar.add_task("certify", total=total, completed=len(done))
-        for records in _results(detector, jobs, settings, devices):
-            append_certificates(path, records, settings.eps)
-            bar.advance(task, len(records))
-    records, _ = read_certificates(path, settings.eps)
-    result = _result(detector, records, settings)
+        task = bar.add_task("certify", total=sum(len(part.indices) for part in sets.values()), completed=len(done))
+        for records in results(detector, sources, jobs, settings, question, devices):
+            fresh = [one for one in records if (one.set, one.index) not in done]
+            append_certificates(path, fresh, settings.eps)
+            bar.advance(task, len(fresh))
+    # Processes finish in any order; what is computed from the records does not depend on it.
+    found = _read(path, sets, settings)
+    ordered = [found[name, index] for name, part in sets.items() for index in part.indices]
+    result = _result(detector, question, ordered, settings)
     write_json(out / CERTIFICATION_FILE, result)
     if figures:
-        draw_figures(records, result, out / "figures")
+        draw_figures(ordered, result, out / "figures")
     return result
 
 
-def _result(detector: Detector, records: Sequence[Certificate], settings: Settings) -> dict[str, Any]:
+def _check(name: str, source: ImageSource, detector: Detector) -> None:
+    if not len(source):
+        raise DataError(f"{name} has no images")
+    if source.shape != tuple(detector.input_shape):
+        raise DataError(f"{name} has images of shape {source.shape}, the detector takes {tuple(detector.input_shape)}")
+
+
+def _read(path: Path, sets: Mapping[str, _Set], settings: Settings) -> dict[tuple[str, int], Certificate]:
+    """The records that are there, by set and index; raises RunDirectoryError for one that is there twice, or not ours."""
+    records = read_certificates(path, settings.eps)[0] if path.exists() else []
+    found: dict[tuple[str, int], Certificate] = {}
+    wanted = {name: set(part.indices) for name, part in sets.items()}
+    for record in records:
+        key = record.set, record.index
+        if record.index not in wanted.get(record.set, ()) or record.kind != sets[record.set].kind:
+            problem = f"image {record.index} of {record.set!r} ({record.kind}), which is not to be certified"
+        elif key in found:
+            problem = f"image {record.index} of {record.set!r} twice"
+        else:
+            found[key] = record
+            continue
+        raise RunDirectoryError(f"{path} holds {problem}; delete that line, or replace all with --overwrite")
+    return found
+
+
+def _result(
+    detector: Detector, question: Question | None, records: Sequence[Certificate], settings: Settings
+) -> dict[str, Any]:
     smoothed = settings.method == "smoothing"
     return {
         "norm": settings.record()["norm"],
@@ -103,7 +134,7 @@ def _result(detector: Detector, records: Sequence[Certificate], settings: Settin
         "dtype": "float32" if smoothed else "float64",
         "eps": list(settings.eps),
         **summarise(records, settings.eps, smoothed=smoothed),
-        "global_lipschitz": math.nan if smoothed else global_lipschitz(question_of(detector, settings.norm)),
+        "global_lipschitz": math.nan if question is None else global_lipschitz(question),
         "score": detector.score.name,
         "threshold": detector.threshold,
         "settings": settings.record(),
@@ -118,6 +149,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(_finite(content), indent=2) + "\n", "utf-8")
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
 
 
@@ -129,9 +162,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _fingerprint(detector: Detector) -> float:
-    """A number that changes with the weights."""
-    return float(sum(value.double().abs().sum() for value in detector.model.state_dict().values()))
+def _fingerprint(detector: Detector) -> str:
+    """SHA-256 over the weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(detector.model.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _prepare(out: Path, path: Path, record: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -157,47 +193,20 @@ def _prepare(out: Path, path: Path, record: Mapping[str, Any], *, overwrite: boo
         raise RunDirectoryError(f"cannot use the folder {out}: {error}") from error
 
 
-def _chosen(source: ImageSource, limit: int | None) -> list[int]:
+def _chosen(source: ImageSource, limit: int | None) -> tuple[int, ...]:
     """Indices spread evenly over a set: sets are often ordered by class."""
     count = len(source) if limit is None else min(limit, len(source))
-    return [index * len(source) // count for index in range(count)]
+    return tuple(index * len(source) // count for index in range(count))
 
 
-def _jobs(
-    sources: Mapping[str, tuple[str, ImageSource]], done: Sequence[Certificate], limit: int | None, batch_size: int
-) -> Iterator[Job]:
-    finished = {(record.set, record.index) for record in done}
-    for name, (kind, source) in sources.items():
-        waiting = [index for index in _chosen(source, limit) if (name, index) not in finished]
-        for start in range(0, len(waiting), batch_size):
-            yield Job(name, kind, source, tuple(waiting[start : start + batch_size]))
-
-
-def _work(detector: Detector, job: Job, settings: Settings) -> list[Certificate]:
-    images = to_pixels(job.source.batch(torch.tensor(job.indices)))
-    return certify(
-        detector,
-        images,
-        kind=job.kind,
-        name=job.name,
-        indices=job.indices,
-        # Images of every batch have their own random numbers, whichever process takes it.
-        settings=replace(settings, seed=settings.seed + job.indices[0]),
-        batch_size=len(job.indices),
-    )
-
-
-def _results(detector: Detector, jobs: Sequence[Job], settings: Settings, devices: int) -> Iterator[list[Certificate]]:
-    if devices <= 1:
-        for job in jobs:
-            yield _work(detector, job, settings)
-        return
-    threads = max(1, torch.get_num_threads() // devices)
-    with ProcessPoolExecutor(
-        devices, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
-    ) as pool:
-        for future in as_completed([pool.submit(_work, detector, job, settings) for job in jobs]):
-            yield future.result()
+def _jobs(sets: Mapping[str, _Set], done: Mapping[tuple[str, int], Certificate], batch_size: int) -> list[Job]:
+    """Batches of which something is missing; always the same ones, so that a resumed run rounds as an uninterrupted one."""
+    batches = [
+        Job(name, part.kind, part.indices[start : start + batch_size])
+        for name, part in sets.items()
+        for start in range(0, len(part.indices), batch_size)
+    ]
+    return [job for job in batches if not all((job.name, index) in done for index in job.indices)]
 
 
 def _progress(*, enabled: bool) -> Progress:
@@ -209,6 +218,8 @@ def _progress(*, enabled: bool) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        # A batch may take minutes: the time left is estimated from all of them, not from the last half minute.
+        speed_estimate_period=24 * 3600,
         console=console,
         disable=not enabled or not console.is_terminal,
     )

@@ -1,6 +1,7 @@
 """Estimates: gradient norms, largest sampled gradients and CLEVER. None of them certifies anything."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from scipy import stats
@@ -21,13 +22,15 @@ def gradient_norms(question: Question, images: Tensor) -> Tensor:
 
 
 def sampled_gradient_norms(
-    question: Question, images: Tensor, eps: Tensor, *, samples: int = 16, seed: int = 0
+    question: Question, images: Tensor, eps: Tensor, *, random: Sequence[torch.Generator], samples: int = 16
 ) -> Tensor:
-    """Norms (samples, N) of gradients at random points of the balls, half of them one steepest step further out."""
-    generator = torch.Generator().manual_seed(seed)
+    """Norms (samples, N) of gradients at random points of the balls, half of them one steepest step further out.
+
+    `random` has a generator an image.
+    """
     found = []
     for index in range(samples):
-        points = random_start(images, eps, question.norm, generator).requires_grad_()
+        points = random_start(images, eps, question.norm, random).requires_grad_()
         (slope,) = torch.autograd.grad(question.scores(points).sum(), points)
         if index % 2:
             sign = 1 if index % 4 == 1 else -1

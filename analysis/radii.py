@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds import Analysis, Graph, LpBall, analyse, score_lower, score_upper
-from certood.analysis.bounds.score_bounds import scaled_logits
+from certood.analysis.bounds.auto_lirpa import AutoLirpa
+from certood.analysis.bounds.score_bounds import RowBounds, scaled_logits
 from certood.scores import Energy, Score, score_logits
 
 Slack = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -32,7 +33,7 @@ class Question:
         """Scores (N,) in float64 of images (N, C, H, W); differentiable."""
         return score_logits(self.score, self.graph(images), absent_class=self.absent_class)
 
-    def margin_bounds(self, analysis: Analysis, accepted: bool) -> Tensor:
+    def margin_bounds(self, analysis: RowBounds, accepted: bool) -> Tensor:
         """Lower bounds (N,) over the ball of γ − S where images are accepted, of S − γ where they are rejected."""
         if accepted:
             return self.threshold - score_upper(analysis, self.score, absent_class=self.absent_class)
@@ -75,15 +76,24 @@ def certified_radii(
     iterations: int = 20,
     max_passes: int = 16,
     max_memory: float | None = None,
+    engine: str = "certood",
 ) -> Tensor:
     """Certified radii (N,) in pixels of images (N, C, H, W) for their own decisions, `accepted` (N,).
 
     Each is within `tolerance`, relatively, of the largest that the method certifies, unless `max_passes` ends the search. `guess`
-    is where the search starts, e.g. the gradient radius. α-CROWN starts from what CROWN certifies.
+    is where the search starts, e.g. the gradient radius. α-CROWN starts from what CROWN certifies. `engine` may be
+    auto-lirpa, which has no closed form of the radius.
     """
     if method == "alpha-crown":
         crown = certified_radii(
-            question, images, accepted, method="crown", tolerance=0.05, guess=guess, max_memory=max_memory
+            question,
+            images,
+            accepted,
+            method="crown",
+            tolerance=0.05,
+            guess=guess,
+            max_memory=max_memory,
+            engine=engine,
         )
         guess = (1.1 * crown).clamp_min(1e-6)
     found = torch.zeros(len(images), dtype=torch.float64)
@@ -96,6 +106,9 @@ def certified_radii(
             chosen: Tensor, eps: Tensor, members: Tensor = members, decision: bool = decision
         ) -> tuple[Tensor, Tensor]:
             ball = LpBall(images[members[chosen]], eps, question.norm)
+            if engine == "auto-lirpa":
+                other = AutoLirpa(question.graph, ball, method, iterations=iterations)
+                return question.margin_bounds(other, decision), torch.zeros_like(eps)
             analysis = analyse(question.graph, ball, method, iterations=iterations, max_memory=max_memory)
             margins = question.margin_bounds(analysis, decision)
             closed = question.linear_radius(analysis, ball) if decision else torch.zeros_like(eps)

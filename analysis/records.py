@@ -74,7 +74,13 @@ PER_EPS = tuple(field for field in fields(AtRadius) if field.name != "eps")
 
 def columns(eps: Sequence[float]) -> list[str]:
     """The header of certificates.csv."""
-    return [field.name for field in PLAIN] + [f"{field.name}@{radius:g}" for radius in eps for field in PER_EPS]
+    return [field.name for field in PLAIN] + [column(field.name, radius) for radius in eps for field in PER_EPS]
+
+
+def column(name: str, radius: float) -> str:
+    """NAME@ε, with as many digits as tell ε exactly."""
+    short = f"{radius:g}"
+    return f"{name}@{short if float(short) == radius else repr(radius)}"
 
 
 def append_certificates(path: Path, records: Sequence[Certificate], eps: Sequence[float]) -> None:
@@ -105,13 +111,14 @@ def read_certificates(path: Path, eps: Sequence[float] | None = None) -> tuple[l
     not read, naming the line, and where `eps` is given and differs.
     """
     try:
-        text = path.read_text("utf-8")
+        content = path.read_bytes()
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:
+            os.truncate(path, len(complete))
+        text = complete.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RunDirectoryError(f"cannot read {path}: {error}; replace the certification with --overwrite") from error
-    complete = text[: text.rfind("\n") + 1]
-    if complete != text:
-        path.write_text(complete, "utf-8")
-    lines = list(csv.reader(io.StringIO(complete)))
+    lines = list(csv.reader(io.StringIO(text, newline="")))
     if not lines:
         return [], tuple(eps or ())
     header = lines[0]
@@ -148,9 +155,9 @@ def _record(line: Sequence[str], header: Sequence[str], eps: Iterable[float]) ->
         AtRadius(
             eps=radius,
             **{
-                field.name: cells[f"{field.name}@{radius:g}"]
+                field.name: cells[column(field.name, radius)]
                 if field.name == "verdict"
-                else float(cells[f"{field.name}@{radius:g}"])
+                else float(cells[column(field.name, radius)])
                 for field in PER_EPS
             },  # type: ignore[arg-type]
         )

@@ -6,6 +6,7 @@ stated confidence: never to be mixed with deterministic certificates of the dete
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,18 +54,30 @@ class MedianSmoothing:
         return accepted, max(0.0, self.sigma * float(stats.norm.ppf(share)))
 
     def quantile_bounds(
-        self, model: torch.nn.Module, score: Score, image: Tensor, eps: float, seed: int, *, absent_class: bool
-    ) -> tuple[float, float]:
-        """Bounds of the smoothed score on B₂(x, ε), each with the confidence; infinite where the samples do not suffice."""
+        self,
+        model: torch.nn.Module,
+        score: Score,
+        image: Tensor,
+        eps: Sequence[float],
+        seed: int,
+        *,
+        absent_class: bool,
+    ) -> list[tuple[float, float]]:
+        """Bounds of the smoothed score on B₂(x, ε) for every ε, each with the confidence; infinite where samples are too few."""
         generator = torch.Generator().manual_seed(seed)
-        ordered = self._scores(model, score, image, self.samples, generator, absent_class).sort().values
-        low_share, high_share = stats.norm.cdf(-eps / self.sigma), stats.norm.cdf(eps / self.sigma)
-        # P(Binomial(n, p) ≤ k) small: the k-th smallest sample lies below the quantile p with the confidence.
-        below = int(stats.binom.ppf(1 - self.confidence, self.samples, low_share))
-        above = int(stats.binom.ppf(self.confidence, self.samples, high_share)) + 1
-        lower = float(ordered[below - 1]) if below >= 1 else -math.inf
-        upper = float(ordered[above - 1]) if above <= self.samples else math.inf
-        return lower, upper
+        ordered = self._scores(model, score, image, self.samples, generator, absent_class).sort().values.tolist()
+        if not all(math.isfinite(value) for value in ordered):
+            return [(-math.inf, math.inf)] * len(eps)
+        found = []
+        for radius in eps:
+            low_share, high_share = stats.norm.cdf(-radius / self.sigma), stats.norm.cdf(radius / self.sigma)
+            # P(Binomial(n, p) ≤ k) small: the k-th smallest sample lies below the quantile p with the confidence.
+            below = int(stats.binom.ppf(1 - self.confidence, self.samples, low_share))
+            above = int(stats.binom.ppf(self.confidence, self.samples, high_share)) + 1
+            lower = ordered[below - 1] if below >= 1 else -math.inf
+            upper = ordered[above - 1] if above <= self.samples else math.inf
+            found.append((lower, upper))
+        return found
 
     def _scores(
         self, model: torch.nn.Module, score: Score, image: Tensor, count: int, generator: torch.Generator, absent: bool

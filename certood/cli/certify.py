@@ -78,9 +78,9 @@ def command(
     """
     from rich.console import Console
 
-    from certood.analysis.certification import Settings
     from certood.analysis.certify_run import certify_sets
     from certood.analysis.requirements import check_requirements, parse_requirement
+    from certood.analysis.settings import Settings
     from certood.analysis.smoothing import MedianSmoothing
     from certood.analysis.summary import summary_table
     from certood.cli.detectors import calibrated, open_detector

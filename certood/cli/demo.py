@@ -15,8 +15,8 @@ RECIPES = ("ce", "energy", "greg", "greg-plus")
 def command(out: Path, limit: int, epochs: int | None, seed: int) -> None:
     """Train, evaluate, certify and compare four detectors of the bundled digits; run again, it resumes."""
     from certood.analysis import report
-    from certood.analysis.certification import Settings
     from certood.analysis.certify_run import certify_sets
+    from certood.analysis.settings import Settings
     from certood.checkpoints import CHECKPOINT_FILE, load_checkpoint
     from certood.run_data import load_run_data
     from certood.train.loop import fit

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from certood.analysis.attacks import ascend, attack_radii, distances, project
+from certood.analysis.attacks import ascend, distances, generators, project
 from certood.analysis.bounds import LpBall, analyse, capture
 from certood.analysis.bounds.operations import Convolution
-from certood.analysis.certification import Settings, certify, question_of
+from certood.analysis.certification import certify, question_of
 from certood.analysis.estimates import clever, gradient_norms
 from certood.analysis.lipschitz import (
     convolution_norm,
@@ -20,8 +20,10 @@ from certood.analysis.lipschitz import (
     nested,
     step_rule_radius,
 )
+from certood.analysis.nearest import attack_radii
 from certood.analysis.radii import Question, certified_radii
 from certood.analysis.records import append_certificates, read_certificates
+from certood.analysis.settings import Settings
 from certood.analysis.smoothing import MedianSmoothing
 from certood.checkpoints import Detector
 from certood.errors import CannotCertify, CertoodError, RunDirectoryError
@@ -68,7 +70,7 @@ def test_radii_of_a_linear_score_are_margin_over_dual_norm(norm: float, method: 
         accepted = scores[:1] <= question.threshold
         exact = 0.02 / weight.norm(DUAL[norm])
         certified = certified_radii(question, x[:1], accepted, method=method)
-        attacked = attack_radii(question, x[:1], accepted, certified)
+        attacked, _ = attack_radii(question, x[:1], accepted, certified, random=generators(0, [0]))
         assert 0.985 * exact <= certified <= exact * (1 + 1e-9)
         assert exact * (1 - 1e-9) <= attacked <= 1.02 * exact
 
@@ -82,7 +84,11 @@ def test_certified_radii_are_below_attack_radii(norm: float, score: str) -> None
     question = Question(graph, chosen, float(scores.median()) + 1e-6, norm)
     accepted = scores <= question.threshold
     certified = certified_radii(question, x, accepted, method="crown")
-    attacked = attack_radii(question, x, accepted, certified)
+    attacked, points = attack_radii(question, x, accepted, certified, random=generators(0, range(16)))
+    torch.testing.assert_close(distances(points, x, norm), attacked)
+    assert ((question.scores(points) <= question.threshold) != accepted).all()
+    assert points.min() >= 0
+    assert points.max() <= 1
     assert (certified > 0).all()
     assert (certified <= attacked * (1 + 1e-9)).all()
     if score == "energy":
@@ -104,7 +110,7 @@ def test_projection_is_the_nearest_point_of_the_ball(norm: float) -> None:
 def test_an_attack_stays_in_the_ball_and_finds_the_corner() -> None:
     model, weight = linear_detector()
     x, eps = 0.5 + 0.0 * images(2), torch.full((2,), 0.1, dtype=torch.float64)
-    best, where = ascend(lambda y: model(y)[:, 0], x, eps, math.inf, generator=torch.Generator().manual_seed(0))
+    best, where = ascend(lambda y: model(y)[:, 0], x, eps, math.inf, random=generators(0, range(2)))
     assert (distances(where, x, math.inf) <= 0.1 + 1e-12).all()
     torch.testing.assert_close(best, model(x)[:, 0].detach() + 0.1 * weight.abs().sum())
 
@@ -267,7 +273,7 @@ def test_median_smoothing_of_a_linear_score_has_its_closed_form() -> None:
         assert accepted
         assert 0 < radius < exact
         found.append(radius)
-        low, high = smoothing.quantile_bounds(model, Energy(), x, 0.02, 0, absent_class=False)
+        ((low, high),) = smoothing.quantile_bounds(model, Energy(), x, [0.02], 0, absent_class=False)
         assert low <= score - 0.02 * float(weight.norm())
         assert high >= score + 0.02 * float(weight.norm())
     assert found[1] > found[0]

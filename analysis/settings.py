@@ -1,0 +1,63 @@
+"""What is to be certified, and how."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from certood.analysis.bounds import METHODS as BOUND_METHODS
+from certood.analysis.records import column
+from certood.analysis.smoothing import MedianSmoothing
+from certood.errors import CertoodError
+
+METHODS = (*BOUND_METHODS, "smoothing")
+ENGINES = ("certood", "auto-lirpa")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to certify, and how: the threat (norm, radii ε in pixels), the method of the bounds, and the effort.
+
+    The first ε is the one to which `verdict` and the Lipschitz constants of a certificate belong. `tolerance` is that of
+    certified radii; `attack_steps` and `restarts` are the effort of attacks, `samples` that of sampled gradients. Raises
+    CertoodError for values that make no sense.
+    """
+
+    eps: tuple[float, ...] = (0.01,)
+    norm: float = math.inf
+    method: str = "crown"
+    engine: str = "certood"
+    iterations: int = 20
+    tolerance: float = 0.01
+    attack_steps: int = 30
+    restarts: int = 3
+    samples: int = 16
+    seed: int = 0
+    smoothing: MedianSmoothing = field(default_factory=MedianSmoothing)
+
+    def __post_init__(self) -> None:
+        if self.norm not in (math.inf, 2, 1):
+            raise CertoodError(f"expected norm inf, 2 or 1, got {self.norm:g}")
+        limit = 1.0 if self.norm == math.inf else math.inf
+        if not self.eps or not all(0 < radius <= limit for radius in self.eps):
+            raise CertoodError(f"expected radii 0 < eps <= {limit:g} in pixels, got {list(self.eps)}")
+        if len({column("", radius) for radius in self.eps}) < len(self.eps):
+            raise CertoodError(f"expected every radius once, got {list(self.eps)}")
+        if self.method not in METHODS:
+            raise CertoodError(f"unknown method {self.method!r}; expected one of {', '.join(METHODS)}")
+        if self.method == "smoothing" and self.norm != 2:
+            raise CertoodError("smoothing certifies l2 balls only; add --norm 2")
+        if self.engine not in ENGINES:
+            raise CertoodError(f"unknown engine {self.engine!r}; expected {' or '.join(ENGINES)}")
+        if self.engine == "auto-lirpa" and (self.norm != math.inf or self.method == "smoothing"):
+            raise CertoodError("the engine auto-lirpa bounds l_inf balls only, and does not smooth; leave --engine out")
+        if not 0 < self.tolerance < 1:
+            raise CertoodError(f"expected 0 < tolerance < 1, got {self.tolerance}")
+        if min(self.iterations, self.attack_steps, self.restarts, self.samples) < 1:
+            raise CertoodError("expected at least one iteration, attack step, restart and sample")
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        plain = asdict(self)
+        plain["norm"] = "inf" if self.norm == math.inf else f"{self.norm:g}"
+        plain["eps"] = list(self.eps)
+        return plain

@@ -1,0 +1,106 @@
+"""Batches of images certified one after the other, or by several processes of this machine."""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+
+import torch
+
+from certood.analysis.certification import certify, question_of
+from certood.analysis.radii import Question
+from certood.analysis.records import Certificate
+from certood.analysis.settings import Settings
+from certood.checkpoints import Detector
+from certood.data import ImageSource, to_pixels
+from certood.errors import CertoodError
+
+
+@dataclass(frozen=True)
+class Job:
+    """Images of one set that belong to one batch."""
+
+    name: str
+    kind: str
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What every batch needs."""
+
+    detector: Detector
+    sources: Mapping[str, tuple[str, ImageSource]]
+    settings: Settings
+    question: Question | None
+
+    def __call__(self, job: Job) -> list[Certificate]:
+        """The certificates of a batch."""
+        images = to_pixels(self.sources[job.name][1].batch(torch.tensor(job.indices)))
+        return certify(
+            self.detector,
+            images,
+            kind=job.kind,
+            name=job.name,
+            indices=job.indices,
+            settings=self.settings,
+            batch_size=len(job.indices),
+            question=self.question,
+        )
+
+
+def results(
+    detector: Detector,
+    sources: Mapping[str, tuple[str, ImageSource]],
+    jobs: Sequence[Job],
+    settings: Settings,
+    question: Question | None,
+    devices: int,
+) -> Iterator[list[Certificate]]:
+    """The certificates of every batch, as they are done, by so many processes; the records do not depend on how many.
+
+    Raises CertoodError where a process ends unexpectedly; what was yielded before is complete.
+    """
+    if devices <= 1 or len(jobs) <= 1:
+        yield from map(Worker(detector, sources, settings, question), jobs)
+        return
+    threads = max(1, torch.get_num_threads() // devices)
+    arguments = threads, detector, sources, settings
+    pool = ProcessPoolExecutor(devices, mp_context=get_context("spawn"), initializer=_start, initargs=arguments)
+    try:
+        for future in as_completed([pool.submit(_work, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise CertoodError(
+            "a process ended unexpectedly, perhaps for want of memory; run again with fewer --devices or a smaller "
+            "--batch-size: it continues"
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_worker: list[Worker] = []
+
+
+def _start(
+    threads: int, detector: Detector, sources: Mapping[str, tuple[str, ImageSource]], settings: Settings
+) -> None:
+    """Prepare a process: each captures the network once, and ends when the one that started it is killed."""
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    question = None if settings.method == "smoothing" else question_of(detector, settings.norm)
+    _worker.append(Worker(detector, sources, settings, question))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(job: Job) -> list[Certificate]:
+    return _worker[0](job)
