@@ -1,4 +1,4 @@
-"""Figures of a certified run, PNG and SVG: ID and OOD differ by line style and marker as well as by colour."""
+"""Figures of a certified run, PNG and SVG: a panel a set, ID and OOD told apart by mark and hatching as well as by colour."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,20 +7,28 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from certood.analysis.panels import (
+    COLOURS,
+    KIND_COLOURS,
+    KIND_HATCHES,
+    KIND_MARKERS,
+    MARKERS,
+    NORM_NAMES,
+    STYLES,
+    Groups,
+    legend,
+    logarithmic,
+    panels,
+    radius_label,
+    titled,
+)
 from certood.analysis.records import Certificate
 from certood.errors import RunDirectoryError
 
-# Okabe and Ito's palette, which colour-blind readers tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
-STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
-MARKERS = ("o", "^", "s", "v", "D", "P", "X")
-NORM_NAMES = {"inf": "l∞", "2": "l2", "1": "l1"}
-
-Groups = Mapping[str, Sequence[Certificate]]
+__all__ = ["COLOURS", "MARKERS", "NORM_NAMES", "STYLES", "draw_figures"]
 
 
 def draw_figures(records: Sequence[Certificate], result: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -56,109 +64,147 @@ def draw_figures(records: Sequence[Certificate], result: Mapping[str, Any], fold
 
 def fraction_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
     """Share of images certified, and not yet changed by an attack, over the radius; what is unknown lies between."""
-    figure, axes = _figure()
-    finite = [r.radius_attack for group in groups.values() for r in group if math.isfinite(r.radius_attack)]
-    end = 1.1 * float(np.quantile(finite, 0.95)) if finite else max(result["eps"])
-    grid = np.linspace(0, max(end, 1e-6), 300)
-    for place, (name, group) in enumerate(groups.items()):
+    figure, all_axes = panels(groups, radius_label(result), "share of images", share=False)
+    for axes, group in zip(all_axes, groups.values(), strict=True):
+        attacked = np.array([record.radius_attack for record in group])
+        finite = attacked[np.isfinite(attacked)]
+        end = 1.1 * max(float(np.quantile(finite, 0.95)) if len(finite) else 0.0, *result["eps"])
+        grid = np.linspace(0, end, 400)
         # A radius of 0 is a wrong decision, which no ball makes right.
         certified = _share_above(np.array([record.radius_certified for record in group]), grid)
-        standing = _share_above(np.array([record.radius_attack for record in group]), grid)
-        style = _style(place)
-        axes.plot(grid, certified, label=f"{name} ({group[0].kind.upper()})", **style)
-        axes.plot(grid, standing, alpha=0.5, linewidth=1, **_line(place))
-        axes.fill_between(grid, certified, standing, color=style["color"], alpha=0.12, linewidth=0)
-    for radius in result["eps"]:
-        axes.axvline(radius, color="0.6", linewidth=0.8)
-    axes.set(xlabel=_radius_label(result), ylabel="share of images", ylim=(0, 1.02), xlim=(0, grid[-1]))
-    axes.set_title("Certified (thick) and not yet refuted by attack (thin)", fontsize=10)
-    axes.legend(fontsize=8)
+        standing = _share_above(attacked, grid)
+        colour = KIND_COLOURS[group[0].kind]
+        axes.fill_between(grid, certified, standing, color="0.85", linewidth=0, label="unknown")
+        axes.plot(grid, certified, color=colour, linewidth=2, label="certified")
+        axes.plot(grid, standing, color="black", linewidth=1, linestyle="--", label="not refuted by an attack")
+        for place, radius in enumerate(result["eps"]):
+            axes.axvline(radius, color="0.45", linewidth=0.8, linestyle=":", label=None if place else "ε")
+        axes.set(ylim=(0, 1.03), xlim=(0, end))
+        _thin_labels(axes)
+    figure.suptitle("Decisions that are correct and stay so within the radius", fontsize=10)
+    legend(figure, all_axes[0])
     return figure
 
 
 def smoothed_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
     """Share of images whose smoothed decision is certified with the stated confidence, over the radius."""
-    figure, axes = _figure()
-    radii = [record.radius_smoothing for group in groups.values() for record in group]
-    grid = np.linspace(0, 1.05 * max([*radii, 1e-6]), 300)
-    for place, (name, group) in enumerate(groups.items()):
+    figure, all_axes = panels(groups, radius_label(result), "share of images")
+    largest = max([record.radius_smoothing for group in groups.values() for record in group] + [max(result["eps"])])
+    grid = np.linspace(0, 1.05 * largest, 400)
+    for axes, group in zip(all_axes, groups.values(), strict=True):
         share = _share_above(np.array([record.radius_smoothing for record in group]), grid)
-        axes.plot(grid, share, label=f"{name} ({group[0].kind.upper()})", **_style(place))
-    confidence = result["settings"]["smoothing"]["confidence"]
-    axes.set(xlabel=_radius_label(result), ylabel="share of images", ylim=(0, 1.02))
-    axes.set_title(f"Smoothed detector, each image with confidence {confidence:g}", fontsize=10)
-    axes.legend(fontsize=8)
+        axes.plot(grid, share, color=KIND_COLOURS[group[0].kind], linewidth=2)
+        for radius in result["eps"]:
+            axes.axvline(radius, color="0.45", linewidth=0.8, linestyle=":")
+        axes.set(ylim=(0, 1.03), xlim=(0, grid[-1]))
+        _thin_labels(axes)
+    smoothing = result["settings"]["smoothing"]
+    figure.suptitle(
+        f"Smoothed detector (σ = {smoothing['sigma']:g}): probabilistic, each image with confidence {smoothing['confidence']:g}",
+        fontsize=10,
+    )
     return figure
 
 
 def margin_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
-    """Margin against certified radius, and against the gradient radius, an estimate."""
-    figure, axes = _figure()
-    for place, (name, group) in enumerate(groups.items()):
-        right = [record for record in group if record.correct and record.margin > 0]
-        margins = [record.margin for record in right]
-        style = _style(place)
+    """Margin against certified radius, and against the gradient radius, an estimate; zeros lie on the lower edge."""
+    figure, all_axes = panels(groups, "margin |γ − S(x)| (units of the score)", radius_label(result))
+    right = {name: [record for record in group if record.correct] for name, group in groups.items()}
+    everything = [record for group in right.values() for record in group]
+    radii = [value for record in everything for value in (record.radius_certified, record.radius_gradient)]
+    ends = [
+        (logarithmic(axes, "x", [record.margin for record in everything], most=4), logarithmic(axes, "y", radii))
+        for axes in all_axes
+    ]
+    for axes, name, (left, low) in zip(all_axes, groups, ends, strict=True):
+        kind = groups[name][0].kind
+        margins = np.maximum([record.margin for record in right[name]], left)
+        certified = np.maximum([record.radius_certified for record in right[name]], low)
+        estimated = np.maximum([record.radius_gradient for record in right[name]], low)
+        axes.scatter(
+            margins, estimated, s=24, marker="+", linewidths=0.9, color="0.35", label="estimate: margin / gradient norm"
+        )
         axes.scatter(
             margins,
-            [record.radius_certified for record in right],
-            s=14,
-            marker=MARKERS[place % len(MARKERS)],
-            color=style["color"],
-            alpha=0.7,
+            certified,
+            s=16,
+            marker=KIND_MARKERS[kind],
+            color=KIND_COLOURS[kind],
+            alpha=0.8,
             linewidths=0,
-            label=f"{name} ({group[0].kind.upper()})",
+            label="certified",
         )
-        axes.scatter(
-            margins,
-            [record.radius_gradient for record in right],
-            s=22,
-            marker="+",
-            linewidths=0.8,
-            color=style["color"],
-            alpha=0.6,
-        )
-    axes.set(xlabel="margin |γ − S(x)|", ylabel=_radius_label(result), xscale="log", yscale="log")
-    axes.set_title("Certified radius; + estimate: margin over gradient norm", fontsize=10)
-    axes.legend(fontsize=8)
+        if not len(margins):
+            axes.text(0.5, 0.5, "no correct decision", transform=axes.transAxes, ha="center", fontsize=8)
+    figure.suptitle("Certified radius of correct decisions, and its first-order estimate", fontsize=10)
+    legend(figure, all_axes[0])
     return figure
 
 
 def gradient_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
-    """Distribution of gradient norms at the images, by set."""
-    figure, axes = _figure()
-    values = [max(record.gradient_norm, 1e-12) for group in groups.values() for record in group]
-    edges = np.geomspace(max(min(values), 1e-6 * max(values)), max(values) * 1.01, 41)
-    for place, (name, group) in enumerate(groups.items()):
-        norms = np.clip([record.gradient_norm for record in group], edges[0], None)
-        share = np.histogram(norms, edges)[0] / len(group)
-        axes.stairs(share, edges, label=f"{name} ({group[0].kind.upper()})", linewidth=1.6, **_line(place))
+    """Gradient norms at the images: a box from quartile to quartile and the median, lines to the 5 and 95 % quantiles."""
+    figure = Figure(figsize=(6.4, 1.2 + 0.45 * len(groups)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    least = logarithmic(axes, "x", [record.gradient_norm for group in groups.values() for record in group])
+    for place, group in enumerate(groups.values()):
+        kind = group[0].kind
+        norms = np.maximum([record.gradient_norm for record in group], least)
+        boxes = axes.boxplot(
+            norms,
+            positions=[place],
+            orientation="horizontal",
+            whis=(5, 95),
+            widths=0.6,
+            patch_artist=True,
+            showfliers=False,
+        )
+        boxes["boxes"][0].set(facecolor="white", edgecolor=KIND_COLOURS[kind], hatch=KIND_HATCHES[kind])
+        boxes["medians"][0].set(color="black", linewidth=2)
     dual = {"inf": "1", "2": "2", "1": "∞"}[result["norm"]]
-    axes.set(xlabel=f"gradient norm ‖∇S(x)‖ in l{dual} (score per pixel)", ylabel="share of images", xscale="log")
-    axes.legend(fontsize=8)
+    axes.set_yticks(range(len(groups)), [titled(name, group) for name, group in groups.items()], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"gradient norm ‖∇S(x)‖ in l{dual} (score per pixel)", fontsize=9)
+    axes.set_title("Gradient norms at the images: median, quartiles, 5 and 95 %", fontsize=10)
     return figure
 
 
 def lipschitz_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
     """Local Lipschitz constants over ε, medians: sampled (estimate) ≤ certified ≤ global."""
-    figure, axes = _figure()
+    across = radius_label(result).replace("radius", "ε")
+    figure, all_axes = panels(groups, across, "Lipschitz constant of S (score per pixel)")
     order = np.argsort(result["eps"])
     eps = np.array(result["eps"])[order]
-    for place, (name, group) in enumerate(groups.items()):
-        certified = np.median([[record.at[index].lipschitz for index in order] for record in group], axis=0)
-        sampled = np.median([[record.at[index].sampled for index in order] for record in group], axis=0)
-        style, marker = _style(place), MARKERS[place % len(MARKERS)]
-        axes.plot(eps, certified, marker=marker, markersize=4, label=f"{name} ({group[0].kind.upper()})", **style)
+    constant = float("inf" if result.get("global_lipschitz") is None else result["global_lipschitz"])
+    bounded = math.isfinite(constant)
+    medians = {
+        name: [
+            np.median([[getattr(record.at[index], field) for index in order] for record in group], axis=0)
+            for field in ("lipschitz", "sampled")
+        ]
+        for name, group in groups.items()
+    }
+    values = np.array([curve for curves in medians.values() for curve in curves])
+    for axes, name in zip(all_axes, groups, strict=True):
+        kind = groups[name][0].kind
+        certified, sampled = medians[name]
+        colour, marker = KIND_COLOURS[kind], KIND_MARKERS[kind]
+        if bounded:
+            axes.axhline(constant, color="black", linewidth=1.2, linestyle="--", label="global bound")
+        axes.plot(eps, certified, color=colour, marker=marker, markersize=6, label="certified on the ball")
         axes.plot(
-            eps, sampled, marker=marker, markersize=4, markerfacecolor="none", alpha=0.5, linewidth=1, **_line(place)
+            eps,
+            sampled,
+            color="0.35",
+            marker=marker,
+            markerfacecolor="none",
+            linestyle=":",
+            label="largest sampled gradient (estimate)",
         )
-    constant = result.get("global_lipschitz")
-    if constant is not None and math.isfinite(constant):
-        axes.axhline(constant, color="black", linewidth=1.2, label="global bound")
-    axes.set(xlabel=_radius_label(result), ylabel="Lipschitz constant of S (score per pixel)", yscale="log")
-    if len(eps) > 1:
-        axes.set_xscale("log")
-    axes.set_title("Certified (filled); largest sampled gradient, an estimate (hollow)", fontsize=10)
-    axes.legend(fontsize=8)
+        logarithmic(axes, "y", [*values.ravel(), *([constant] if bounded else [])])
+        logarithmic(axes, "x", eps, ticks=eps.tolist(), most=4)
+    figure.suptitle("Local Lipschitz constants, medians over the images", fontsize=10)
+    legend(figure, all_axes[0])
     return figure
 
 
@@ -166,59 +212,62 @@ def roc_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
     """ROC curves of every OOD set at the first ε: clean, attacked, guaranteed; the threat is on the OOD image."""
     inside = np.array([record.score for group in groups.values() for record in group if record.kind == "id"])
     outside = {name: group for name, group in groups.items() if group[0].kind == "ood"}
-    columns = min(3, len(outside))
-    rows = math.ceil(len(outside) / columns)
-    figure = Figure(figsize=(3.6 * columns, 3.3 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, (name, group) in enumerate(outside.items(), start=1):
-        axes = figure.add_subplot(rows, columns, place)
+    figure, all_axes = panels(outside, "share of ID images rejected", "share of OOD images rejected", height=2.8)
+    for axes, group in zip(all_axes, outside.values(), strict=True):
         kinds = {
-            "clean": ([record.score for record in group], COLOURS[0], "-"),
-            "attacked": ([min(record.at[0].attacked, record.score) for record in group], COLOURS[1], "--"),
-            "guaranteed": ([min(record.at[0].lower, record.at[0].attacked) for record in group], COLOURS[2], "-."),
+            "clean": ([record.score for record in group], COLOURS[5], "-", 3.5),
+            "attacked": ([min(record.at[0].attacked, record.score) for record in group], COLOURS[1], "--", 2.0),
+            "guaranteed": (
+                [min(record.at[0].lower, record.at[0].attacked, record.score) for record in group],
+                COLOURS[7],
+                ":",
+                1.5,
+            ),
         }
-        for label, (scores, colour, style) in kinds.items():
+        for label, (scores, colour, style, width) in kinds.items():
             accepted, found = _roc(inside, np.array(scores))
-            axes.plot(accepted, found, color=colour, linestyle=style, label=label)
+            axes.plot(accepted, found, color=colour, linestyle=style, linewidth=width, label=label, clip_on=False)
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=0.8, zorder=0)
-        axes.set(title=name, xlabel="ID rejected", ylabel="OOD rejected", xlim=(0, 1), ylim=(0, 1.01))
-        axes.title.set_fontsize(9)
-        axes.legend(fontsize=7, loc="lower right")
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"ε = {result['eps'][0]:g} in {NORM_NAMES[result['norm']]}, pixels", fontsize=10)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.set_xticks([0, 0.5, 1])
+        axes.set_yticks([0, 0.5, 1])
+    figure.suptitle(
+        f"ROC, OOD images moved by up to ε = {result['eps'][0]:g} in {NORM_NAMES[result['norm']]}", fontsize=10
+    )
+    legend(figure, all_axes[0])
     return figure
 
 
 def score_figure(groups: Groups) -> Figure:
-    """Distribution of scores by set, and the threshold γ."""
-    figure, axes = _figure()
+    """Distribution of scores by set, one above the other, and the threshold γ."""
+    figure = Figure(figsize=(6.4, 1.2 + 0.75 * len(groups)), layout="constrained")
     values = [record.score for group in groups.values() for record in group]
-    edges = np.linspace(min(values), max(values) + 1e-9, 51)
-    for place, (name, group) in enumerate(groups.items()):
-        share = np.histogram([record.score for record in group], edges)[0] / len(group)
-        label = f"{name} ({group[0].kind.upper()})"
-        axes.stairs(share, edges, label=label, linewidth=1.6, fill=False, **_line(place))
     threshold = next(iter(groups.values()))[0].threshold
-    axes.axvline(threshold, color="black", linewidth=1.2, label=f"γ = {threshold:.3g}")
-    axes.set(xlabel="score S(x), higher is more outlying", ylabel="share of images")
-    axes.legend(fontsize=8)
+    low, high = min([*values, threshold]), max([*values, threshold])
+    pad = 0.03 * (high - low) or 0.5
+    edges = np.linspace(low - pad, high + pad, 61)
+    first: Axes | None = None
+    for place, (name, group) in enumerate(groups.items(), start=1):
+        kind = group[0].kind
+        axes = figure.add_subplot(len(groups), 1, place, sharex=first)
+        first = first or axes
+        share = np.histogram([record.score for record in group], edges)[0] / len(group)
+        axes.stairs(share, edges, fill=True, facecolor="white", edgecolor=KIND_COLOURS[kind], hatch=KIND_HATCHES[kind])
+        axes.stairs(share, edges, color=KIND_COLOURS[kind], linewidth=1.4)
+        axes.axvline(threshold, color="black", linewidth=1.2, linestyle="--")
+        axes.set_ylim(0, 1.15 * max(float(share.max()), 1e-9))
+        axes.set_yticks([])
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.set_ylabel(titled(name, group), rotation=0, ha="right", va="center", fontsize=8)
+        axes.tick_params(labelsize=8, labelbottom=place == len(groups))
+    figure.supxlabel("score S(x), higher is more outlying (units of the score)", fontsize=9)
+    figure.suptitle(f"Share of images by score; accepted up to γ = {threshold:.4g} (dashed)", fontsize=10)
     return figure
 
 
-def _figure() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _line(place: int) -> dict[str, Any]:
-    return {"color": COLOURS[place % len(COLOURS)], "linestyle": STYLES[place % len(STYLES)]}
-
-
-def _style(place: int) -> dict[str, Any]:
-    return _line(place) | {"linewidth": 2}
+def _thin_labels(axes: Axes) -> None:
+    axes.locator_params(axis="x", nbins=5)
+    axes.set_yticks([0, 0.5, 1])
 
 
 def _share_above(radii: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -232,7 +281,3 @@ def _roc(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> tuple[NDA
     rejected_in = 1 - np.searchsorted(np.sort(inside), thresholds, "left") / len(inside)
     rejected_out = 1 - np.searchsorted(np.sort(outside), thresholds, "right") / len(outside)
     return rejected_in, rejected_out
-
-
-def _radius_label(result: Mapping[str, Any]) -> str:
-    return f"radius in {NORM_NAMES[result['norm']]} (pixels, image range 0 to 1)"

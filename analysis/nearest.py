@@ -115,7 +115,8 @@ class _Boundary:
         (slope,) = torch.autograd.grad(value.sum(), points)
         dual = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}[float(self.question.norm)]
         size = torch.linalg.vector_norm(slope.flatten(1), dual, dim=1)
-        return value.detach().abs() / size.clamp_min(1e-12)
+        found: Tensor = value.detach().abs() / size.clamp_min(1e-12)
+        return found
 
     def _probable(self) -> list[Tensor]:
         """The most probable classes of rejected images, each (N,); none for scores that no single class decides."""

@@ -11,6 +11,29 @@ from certood.analysis.certified_metrics import threat_metrics
 from certood.analysis.records import Certificate
 from certood.errors import CertoodError
 
+RUN_NUMBERS = ("violations", "seconds", "global_lipschitz")
+COUNTS = ("n", "correct")
+SMOOTHED = ("smoothed_fraction", "median_radius_smoothing")
+CERTIFIED = (
+    "certified_fraction",
+    "refuted_fraction",
+    "median_radius_certified",
+    "median_radius_attack",
+    "median_radius_gradient",
+    "median_tightness",
+    "median_gradient_norm",
+    "median_lipschitz_sampled",
+    "median_lipschitz_certified",
+)
+METRICS = ("auc", "fpr95", "aauc", "gauc", "afpr95", "gfpr95", "both_sided_aauc", "both_sided_gauc")
+
+
+def entry_numbers(kind: str, *, smoothed: bool, inside: bool) -> tuple[str, ...]:
+    """The numbers that a set of this kind gets; metrics only beside an ID set. Those of both_sided have that prefix."""
+    if smoothed:
+        return COUNTS + SMOOTHED
+    return COUNTS + CERTIFIED + (METRICS if kind == "ood" and inside else ())
+
 
 def summarise(records: Sequence[Certificate], eps: Sequence[float], *, smoothed: bool = False) -> dict[str, Any]:
     """Fractions and metrics by set, over the radii ε, and how many inequalities were violated.

@@ -13,7 +13,7 @@ from certood.cli.detectors import foreign_options
     "--norm", type=click.Choice(["inf", "2", "1"]), default="inf", show_default=True, help="Norm of the ball."
 )
 @click.option(
-    "--eps", default="0.01", show_default=True, help="Radii in pixels, separated by commas; the first is the main one."
+    "--eps", default="0.01", show_default=True, help="Radii in pixels, e.g. 0.01,8/255; the first is the main one."
 )
 @click.option(
     "--method",
@@ -22,7 +22,13 @@ from certood.cli.detectors import foreign_options
     show_default=True,
     help="How bounds are computed; smoothing is probabilistic and for l2.",
 )
-@click.option("--engine", type=click.Choice(["certood", "auto-lirpa"]), default="certood", show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["certood", "auto-lirpa"]),
+    default="certood",
+    show_default=True,
+    help="What bounds the scores; auto-lirpa is a second engine, for l_inf.",
+)
 @click.option(
     "--score", "score_name", help="Another score than the detector's own; γ is computed from the validation images."
 )
@@ -79,7 +85,7 @@ def command(
     from rich.console import Console
 
     from certood.analysis.certify_run import certify_sets
-    from certood.analysis.requirements import check_requirements, parse_requirement
+    from certood.analysis.requirements import check_names, check_requirements, parse_requirement
     from certood.analysis.settings import Settings
     from certood.analysis.smoothing import MedianSmoothing
     from certood.analysis.summary import summary_table
@@ -98,7 +104,9 @@ def command(
     )
     detector = open_detector(run, foreign)
     splits, sets = load_run_data(run, id_name=id_name, id_test=id_test, ood=ood, root=data_root)
-    detector = calibrated(detector, splits, score_name)
+    kinds = {splits.test.name: "id"} | dict.fromkeys(sets, "ood")
+    check_names(wanted, kinds, smoothed=method == "smoothing")
+    detector = calibrated(detector, splits, score_name, foreign=foreign.get("architecture") is not None)
     folder = out or (run if run.is_dir() else run.parent)
     result = certify_sets(
         detector,
@@ -125,7 +133,11 @@ def command(
 
 
 def _radii(text: str) -> tuple[float, ...]:
+    from fractions import Fraction
+
     try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"expected numbers separated by commas, got {text!r}", param_hint="--eps") from error
+        return tuple(float(Fraction(part)) for part in text.split(","))
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise click.BadParameter(
+            f"expected numbers or fractions such as 8/255, separated by commas, got {text!r}", param_hint="--eps"
+        ) from error

@@ -48,20 +48,35 @@ def open_detector(path: Path, foreign: Mapping[str, str | int | None]) -> "Detec
     )
 
 
-def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None) -> "Detector":
-    """The detector with another score if one is named, and with γ from the validation images where it has none for it."""
+def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None, *, foreign: bool) -> "Detector":
+    """The detector with the score that is asked for, and γ for it from the validation images, which is announced.
+
+    Its own score keeps the γ that is stored with it; only foreign weights cannot have one. Raises CannotCertify for a
+    checkpoint of certood without γ, CertoodError for a score that the network does not have.
+    """
     from dataclasses import replace
 
+    from certood.errors import CannotCertify, CertoodError
     from certood.evaluation import collect_logits
     from certood.metrics import threshold_at_tpr
-    from certood.scores import score_by_name, score_logits
+    from certood.scores import AbsentClass, score_by_name, score_logits
 
-    if (score_name is None or score_name == detector.score.name) and detector.threshold is not None:
-        return detector
     score = detector.score if score_name is None else score_by_name(score_name)
+    if isinstance(score, AbsentClass) and not detector.absent_class:
+        raise CertoodError("score 'absent-class' needs a network trained with an absent class, which this one is not")
+    if score.name == detector.score.name:
+        if detector.threshold is not None:
+            return detector
+        if not foreign:
+            raise CannotCertify("this detector has no threshold γ; store one with `certood evaluate RUN --calibrate`")
+        score = detector.score
     logits = collect_logits(detector.model, splits.validation)
     values = score_logits(score, logits, absent_class=detector.absent_class)
-    return replace(detector, score=score, threshold=threshold_at_tpr(values.numpy(), detector.tpr))
+    threshold = threshold_at_tpr(values.numpy(), detector.tpr)
+    click.echo(
+        f"γ = {threshold:.6g} for score {score.name}: accepts {detector.tpr:.0%} of {len(splits.validation)} validation images"
+    )
+    return replace(detector, score=score, threshold=threshold)
 
 
 def _numbers(text: str, option: str, count: int) -> tuple[float, ...]:

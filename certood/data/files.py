@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
@@ -60,8 +61,9 @@ def load_npz(name: str, path: Path, size: int | None) -> ImageSet:
         raise DataError(f"{path} has no array `images` (uint8, NHWC or NHW)")
     images = arrays["images"]
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        hint = "; multiply images in [0, 1] by 255 and round" if images.dtype.kind == "f" else ""
-        raise DataError(f"{path}: expected `images` of uint8, NHWC or NHW, found {images.dtype} {images.shape}{hint}")
+        raise DataError(
+            f"{path}: expected `images` of uint8, NHWC or NHW, found {images.dtype} {images.shape}{_range(images)}"
+        )
     if images.ndim == 4 and images.shape[-1] not in (1, 3):
         raise DataError(f"{path}: expected 1 or 3 channels last (NHWC), found shape {images.shape}")
     if not len(images):
@@ -70,6 +72,18 @@ def load_npz(name: str, path: Path, size: int | None) -> ImageSet:
     labels, classes = _labels(path, arrays, len(images))
     tensor = torch.from_numpy(np.ascontiguousarray(channels_first))
     return ImageSet(name, resized(tensor, size), labels, classes)
+
+
+def _range(images: NDArray[Any]) -> str:
+    """What to do about images that are not uint8."""
+    if images.dtype.kind != "f" or not images.size:
+        return ""
+    if not np.isfinite(images).all():
+        return " with values that are not finite; mend these, and store uint8"
+    most = float(images.max())
+    if most > 1.5:
+        return f" up to {most:g}: these look like 0–255, store images.round().astype(np.uint8)"
+    return "; multiply images in [0, 1] by 255 and round"
 
 
 def _labels(path: Path, arrays: dict[str, Any], count: int) -> tuple[Tensor | None, tuple[str, ...]]:
