@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.activations import RELU
+from certood.analysis.bounds.choices import Choices
 
 if TYPE_CHECKING:
     from certood.analysis.bounds.propagation import Analysis
@@ -40,7 +41,7 @@ def optimised_least(analysis: Analysis, node: int, rows: Tensor, iterations: int
     idle = 0
     for _ in range(iterations):
         with torch.enable_grad():
-            linear = analysis.linear_lower(node, rows, slopes)
+            linear = analysis.linear_lower(node, rows, Choices(slopes))
             found = analysis.ball.least(linear.rows) + linear.constant
             optimiser.zero_grad()
             (-found.sum()).backward()

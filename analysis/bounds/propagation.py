@@ -6,7 +6,7 @@ float32, with what rounding may cost subtracted (`rounding`).
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.activations import RELU
 from certood.analysis.bounds.ball import Bounds, Region
+from certood.analysis.bounds.choices import Choices
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.operations import (
     Convolution,
@@ -149,20 +150,20 @@ class Analysis:
         reached, constant = self._propagated(node, rows)
         return _or_infinite(self.ball.least(reached) + constant, -1)
 
-    def linear_lower(self, node: int, rows: Tensor, slopes: Mapping[int, Tensor] | None = None) -> LinearBound:
+    def linear_lower(self, node: int, rows: Tensor, choices: Choices | None = None) -> LinearBound:
         """A linear function of the image that bounds rows (N, R, *shape) of a node from below over the ball."""
-        reached, constant = self._propagated(node, rows, slopes)
+        reached, constant = self._propagated(node, rows, choices)
         dense = reached.dense() if isinstance(reached, Windows) else reached
         return LinearBound(dense.to(torch.float64), constant)
 
-    def _propagated(self, node: int, rows: Rows, slopes: Mapping[int, Tensor] | None = None) -> tuple[Rows, Tensor]:
+    def _propagated(self, node: int, rows: Rows, choices: Choices | None = None) -> tuple[Rows, Tensor]:
         """Rows of the image, and constants in float64, that bound rows of a node from below."""
         pending: dict[int, Rows] = {node: rows.to(self.dtype)}
         constant = torch.zeros(()).double() - self._lost(rows, partial(casting_loss, self.boxes[node]))
         for index in range(node, 0, -1):
             if index not in pending:
                 continue
-            parts, added = self._step(index, pending.pop(index), slopes)
+            parts, added = self._step(index, pending.pop(index), choices)
             constant = constant + added
             for source, part in zip(self.graph.nodes[index].inputs, parts, strict=True):
                 if source in pending:
@@ -172,7 +173,7 @@ class Analysis:
                     pending[source] = part
         return pending[0], constant
 
-    def _step(self, index: int, own: Rows, slopes: Mapping[int, Tensor] | None) -> tuple[Sequence[Rows], Tensor]:
+    def _step(self, index: int, own: Rows, choices: Choices | None) -> tuple[Sequence[Rows], Tensor]:
         """Rows of the inputs of a node, and constants, that bound rows of the node from below."""
         node = self.graph.nodes[index]
         shapes = [self.graph.nodes[source].shape for source in node.inputs]
@@ -194,7 +195,12 @@ class Analysis:
                 added = added - self._lost(part, partial(casting_loss, box))
             return [part.to(self.dtype) for part in exact], added
         assert isinstance(operation, Elementwise)
-        before, added = relaxed(own, self._relaxation(index, operation, slopes))
+        before, added = relaxed(own, self._relaxation(index, operation, choices))
+        if choices is not None and operation is RELU:
+            source = node.inputs[0]
+            choices.reached[source] = (own.dense() if isinstance(own, Windows) else own).detach()
+            if source in choices.subtracted:
+                before = summed(before, -choices.subtracted[source])
         return [before], added.to(torch.float64)
 
     def _lost(self, rows: Rows, loss: Callable[[], Tensor | None]) -> Tensor | float:
@@ -209,12 +215,13 @@ class Analysis:
             self.losses[index] = linear_loss(node.operation, [self.boxes[source] for source in node.inputs], node.shape)
         return self.losses[index]
 
-    def _relaxation(self, index: int, operation: Elementwise, slopes: Mapping[int, Tensor] | None) -> Relaxation:
+    def _relaxation(self, index: int, operation: Elementwise, choices: Choices | None) -> Relaxation:
         """Lines for the rows, in their precision."""
         source = self.graph.nodes[index].inputs[0]
         box = lower, upper = self.boxes[source]
-        if operation is RELU and slopes is not None:
-            return rounded_lines(relu_relaxation(lower[:, None], upper[:, None], slopes.get(source)), box, self.dtype)
+        if operation is RELU and choices is not None:
+            chosen = relu_relaxation(lower[:, None], upper[:, None], choices.slopes.get(source))
+            return rounded_lines(chosen, box, self.dtype)
         if index not in self.lines:
             self.lines[index] = rounded_lines(operation.lines(lower, upper), box, self.dtype)
         return self.lines[index]
