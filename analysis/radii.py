@@ -123,33 +123,64 @@ def certified_radii(
 
 
 def _largest(slack: Slack, start: Tensor, guess: Tensor, limit: float, tolerance: float, max_passes: int) -> Tensor:
-    """The largest ε (N,) with positive slack, by regula falsi (Illinois); images whose search has ended leave the batch."""
-    low, low_value = torch.zeros_like(start), start.clone()
-    high, high_value = torch.full_like(start, limit), torch.full_like(start, -math.inf)
+    """The largest ε (N,) with positive slack; images whose search has ended leave the batch.
+
+    Slack at 0 is `start`. Once a radius is bracketed, inverse interpolation through the three latest probes predicts where
+    the slack vanishes, and the next probe lies so far beside it that two hits end the search; a bracket that two probes
+    hardly made smaller is halved. What the closed form certifies moves the lower end, but has no slack to interpolate.
+    """
+    low, high = torch.zeros_like(start), torch.full_like(start, limit)
     known = torch.zeros_like(start, dtype=torch.bool)
-    eps = guess.clamp(1e-9, limit)
+    scale = start.clamp_min(1e-300)
+    # The last three probes, the newest first. Slack falls ever faster: asinh brings what is far below 0 nearer.
+    places = torch.zeros(3, len(start), dtype=torch.float64)
+    values = torch.stack([torch.full_like(start, math.asinh(1.0))] * 3)
+    eps, width_before = guess.clamp(1e-9, limit), torch.full_like(start, math.inf)
     active = (start > 0).nonzero().flatten()
-    side = torch.zeros_like(start)
-    for _ in range(max_passes):
+    for count in range(max_passes):
         if not len(active):
             break
         value, closed = slack(active, eps[active])
         good = value > 0
         kept, lost = active[good], active[~good]
-        low[kept], low_value[kept] = eps[kept], value[good]
-        high[lost], high_value[lost], known[lost] = eps[lost], value[~good], True
-        # The side that stays gets half its value, so that the other side moves too.
-        high_value[kept] = torch.where(side[kept] > 0, high_value[kept] / 2, high_value[kept])
-        low_value[lost] = torch.where(side[lost] < 0, low_value[lost] / 2, low_value[lost])
-        side[kept], side[lost] = 1, -1
-        better = closed[~good] > low[lost]
-        low[lost[better]] = closed[~good][better]
-        share = low_value / (low_value - high_value).clamp_min(1e-300)
-        secant = low + torch.where(share.isfinite(), share, 0.5).clamp(0.02, 0.98) * (high - low)
+        low[kept] = eps[kept]
+        high[lost], known[lost] = eps[lost], True
+        low[lost] = torch.maximum(low[lost], closed[~good])
+        places[:, active] = torch.stack([eps[active], *places[:2, active]])
+        values[:, active] = torch.stack([torch.asinh(value / scale[active]), *values[:2, active]])
         middle = torch.where(low > 0, (low * high).sqrt(), high / 4)
-        within = torch.where(high_value.isinf() | (low == 0) & (high_value < -20 * start), middle, secant)
-        within = torch.maximum(torch.minimum(within, high / (1 + tolerance / 2)), low * (1 + tolerance / 2))
-        eps = torch.where(known, within, (2 * low).clamp_max(limit))
+        predicted = _vanishing(places, values, low, high)
+        aim = torch.where(predicted.isfinite(), predicted, middle)
+        # Beside the prediction, on the side whose end is further away.
+        beside = torch.where(high / aim > aim / low.clamp_min(1e-300), 1 + 0.45 * tolerance, 1 - 0.45 * tolerance)
+        width = torch.where(low > 0, high / low, math.inf).log()
+        slow = (width > 0.75 * width_before) & (count % 2 == 1)
+        width_before = width if count % 2 else width_before
+        within = torch.where(slow, middle, aim * beside)
+        within = torch.maximum(torch.minimum(within, high / (1 + tolerance / 3)), low * (1 + tolerance / 3))
+        # Nothing above is known yet: the radius lies before the end of the line through the slack at 0 and here.
+        line = low + 0.7 * (_line_end(low, values[0]) - low)
+        further = line if count == 0 else torch.where(predicted.isfinite(), predicted * (1 + 0.45 * tolerance), 2 * low)
+        beyond = torch.maximum(torch.minimum(further, 4 * low), low * (1 + tolerance / 3))
+        eps = torch.where(known, within, beyond).clamp_max(limit)
         done = torch.where(known, high <= low * (1 + tolerance), low >= limit) | (known & (high < 1e-8))
         active = active[~done[active]]
     return low
+
+
+def _line_end(low: Tensor, value: Tensor) -> Tensor:
+    """Where the line through the slack at 0 and a positive slack at `low` vanishes."""
+    left = torch.sinh(value)
+    return low / (1 - left).clamp_min(1e-3)
+
+
+def _vanishing(places: Tensor, values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Where values (3, N) at places (3, N) vanish (N,): inverse quadratic interpolation, else lines from the newest point.
+
+    Only what lies between `low` and `high` is taken; not a number where nothing does.
+    """
+    (a, b, c), (u, v, w) = places, values
+    found = a * v * w / ((u - v) * (u - w)) + b * u * w / ((v - u) * (v - w)) + c * u * v / ((w - u) * (w - v))
+    for line in (a - u * (b - a) / (v - u), a - u * (c - a) / (w - u)):
+        found = torch.where((found > low) & (found < high), found, line)
+    return torch.where((found > low) & (found < high), found, math.nan)

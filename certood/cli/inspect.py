@@ -37,7 +37,8 @@ def command(checkpoint: Path, **foreign: str | int | None) -> None:
     for name in dict.fromkeys(part.name for part in found):
         same = [part for part in found if part.name == name]
         why = next((part.problem for part in same if part.problem), "")
-        table.add_row(name, str(len(same)), f"no: {why}" if why else "yes", same[0].source or "–")
+        first = next((part for part in same if part.problem), same[0])
+        table.add_row(name, str(len(same)), f"no: {why}" if why else "yes", _near(first.source) or "–")
     Console(width=max(120, Console().width)).print(table)
     missing = sum(bool(part.problem) for part in found)
     if missing:
@@ -47,3 +48,10 @@ def command(checkpoint: Path, **foreign: str | int | None) -> None:
         )
         sys.exit(3)
     click.echo(f"all {len(found)} operations can be bounded")
+
+
+def _near(source: str) -> str:
+    """A place in the source, shortened to where the reader stands or to the package."""
+    for start in (f"{Path.cwd()}/", f"{Path(__file__).parents[2]}/"):
+        source = source.removeprefix(start)
+    return source.rpartition("site-packages/")[2]

@@ -21,7 +21,7 @@ from certood.analysis.lipschitz import (
     step_rule_radius,
 )
 from certood.analysis.nearest import attack_radii
-from certood.analysis.radii import Question, certified_radii
+from certood.analysis.radii import Question, _largest, certified_radii
 from certood.analysis.records import append_certificates, read_certificates
 from certood.analysis.settings import Settings
 from certood.analysis.smoothing import MedianSmoothing
@@ -293,3 +293,24 @@ def test_networks_of_every_kind_can_be_certified() -> None:
     for name in ("residual", "gated", "depthwise"):
         records = certify(detector(name), images(4).float(), settings=Settings(eps=(0.01,), attack_steps=8, samples=4))
         assert not sum(record.violations for record in records)
+
+
+@pytest.mark.parametrize("power", [0.7, 1.0, 2.0, 8.0])
+@pytest.mark.parametrize("tolerance", [0.01, 0.001])
+def test_the_search_finds_a_radius_in_few_passes(power: float, tolerance: float) -> None:
+    """A slack with a known end, from guesses far below it, near it and far above it."""
+    exact = torch.tensor([0.003, 0.02, 0.02, 0.3, 2.0]).double()
+    start = torch.tensor([1e-3, 0.5, 40.0, 2.0, 1.0]).double()
+    guess = exact * torch.tensor([1.0, 0.4, 0.05, 3.0, 1.0]).double()
+    passes = torch.zeros(5)
+
+    def slack(chosen: torch.Tensor, eps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        passes[chosen] += 1
+        value = start[chosen] * (1 - (eps / exact[chosen]) ** power)
+        return torch.where(eps > 4 * exact[chosen], -math.inf, value), torch.zeros_like(eps)
+
+    found = _largest(slack, start, guess, 1.0, tolerance, 16)
+    assert (found[:4] <= exact[:4]).all()
+    assert (found[:4] >= exact[:4] * (1 - tolerance)).all()
+    assert found[4] == 1  # the whole range of pixels
+    assert passes.mean() <= (7 if power < 8 else 11)
