@@ -79,8 +79,10 @@ def logarithmic(
     places = list(ticks) if ticks is not None else _round_numbers(low, high)
     places = places[:: math.ceil(len(places) / most)]
     change, side = (axes.set_xscale, axes.xaxis) if axis == "x" else (axes.set_yscale, axes.yaxis)
+    limit = axes.set_xlim if axis == "x" else axes.set_ylim
+    limit(low, high)  # before, because a scale must have a positive range, and after, because it chooses its own
     change("log")
-    (axes.set_xlim if axis == "x" else axes.set_ylim)(low, high)
+    limit(low, high)
     side.set_major_locator(FixedLocator(places))
     side.set_major_formatter(FixedFormatter([f"{place:.3g}" if place < 1000 else f"{place:g}" for place in places]))
     side.set_minor_locator(NullLocator())
