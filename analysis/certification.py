@@ -15,6 +15,7 @@ from certood.analysis.nearest import attack_radii
 from certood.analysis.per_radius import Known, all_balls
 from certood.analysis.radii import Question, certified_radii, largest_radius
 from certood.analysis.records import AtRadius, Certificate
+from certood.analysis.refined import refined_radii
 from certood.analysis.settings import Settings
 from certood.analysis.smoothed import smoothed_certificate
 from certood.checkpoints import Detector
@@ -117,6 +118,16 @@ def certify_batch(
             steps=settings.attack_steps,
             restarts=settings.restarts,
         )
+        if settings.parts:
+            certified[right] = refined_radii(
+                question,
+                part,
+                own,
+                certified[right],
+                attacked[right],
+                parts=settings.parts,
+                tolerance=settings.tolerance,
+            )
     known = Known(images, kind, correct, certified, attacked, nearest)
     balls = all_balls(question, known, settings, random)
     ordered = sorted(balls, key=lambda ball: ball.eps)

@@ -18,8 +18,9 @@ class Settings:
     """What to certify, and how: the threat (norm, radii ε in pixels), the method of the bounds, and the effort.
 
     The first ε is the one to which `verdict` and the Lipschitz constants of a certificate belong. `tolerance` is that of
-    certified radii; `attack_steps` and `restarts` are the effort of attacks, `samples` that of sampled gradients. Raises
-    CertoodError for values that make no sense.
+    certified radii; with `parts` above 0 they are refined by branch and bound, which splits a ball into at most so many parts
+    (energy score, ReLU networks). `attack_steps` and `restarts` are the effort of attacks, `samples` that of sampled
+    gradients. Raises CertoodError for values that make no sense.
     """
 
     eps: tuple[float, ...] = (0.01,)
@@ -28,6 +29,7 @@ class Settings:
     engine: str = "certood"
     iterations: int = 20
     tolerance: float = 0.01
+    parts: int = 0
     attack_steps: int = 30
     restarts: int = 3
     samples: int = 16
@@ -52,6 +54,8 @@ class Settings:
             raise CertoodError("the engine auto-lirpa bounds l_inf balls only, and does not smooth; leave --engine out")
         if not 0 < self.tolerance < 1:
             raise CertoodError(f"expected 0 < tolerance < 1, got {self.tolerance}")
+        if self.parts < 0 or (self.parts and self.engine == "auto-lirpa"):
+            raise CertoodError(f"expected parts >= 0, and 0 with the engine auto-lirpa, got {self.parts}")
         if min(self.iterations, self.attack_steps, self.restarts, self.samples) < 1:
             raise CertoodError("expected at least one iteration, attack step, restart and sample")
 

@@ -32,11 +32,6 @@ class Branching:
     steps: int = 12
 
 
-def linear_objective(parameters: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows are what they are: (D, K + 1), the constant last."""
-    return parameters[:, :-1].detach(), parameters[:, -1].detach()
-
-
 def branched_least(
     analysis: Analysis, objective: Objective, start: Tensor, shift: Tensor, effort: Branching | None = None
 ) -> Tensor:

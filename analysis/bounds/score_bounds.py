@@ -168,8 +168,25 @@ def logsumexp_upper(logits: Logits, box: Bounds) -> Tensor:
     return torch.stack([torch.where(part.isnan(), math.inf, part) for part in uppers]).amin(0)
 
 
+def chord_rows(logits: Logits) -> list[tuple[Tensor, Tensor]]:
+    """Linear functions a·z + b ≥ LSE(z) on the ball, rows (N, K) and constants (N,): by the logits and by their differences."""
+    count, columns = logits.centre.shape
+    unit = torch.eye(columns, dtype=torch.float64)
+    top = unit[logits.centre.argmax(1)]
+    differences = unit[None] - top[:, None]
+    return [
+        _chord_row(logits, unit.expand(count, -1, -1), logits.box(), torch.zeros_like(logits.centre)),
+        _chord_row(logits, differences, logits.rows(differences), top),
+    ]
+
+
 def _chord_upper(logits: Logits, maps: Tensor, box: Bounds, offset: Tensor) -> Tensor:
-    """Upper bound (N,) of offset·z + LSE_j(d_j) for d = maps·z in a box: chords of exp, then a tangent of log, one row.
+    row, constant = _chord_row(logits, maps, box, offset)
+    return constant - logits.lower_rows(-row[:, None])[:, 0]
+
+
+def _chord_row(logits: Logits, maps: Tensor, box: Bounds, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """A row (N, K) and a constant (N,) above offset·z + LSE_j(d_j) for d = maps·z in a box: chords of exp, a tangent of log.
 
     e^d ≤ a·d + b on the box, Σ(a·d + b) = w, and log w ≤ log w₀ + (w − w₀)/w₀ for every w₀ > 0.
     """
@@ -183,9 +200,8 @@ def _chord_upper(logits: Logits, maps: Tensor, box: Bounds, offset: Tensor) -> T
     centre = torch.einsum("njk,nk->nj", maps, logits.centre) - shift
     reference = (slope * centre + constant).sum(1).clamp_min(1e-300)
     row = offset + torch.einsum("nj,njk->nk", slope, maps) / reference[:, None]
-    linear = -logits.lower_rows(-row[:, None])[:, 0]
     rest = (constant - slope * shift).sum(1) / reference
-    return linear + rest + reference.log() - 1 + shift[:, 0]
+    return row, rest + reference.log() - 1 + shift[:, 0]
 
 
 def log_probability_bounds(logits: Logits) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,13 @@ from certood.cli.detectors import foreign_options
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder of the image sets.  [default: the run's own]"
 )
+@click.option(
+    "--parts",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Refine radii by branch and bound, a ball in at most so many parts (energy, ReLU networks; slow).",
+)
 @click.option("--iterations", type=click.IntRange(1), default=20, show_default=True, help="Steps of α-CROWN.")
 @click.option("--sigma", type=float, default=0.12, show_default=True, help="Noise of smoothing, in pixels.")
 @click.option(
@@ -66,6 +73,7 @@ def command(
     id_test: str | None,
     ood: tuple[str, ...],
     data_root: Path | None,
+    parts: int,
     iterations: int,
     sigma: float,
     samples: int,
@@ -99,6 +107,7 @@ def command(
         method=method,
         engine=engine,
         iterations=iterations,
+        parts=parts,
         seed=seed,
         smoothing=MedianSmoothing(sigma, samples, confidence),
     )
