@@ -39,7 +39,7 @@ def write_page(runs: Sequence[Run], out: Path) -> None:
 def number(value: float, form: str = ".3g") -> str:
     """A number in running text; what is not one is a dash."""
     text = f"{value:{form}}"
-    return {"nan": "–", "inf": "∞", "-inf": "−∞"}.get(text, text)
+    return {"nan": "–", "inf": "∞", "-inf": "−∞"}.get(text, text.replace("-", "−"))
 
 
 def _content(runs: Sequence[Run]) -> Mapping[str, Any]:
@@ -58,6 +58,7 @@ def _content(runs: Sequence[Run]) -> Mapping[str, Any]:
         "several_threats": len({(run.norm, tuple(run.certification["eps"])) for run in certified if run.certification})
         > 1,
         "certified": certified,
+        "claims": _claims(certified),
         "smoothed": [run for run in runs if run.smoothed],
         "violations": {
             run.name: int(run.certification["violations"])
@@ -76,6 +77,16 @@ def _content(runs: Sequence[Run]) -> Mapping[str, Any]:
             for run in runs
         ],
     }
+
+
+def _claims(certified: Sequence[Run]) -> list[tuple[Mapping[str, Any], list[tuple[str, float]]]]:
+    """Runs that claim the same of different detectors: what is claimed, and (name, γ) of each."""
+    groups: dict[str, tuple[Mapping[str, Any], list[tuple[str, float]]]] = {}
+    for run in certified:
+        assert run.certification is not None
+        claim = {key: run.certification.get(key) for key in ("norm", "score", "method", "dtype", "eps")}
+        groups.setdefault(repr(claim), (claim, []))[1].append((run.name, run.certification["threshold"]))
+    return list(groups.values())
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Mapping[str, Any]:

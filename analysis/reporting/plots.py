@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,7 +24,7 @@ from certood.analysis.reporting.runs import Run
 
 # Text and paper of the page in either scheme; on a dark page the palette's black and dark blue would vanish.
 LIGHT, DARK = ("#1a1a1a", "#ffffff"), ("#e8e8e8", "#1f2228")
-LIGHTER = {"#0072B2": "#5AA9E6", "#000000": "#FFFFFF", "#7F7F7F": "#B0B0B0"}
+LIGHTER = {"#0072B2": "#5AA9E6", "#D55E00": "#FF9147", "#000000": "#FFFFFF", "#7F7F7F": "#B0B0B0"}
 PIXELS_PER_INCH = 150
 PALETTE = 96
 THUMBNAIL = 96
@@ -185,6 +186,11 @@ def _draw_scatter(
     every = np.array([value for values in pairs.values() for pair in values for value in pair])
     ends = [every.min() / 1.2, every.max() * 1.2]
     axes.plot(ends, ends, color="0.55", linewidth=0.9, zorder=0, label="equal")
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        # Few decades need ticks between them, and many have no room for those.
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _picture(draw: Callable[[Axes, Sequence[str]], None], alt: str, caption: str = "") -> Picture:

@@ -1,5 +1,6 @@
 """What a report reads of a run: its recipe, evaluation, certification and certificates."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -82,7 +83,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, "utf-8")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
 
 

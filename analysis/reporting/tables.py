@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from certood.analysis.figures import NORM_NAMES
 from certood.analysis.reporting.runs import Run
 
@@ -43,7 +41,8 @@ class Column:
         if math.isinf(value):
             return "∞" if value > 0 else "−∞"
         # Four significant digits would turn a large constant into a power of ten.
-        return f"{value:.0f}" if self.format == ".4g" and abs(value) >= 1000 else f"{value:{self.format}}"
+        text = f"{value:.0f}" if self.format == ".4g" and abs(value) >= 1000 else f"{value:{self.format}}"
+        return text.replace("-", "−")
 
 
 BENCHMARK = (
@@ -212,9 +211,9 @@ def smoothing_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def best_cells(rows: Sequence[Row], columns: Sequence[Column]) -> set[tuple[int, str]]:
-    """(row, column) of the cells that are best among runs asked the same: the same set, norm and ε.
+    """(row, column) of the cells that are best, as they read, among runs asked the same: the same set, norm and ε.
 
-    None where fewer than two runs compete, or all have the same number.
+    None where fewer than two runs compete, or all read the same.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, row in enumerate(rows):
@@ -229,8 +228,8 @@ def best_cells(rows: Sequence[Row], columns: Sequence[Column]) -> set[tuple[int,
             }
             if column.lowest is None or len(values) < 2:
                 continue
-            target = min(values.values()) if column.lowest else max(values.values())
-            found = [index for index, value in values.items() if np.isclose(value, target, rtol=1e-9)]
+            target = min(values, key=lambda index: values[index] if column.lowest else -values[index])
+            found = [index for index in values if column.cell(rows[index]) == column.cell(rows[target])]
             if len(found) < len(values):
                 best |= {(index, column.key) for index in found}
     return best

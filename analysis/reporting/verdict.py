@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from certood.analysis.figures import NORM_NAMES
 from certood.analysis.reporting.runs import Run
 
+RATE, RADIUS = ".1f", ".4f"
+
 
 def verdict(runs: Sequence[Run]) -> list[str]:
     """Its sentences. Radii in different norms are never compared."""
     rates = {run.name: 100 * run.benchmark["mean"]["fpr95"] for run in runs if run.benchmark.get("mean")}
     sentences = []
     if rates:
-        sentences.append(f"Lowest mean FPR95: {_extremes(rates, '.1f', ' %', lowest=True)}.")
+        sentences.append(f"Lowest mean FPR95: {_extremes(rates, RATE, ' %', lowest=True)}.")
     norms = dict.fromkeys(str(run.norm) for run in runs if run.certified)
     for norm in norms:
         radii = {
@@ -23,7 +25,7 @@ def verdict(runs: Sequence[Run]) -> list[str]:
             continue
         place = f"in {NORM_NAMES[norm]}, pixels of the range 0 to 1"
         sentences.append(
-            f"Largest median certified radius of ID images ({place}): {_extremes(found, '.4f', '', lowest=False)}."
+            f"Largest median certified radius of ID images ({place}): {_extremes(found, RADIUS, '', lowest=False)}."
         )
         sentences += _compared({name: rate for name, rate in rates.items() if name in found}, found)
     if any(run.smoothed for run in runs):
@@ -39,13 +41,14 @@ def _median(run: Run, kind: str) -> float | None:
     return None if len(found) != 1 or found[0] is None else float(found[0])
 
 
-def _best(values: Mapping[str, float], *, lowest: bool) -> list[str]:
-    target = min(values.values()) if lowest else max(values.values())
-    return [name for name, value in values.items() if value == target]
+def _best(values: Mapping[str, float], form: str, *, lowest: bool) -> list[str]:
+    """The runs with the extreme value as it reads: what differs in digits that nobody sees is no difference."""
+    target = f"{min(values.values()) if lowest else max(values.values()):{form}}"
+    return [name for name, value in values.items() if f"{value:{form}}" == target]
 
 
 def _extremes(values: Mapping[str, float], form: str, unit: str, *, lowest: bool) -> str:
-    best, worst = _best(values, lowest=lowest), _best(values, lowest=not lowest)
+    best, worst = _best(values, form, lowest=lowest), _best(values, form, lowest=not lowest)
     text = f"{_joined(best)} with {values[best[0]]:{form}}{unit}"
     if len(best) < len(values):
         text += f" ({'highest' if lowest else 'smallest'}: {_joined(worst)} with {values[worst[0]]:{form}}{unit})"
@@ -55,7 +58,7 @@ def _extremes(values: Mapping[str, float], form: str, unit: str, *, lowest: bool
 def _compared(rates: Mapping[str, float], radii: Mapping[str, float]) -> list[str]:
     if len(rates) < 2:
         return []
-    detects, holds = set(_best(rates, lowest=True)), set(_best(radii, lowest=False))
+    detects, holds = set(_best(rates, RATE, lowest=True)), set(_best(radii, RADIUS, lowest=False))
     if detects & holds:
         return [f"So {_joined(sorted(detects & holds))} both detects best and is certified furthest."]
     return ["So the run that detects best is not the one that is certified furthest."]
