@@ -313,7 +313,7 @@ def test_smoothed_evaluated_and_foreign_runs_stand_beside_certified_ones(tmp_pat
     text = read_page(tmp_path / "r.html").text
     assert "This is probabilistic" in text
     assert "Radii of smoothed detectors are probabilistic" in text
-    assert "No pictures of digits, digits-near" in text
+    assert "No pictures of digits: not found here" in text
     assert "no command is known that makes this run again" not in text
     assert f"certood certify {paths[2].as_posix()} --norm inf" in text
 
