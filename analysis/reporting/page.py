@@ -36,8 +36,10 @@ def write_page(runs: Sequence[Run], out: Path) -> None:
     write_text(out, environment.get_template("report.html.j2").render(**_content(runs)) + "\n")
 
 
-def number(value: float, form: str = ".3g") -> str:
-    """A number in running text; what is not one is a dash."""
+def number(value: float | None, form: str = ".3g") -> str:
+    """A number in running text; what is not one, or not known, is a dash."""
+    if value is None:
+        return "–"
     text = f"{value:{form}}"
     return {"nan": "–", "inf": "∞", "-inf": "−∞"}.get(text, text.replace("-", "−"))
 

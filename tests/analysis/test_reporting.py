@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
 from certood.analysis import certify, report
 from certood.analysis.certification import Settings
@@ -319,7 +320,7 @@ def test_smoothed_evaluated_and_foreign_runs_stand_beside_certified_ones(tmp_pat
 
 
 def test_numbers_in_running_text() -> None:
-    assert [number(value) for value in (math.nan, math.inf, -1.5, 0.12345)] == ["–", "∞", "−1.5", "0.123"]
+    assert [number(value) for value in (None, math.nan, math.inf, -1.5, 0.12345)] == ["–", "–", "∞", "−1.5", "0.123"]
 
 
 def test_runs_of_one_name_are_told_apart_and_none_counts_twice(tmp_path: Path) -> None:
@@ -367,6 +368,20 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         report([])
     with pytest.raises(RunDirectoryError, match="cannot write"):
         report(write_run(tmp_path / "other"), tmp_path / "run" / "recipe.toml" / "r.html")
+
+
+def test_the_command_writes_beside_a_single_run_and_prints_tables(two: list[Path], tmp_path: Path) -> None:
+    def command(*words: str) -> Result:
+        return CliRunner().invoke(main, ["report", *words])
+
+    assert command(str(two[0])).output == f"Written: {two[0] / 'report.html'}\n"
+    assert "sharp (γ = −1)" in read_page(two[0] / "report.html").text
+    assert command(*map(str, two), "--format", "csv").output == report(two, format="csv")
+    written = command(*map(str, two), "--format", "latex", "--out", str(tmp_path / "deep" / "t.tex"))
+    assert written.exit_code == 0
+    assert (tmp_path / "deep" / "t.tex").read_text("utf-8") == report(two, format="latex")
+    failed = command(str(tmp_path / "nowhere"))
+    assert (failed.exit_code, "no run directory" in failed.stderr) == (2, True)
 
 
 def test_commands_name_what_differs_from_the_run(tmp_path: Path) -> None:
