@@ -89,9 +89,9 @@ def report(
     computed again: all numbers come from the files of the runs. Raises RunDirectoryError where a folder is no run,
     CertoodError for an unknown format.
     """
+    from certood.analysis.reporting.formats import tables_as_csv, tables_as_json, tables_as_latex  # noqa: PLC0415
     from certood.analysis.reporting.page import write_page  # noqa: PLC0415 (importing certood.analysis stays light)
     from certood.analysis.reporting.runs import read_runs, write_text  # noqa: PLC0415
-    from certood.analysis.reporting.tables import tables_as_csv, tables_as_json, tables_as_latex  # noqa: PLC0415
     from certood.errors import CertoodError  # noqa: PLC0415
 
     if format not in FORMATS:

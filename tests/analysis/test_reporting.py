@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from certood.analysis import certify, report
 from certood.analysis.certification import Settings
 from certood.analysis.records import read_certificates
+from certood.analysis.reporting.formats import escape_latex
 from certood.analysis.reporting.links import image_correlations, run_correlations, run_points, spearman
 from certood.analysis.reporting.page import number
 from certood.analysis.reporting.pictures import worst_images
@@ -28,7 +29,6 @@ from certood.analysis.reporting.tables import (
     THEORY,
     benchmark_rows,
     best_cells,
-    escape_latex,
     radius_rows,
     tables,
     theory_rows,
