@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from certood.analysis import certify, report
+from certood.analysis import certify, certify_run, report
 from certood.analysis.certification import Settings
 from certood.analysis.records import read_certificates
 from certood.analysis.reporting.formats import escape_latex
@@ -413,7 +413,9 @@ def parse_command(words: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_printed_commands_make_the_same_numbers(tmp_path: Path) -> None:
+def test_the_printed_commands_make_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Figures of single runs are tested elsewhere, and take most of the time.
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     run = tmp_path / "run"
     fit("digits-ce", run, settings=["training.epochs=2", "run.device=cpu", "data.ood=['digits-near']"], progress=False)
     found = certify(run, eps=(0.03, 0.01), limit=2, seed=5)

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from certood.analysis import certify_run
 from certood.cli import COMMANDS, main
 from certood.train.loop import fit
 from certood.train.recipe import known_keys, load_recipe, recipe_names
@@ -95,6 +96,8 @@ def test_no_placeholder_is_left() -> None:
 @pytest.mark.slow
 def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    # Figures of single runs are tested elsewhere, and take most of the time.
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     fit(load_recipe("digits-greg-plus", ["training.epochs=1", "run.device=cpu"]), progress=False)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 2
@@ -122,6 +125,8 @@ def make(num_classes: int) -> nn.Module:
 def test_the_shell_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every one but the demo, which has a test of its own, on tiny images and shortened."""
     monkeypatch.chdir(tmp_path)
+    # Figures of single runs are tested elsewhere, and take most of the time.
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     (tmp_path / "my_networks.py").write_text(NETWORK)
     generator = np.random.default_rng(0)
     for folder, count in (
