@@ -1,27 +1,105 @@
-"""Bounds, certificates, attacks, certified metrics, figures and the report."""
+"""Bounds, certificates, attacks, certified metrics, figures and the report.
 
+`certify` and `report` are the ways in; `certood.analysis.bounds` bounds logits, scores and gradients of any network over a
+ball; `certood.analysis.certification` makes the record of an image, `certood.analysis.summary` the metrics of a run.
+"""
+
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from certood.analysis.records import Certificate
+    from certood.checkpoints import Detector
+
+__all__ = ["FORMATS", "certify", "report"]
 
 FORMATS = ("html", "json", "csv", "latex")
 
 
-def report(runs: Sequence[Path | str], out: Path | str | None = None, *, format: str = "html") -> str:  # noqa: A002
+def certify(
+    detector: "Detector | Path | str",
+    images: "Tensor | NDArray[np.generic] | None" = None,
+    *,
+    eps: float | Sequence[float] = 0.01,
+    norm: float = math.inf,
+    method: str = "crown",
+    kind: str = "id",
+    limit: int | None = None,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    **effort: Any,
+) -> "list[Certificate]":
+    """Certificates of images, or of the test images of a run: a record an image.
+
+    `images` (N, C, H, W) are floats in [0, 1] or uint8; `kind` says whether they are "id" or "ood" (a wrong decision has the
+    radius 0). Without `images`, `detector` is a run directory whose own ID and OOD test images are certified, at most `limit`
+    a set, as `certood certify` does: certificates.csv, certification.json and figures are written to `out` (default: the run),
+    and what is there already is not done again unless `overwrite`.
+
+    `eps` are radii in pixels, the first being the one of the verdict; `norm` is inf, 2 or 1; `method` is interval, crown-ibp,
+    crown, alpha-crown or smoothing; `effort` are further fields of `certood.analysis.certification.Settings`, e.g. `seed` or
+    `attack_steps`. Raises CannotCertify for a detector without γ or with an operation that cannot be bounded, and CertoodError
+    for images or settings that make no sense.
+    """
+    import torch  # noqa: PLC0415 (importing certood.analysis stays light)
+
+    from certood.analysis.certification import certify as certify_images  # noqa: PLC0415
+    from certood.analysis.certify_run import certify_sets  # noqa: PLC0415
+    from certood.analysis.records import CERTIFICATES_FILE, read_certificates  # noqa: PLC0415
+    from certood.analysis.settings import Settings  # noqa: PLC0415
+    from certood.checkpoints import load  # noqa: PLC0415
+    from certood.data import to_pixels  # noqa: PLC0415
+    from certood.errors import CertoodError  # noqa: PLC0415
+    from certood.run_data import load_run_data  # noqa: PLC0415
+
+    radii = (float(eps),) if isinstance(eps, (int, float)) else tuple(float(radius) for radius in eps)
+    try:
+        settings = Settings(eps=radii, norm=float(norm), method=method, **effort)
+    except TypeError as error:
+        raise CertoodError(f"unknown setting of a certification: {error}") from error
+    loaded = load(detector) if isinstance(detector, (str, Path)) else detector
+    if images is not None:
+        given = torch.as_tensor(images)
+        pixels = to_pixels(given) if given.dtype == torch.uint8 else given
+        return certify_images(loaded, pixels, kind=kind, settings=settings)
+    if not isinstance(detector, (str, Path)):
+        raise CertoodError("give images, or the run directory whose own test images are to be certified")
+    run = Path(detector)
+    splits, sets = load_run_data(run)
+    folder = Path(out) if out is not None else run if run.is_dir() else run.parent
+    certify_sets(loaded, splits.test, sets, folder, settings, limit=limit, overwrite=overwrite)
+    return read_certificates(folder / CERTIFICATES_FILE, settings.eps)[0]
+
+
+def report(
+    runs: Path | str | Sequence[Path | str],
+    out: Path | str | None = None,
+    *,
+    format: str = "html",  # noqa: A002 (the command line's name)
+) -> str:
     """The report of some run directories: one HTML file, or its tables alone as json, csv or latex; the text.
 
-    `html` needs `out` and returns its path. Nothing is computed again: all numbers come from the files of the runs. Raises
-    RunDirectoryError where a folder is no run, CertoodError for an unknown format.
+    `html` needs `out` and returns its path; the others return the text, and write it where `out` is given. Nothing is
+    computed again: all numbers come from the files of the runs. Raises RunDirectoryError where a folder is no run,
+    CertoodError for an unknown format.
     """
+    from certood.analysis.reporting.formats import tables_as_csv, tables_as_json, tables_as_latex  # noqa: PLC0415
     from certood.analysis.reporting.page import write_page  # noqa: PLC0415 (importing certood.analysis stays light)
-    from certood.analysis.reporting.runs import read_runs  # noqa: PLC0415
-    from certood.analysis.reporting.tables import tables_as_csv, tables_as_json, tables_as_latex  # noqa: PLC0415
+    from certood.analysis.reporting.runs import read_runs, write_text  # noqa: PLC0415
     from certood.errors import CertoodError  # noqa: PLC0415
 
     if format not in FORMATS:
         raise CertoodError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
-    if not runs:
+    paths = [Path(runs)] if isinstance(runs, (str, Path)) else [Path(run) for run in runs]
+    if not paths:
         raise CertoodError("a report needs at least one run directory")
-    found = read_runs([Path(run) for run in runs])
+    found = read_runs(paths)
     if format == "html":
         if out is None:
             raise CertoodError("an HTML report needs a file to be written to")
@@ -29,5 +107,5 @@ def report(runs: Sequence[Path | str], out: Path | str | None = None, *, format:
         return str(out)
     text = {"json": tables_as_json, "csv": tables_as_csv, "latex": tables_as_latex}[format](found)
     if out is not None:
-        Path(out).write_text(text, "utf-8")
+        write_text(Path(out), text)
     return text

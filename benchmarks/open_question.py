@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from certood.analysis.certification import Settings
 from certood.analysis.certify_run import certify_sets
+from certood.analysis.settings import Settings
 from certood.checkpoints import CHECKPOINT_FILE, load_checkpoint
 from certood.run_data import load_run_data
 from certood.train.loop import EVALUATION_FILE, fit

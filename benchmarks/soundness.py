@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.attacks import ascend
+from certood.analysis.attacks import ascend, generators
 from certood.analysis.bounds import METHODS, Graph, LpBall, analyse, capture, score_bounds
 from certood.scores import SCORES, Score, score_by_name
 
@@ -59,7 +59,7 @@ def extremes(model: nn.Module, x: Tensor, eps: float, norm: float, points: int) 
             for sign in (1.0, -1.0):
                 best, _ = ascend(
                     lambda y, f=function, c=place, s=sign: s * f(model(y))[:, c],
-                    x, radii, norm, steps=40, restarts=4, generator=torch.Generator().manual_seed(place),
+                    x, radii, norm, random=generators(place, range(len(x))), steps=40, restarts=4,
                 )  # fmt: skip
                 value = found[name][0].clone()
                 value[:, place] = sign * best

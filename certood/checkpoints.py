@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from certood import __version__
 from certood.errors import CheckpointError
+from certood.metrics import threshold_at_tpr
 from certood.models import Classifier, build_model
 from certood.models.wrapped import WrappedClassifier
 from certood.scores import Energy, Score, score_by_name, score_logits
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 METADATA_KEY = "certood"
+CALIBRATION_BATCH = 512
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,15 @@ class Detector:
         with torch.no_grad():
             return self.scores(images) <= self.threshold
 
+    def calibrated(self, images: Tensor, tpr: float = 0.95) -> "Detector":
+        """The same detector with the γ that accepts the share `tpr` of these in-distribution images (N, C, H, W).
+
+        They must be held out: neither trained on nor tested on. Raises CertoodError where a score is not finite.
+        """
+        with torch.no_grad():
+            scores = torch.cat([self.scores(part) for part in images.split(CALIBRATION_BATCH)])
+        return replace(self, threshold=threshold_at_tpr(scores.double().cpu().numpy(), tpr), tpr=tpr)
+
 
 def save_checkpoint(detector: Detector, path: Path) -> None:
     """Write a detector as safetensors with JSON metadata, atomically; raises CheckpointError where it cannot."""
@@ -81,6 +92,45 @@ def save_checkpoint(detector: Detector, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write {path}: {error}") from error
+
+
+def load(
+    path: Path | str,
+    *,
+    architecture: str | None = None,
+    classes: int | tuple[str, ...] | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    score: Score | None = None,
+    options: Mapping[str, bool | int | float | str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Detector:
+    """The detector of a run directory or checkpoint, or, with `architecture`, of somebody else's weights.
+
+    Foreign weights need `classes` (names or their number) and `input_shape` (C, H, W) as well; `mean` and `std` are their
+    normalisation, a number a channel (default: none); they come without γ, see `Detector.calibrated`. Raises CheckpointError
+    where the file is missing, damaged, or does not fit (see `load_foreign`).
+    """
+    if architecture is None:
+        given = {"classes": classes, "input_shape": input_shape, "mean": mean, "std": std, "score": score}
+        needless = [name for name, value in given.items() if value is not None]
+        if needless:
+            raise CheckpointError(f"{', '.join(needless)} describe foreign weights, which need `architecture` too")
+        return load_checkpoint(path, device)
+    if classes is None or input_shape is None:
+        raise CheckpointError("foreign weights need `classes` and `input_shape` beside `architecture`")
+    return load_foreign(
+        path,
+        architecture=architecture,
+        classes=classes,
+        input_shape=input_shape,
+        mean=mean or (0.0,) * input_shape[0],
+        std=std or (1.0,) * input_shape[0],
+        score=score,
+        options=options,
+        device=device,
+    )
 
 
 def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Detector:

@@ -11,13 +11,17 @@ from scipy import stats
 from certood.analysis.records import Certificate
 from certood.analysis.reporting.runs import Run
 
-RESAMPLINGS = 500
-FEWEST = 8
+RESAMPLINGS = 1000
+FEWEST_IMAGES = 8
+FEWEST_RUNS = 3
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation of two quantities over `count` items, with a 95 % bootstrap interval."""
+    """Spearman's rank correlation of two quantities over `count` items, with a 95 % bootstrap interval.
+
+    Not a number where one of the quantities is constant.
+    """
 
     first: str
     second: str
@@ -28,6 +32,16 @@ class Correlation:
     count: int
 
 
+@dataclass(frozen=True)
+class RunPoint:
+    """A run as one point: the mean gradient norm of its ID test images (an estimate) and its mean FPR95."""
+
+    name: str
+    norm: str
+    gradient_norm: float
+    fpr95: float
+
+
 PAIRS = (
     ("gradient_norm", "lipschitz_certified"),
     ("gradient_norm", "radius_certified"),
@@ -36,7 +50,7 @@ PAIRS = (
     ("radius_gradient", "radius_certified"),
 )
 NAMES = {
-    "gradient_norm": "gradient norm",
+    "gradient_norm": "gradient norm (estimate)",
     "lipschitz_certified": "certified Lipschitz constant",
     "radius_certified": "certified radius",
     "margin": "margin",
@@ -45,53 +59,72 @@ NAMES = {
 
 
 def image_correlations(run: Run) -> list[Correlation]:
-    """Correlations over the images of a run that are decided rightly, ID and OOD apart."""
-    if run.certification is None or run.smoothed:
+    """Correlations over the images of a run that are decided rightly, ID and OOD apart; none for a smoothed run."""
+    if not run.certified:
         return []
     found = []
     for kind in ("id", "ood"):
         right = [record for record in run.certificates if record.kind == kind and record.correct]
-        if len(right) < FEWEST:
+        if len(right) < FEWEST_IMAGES:
             continue
         for first, second in PAIRS:
-            one, two = _column(right, first), _column(right, second)
-            value, low, high = spearman(one, two)
+            value, low, high = spearman(_column(right, first), _column(right, second))
             found.append(
                 Correlation(NAMES[first], NAMES[second], f"{kind.upper()} images", value, low, high, len(right))
             )
     return found
 
 
-def run_points(runs: Sequence[Run]) -> list[tuple[str, float, float]]:
-    """For every run with both: its name, the mean gradient norm of its ID test images, its mean FPR95."""
+def run_points(runs: Sequence[Run]) -> list[RunPoint]:
+    """A point for every run that is both evaluated and certified."""
     points = []
     for run in runs:
         inside = [record.gradient_norm for record in run.certificates if record.kind == "id"]
         mean = run.benchmark.get("mean")
-        if inside and mean is not None and not run.smoothed:
-            points.append((run.name, float(np.mean(inside)), float(mean["fpr95"])))
+        if run.certified and inside and mean is not None:
+            points.append(RunPoint(run.name, str(run.norm), float(np.mean(inside)), float(mean["fpr95"])))
     return points
 
 
+def run_correlations(points: Sequence[RunPoint]) -> list[tuple[str, Correlation | None, list[RunPoint]]]:
+    """By norm of the ball, since gradient norms in different norms do not compare: the correlation over runs, and its points.
+
+    None with fewer than three runs.
+    """
+    found: list[tuple[str, Correlation | None, list[RunPoint]]] = []
+    for norm in dict.fromkeys(point.norm for point in points):
+        own = [point for point in points if point.norm == norm]
+        correlation = None
+        if len(own) >= FEWEST_RUNS:
+            value, low, high = spearman(
+                np.array([point.gradient_norm for point in own]), np.array([point.fpr95 for point in own])
+            )
+            correlation = Correlation(
+                "mean gradient norm of ID images", "mean FPR95", "runs", value, low, high, len(own)
+            )
+        found.append((norm, correlation, own))
+    return found
+
+
 def spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Spearman's ρ with a 95 % percentile bootstrap interval; not a number where one side is constant."""
+    """Spearman's ρ with a 95 % percentile bootstrap interval; not a number where one side is constant.
+
+    Resamplings in which a side is constant have no ρ and do not count.
+    """
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return math.nan, math.nan, math.nan
     value = float(stats.spearmanr(first, second).statistic)
     generator = np.random.default_rng(0)
     chosen = generator.integers(0, len(first), (RESAMPLINGS, len(first)))
-    resampled = [_rank_correlation(first[part], second[part]) for part in chosen]
-    low, high = np.nanquantile(resampled, [0.025, 0.975])
+    one, two = stats.rankdata(first[chosen], axis=1), stats.rankdata(second[chosen], axis=1)
+    one, two = one - one.mean(1, keepdims=True), two - two.mean(1, keepdims=True)
+    scale = np.sqrt((one**2).sum(1) * (two**2).sum(1))
+    resampled = (one * two).sum(1)[scale > 0] / scale[scale > 0]
+    low, high = np.quantile(resampled, [0.025, 0.975])
     return value, float(low), float(high)
-
-
-def _rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return math.nan
-    return float(np.corrcoef(stats.rankdata(first), stats.rankdata(second))[0, 1])
 
 
 def _column(records: Sequence[Certificate], name: str) -> NDArray[np.float64]:
     values = np.array([getattr(record, name) for record in records], dtype=np.float64)
-    # Ranks stand for themselves; what is infinite ranks highest.
-    return np.nan_to_num(values, nan=-1.0, posinf=1e300)
+    # Only ranks matter: what is infinite, or not a number and so not bounded, ranks highest.
+    return np.where(np.isfinite(values), values, np.finfo(np.float64).max)

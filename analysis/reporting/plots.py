@@ -1,117 +1,221 @@
-"""The figures of a report, over several runs, as PNG data for an HTML page."""
+"""The figures of a report, over several runs, as PNG data for an HTML page, each for a light and for a dark page."""
 
 import base64
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+from PIL import Image
 
 from certood.analysis.figures import COLOURS, MARKERS, NORM_NAMES, STYLES
+from certood.analysis.records import Certificate
+from certood.analysis.reporting.links import RunPoint
 from certood.analysis.reporting.runs import Run
 
+# Text and paper of the page in either scheme; on a dark page the palette's black and dark blue would vanish.
+LIGHT, DARK = ("#1a1a1a", "#ffffff"), ("#e8e8e8", "#1f2228")
+LIGHTER = {"#0072B2": "#5AA9E6", "#D55E00": "#FF9147", "#000000": "#FFFFFF", "#7F7F7F": "#B0B0B0"}
+PIXELS_PER_INCH = 150
+PALETTE = 96
+THUMBNAIL = 96
 
-def curves(runs: Sequence[Run]) -> str | None:
-    """Certified fraction over the radius of all runs, ID images left and OOD images right."""
-    certified = [run for run in runs if run.certificates and not run.smoothed]
-    if not certified:
-        return None
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, kind in enumerate(("id", "ood"), start=1):
-        axes = figure.add_subplot(1, 2, place)
-        all_radii = [r.radius_certified for run in certified for r in run.certificates if r.kind == kind]
-        if not all_radii:
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the page as data URIs: `dark` is for a dark page, and empty where both look alike."""
+
+    light: str
+    dark: str
+    alt: str
+    caption: str = ""
+
+
+def curves(runs: Sequence[Run]) -> list[Picture]:
+    """Certified fraction over the radius: all runs of one norm and kind of certificate in one figure, ID and OOD apart."""
+    pictures = []
+    certified = [run for run in runs if run.certificates]
+    groups = dict.fromkeys((run.norm, run.smoothed) for run in certified)
+    for norm, smoothed in groups:
+        own = [run for run in certified if (run.norm, run.smoothed) == (norm, smoothed)]
+        for kind in ("id", "ood"):
+            radii = {run.name: _radii(run, kind) for run in own}
+            radii = {name: values for name, values in radii.items() if len(values)}
+            if not radii:
+                continue
+            title = "ID images that stay accepted" if kind == "id" else "OOD images that stay rejected"
+            label = f"{'smoothed' if smoothed else 'certified'} radius in {NORM_NAMES[str(norm)]} (pixels)"
+            places = {run.name: runs.index(run) for run in own}
+            draw = partial(_draw_curves, radii=radii, places=places, title=title, label=label)
+            pictures.append(_picture(draw, f"Share of {kind.upper()} images over the {label}: {', '.join(radii)}"))
+    return pictures
+
+
+def scatters(run: Run) -> list[Picture]:
+    """Gradient norm against certified Lipschitz constant, and gradient radius against certified radius: an image a point."""
+    right = [record for record in run.certificates if record.correct]
+    if not right or not run.certified:
+        return []
+    norm = NORM_NAMES[str(run.norm)]
+    pictures = []
+    for first, second, bottom, side in (
+        ("gradient_norm", "lipschitz_certified", "gradient norm (estimate)", "certified Lipschitz constant"),
+        ("radius_gradient", "radius_certified", f"gradient radius in {norm} (estimate)", f"certified radius in {norm}"),
+    ):
+        pairs = {kind: positive_pairs(right, kind, first, second) for kind in ("id", "ood")}
+        shown = sum(len(part) for part in pairs.values())
+        if not shown:
             continue
-        grid = np.linspace(0, 1.02 * max(float(np.quantile(all_radii, 0.99)), 1e-6), 300)
-        for index, run in enumerate(certified):
-            radii = np.array([record.radius_certified for record in run.certificates if record.kind == kind])
-            share = ((radii[None] >= grid[:, None]) & (radii[None] > 0)).mean(1)
-            axes.plot(
-                grid, share, color=COLOURS[index % len(COLOURS)], linestyle=STYLES[index % len(STYLES)], label=run.name
-            )
-        assert certified[0].certification is not None
-        norm = NORM_NAMES[certified[0].certification["norm"]]
-        title = "ID images that stay accepted" if kind == "id" else "OOD images that stay rejected"
-        axes.set(title=title, xlabel=f"certified radius in {norm} (pixels)", ylabel="share of images", ylim=(0, 1.02))
-        _finish(axes)
-    return _png(figure)
+        draw = partial(_draw_scatter, pairs=pairs, bottom=bottom, side=side)
+        left = len(right) - shown
+        caption = (
+            f"{left} of {len(right)} images with a value of 0, or without a finite one, are not drawn." if left else ""
+        )
+        pictures.append(_picture(draw, f"{side} against {bottom}, {run.name}", caption))
+    return pictures
 
 
-def scatter(run: Run) -> str | None:
-    """Gradient norm against certified Lipschitz constant, and gradient radius against certified radius, an image a point."""
-    right = [record for record in run.certificates if record.correct and record.margin > 0]
-    if not right or run.smoothed:
-        return None
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    columns = (("gradient_norm", "lipschitz_certified"), ("radius_gradient", "radius_certified"))
-    labels = (
-        ("gradient norm (estimate)", "certified Lipschitz constant"),
-        ("gradient radius (estimate)", "certified radius"),
-    )
-    for place, ((first, second), (bottom, side)) in enumerate(zip(columns, labels, strict=True), start=1):
-        axes = figure.add_subplot(1, 2, place)
-        for index, kind in enumerate(("id", "ood")):
-            part = [record for record in right if record.kind == kind]
-            axes.scatter(
-                [max(getattr(record, first), 1e-9) for record in part],
-                [max(getattr(record, second), 1e-9) for record in part],
-                s=12,
-                alpha=0.6,
-                linewidths=0,
-                color=COLOURS[index],
-                marker=MARKERS[index],
-                label=kind.upper(),
-            )
-        ends = [*axes.get_xlim(), *axes.get_ylim()]
-        low, high = max(min(ends), 1e-9), max(ends)
-        axes.plot([low, high], [low, high], color="0.7", linewidth=0.8, zorder=0)
-        axes.set(xlabel=bottom, ylabel=side, xscale="log", yscale="log")
-        _finish(axes)
-    return _png(figure)
-
-
-def run_scatter(points: Sequence[tuple[str, float, float]]) -> str | None:
-    """Mean gradient norm of ID images against mean FPR95, a run a point."""
+def run_scatter(points: Sequence[RunPoint]) -> Picture | None:
+    """Mean gradient norm of ID images against mean FPR95, a run a point; None for fewer than two."""
     if len(points) < 2:
         return None
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for index, (name, norm, fpr) in enumerate(points):
-        axes.scatter(
-            [norm], [100 * fpr], color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], label=name
-        )
-    axes.set(xlabel="mean gradient norm of ID images (estimate)", ylabel="mean FPR95 (%)")
-    _finish(axes)
-    return _png(figure)
+
+    def draw(axes: Axes, colours: Sequence[str]) -> None:
+        for index, point in enumerate(points):
+            axes.scatter(
+                [point.gradient_norm],
+                [100 * point.fpr95],
+                s=60,
+                color=colours[index % len(colours)],
+                marker=MARKERS[index % len(MARKERS)],
+                label=point.name,
+                zorder=3,
+            )
+        axes.margins(0.12)
+        axes.set(xlabel="mean gradient norm of ID images (estimate)", ylabel="mean FPR95 (%)")
+
+    return _picture(draw, "Mean FPR95 against the mean gradient norm of ID images, a run a point")
 
 
-def thumbnail(image: Any) -> str:
-    """A uint8 image (C, H, W), enlarged without smoothing, as PNG data."""
-    from PIL import Image  # noqa: PLC0415
-
+def thumbnail(image: NDArray[np.uint8], alt: str) -> Picture:
+    """A uint8 image (C, H, W) as a small picture: a small one enlarged in whole steps, a large one reduced."""
     array = np.asarray(image, dtype=np.uint8)
-    picture = Image.fromarray(array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0))
-    scale = max(1, 96 // max(picture.size))
+    picture = Image.fromarray(array[0] if array.shape[0] == 1 else array[:3].transpose(1, 2, 0))
+    if max(picture.size) > 2 * THUMBNAIL:
+        picture.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+    scale = max(1, THUMBNAIL // max(picture.size))
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     memory = io.BytesIO()
-    picture.save(memory, "PNG")
-    return _encoded(memory)
+    picture.save(memory, "PNG", optimize=True)
+    return Picture(_encoded(memory), "", alt)
 
 
-def _finish(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8)
+def positive_pairs(records: Sequence[Certificate], kind: str, first: str, second: str) -> list[tuple[float, float]]:
+    """Two columns of the records of a kind, where both are finite and above 0, as logarithmic axes need."""
+    pairs = [(getattr(record, first), getattr(record, second)) for record in records if record.kind == kind]
+    return [pair for pair in pairs if all(math.isfinite(value) and value > 0 for value in pair)]
 
 
-def _png(figure: Figure) -> str:
+def share_above(radii: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of radii that reach each point of the grid; 0 is a wrong decision, and never reaches."""
+    share: NDArray[np.float64] = ((radii[None] >= grid[:, None]) & (radii[None] > 0)).mean(1)
+    return share
+
+
+def _radii(run: Run, kind: str) -> NDArray[np.float64]:
+    column = "radius_smoothing" if run.smoothed else "radius_certified"
+    values = np.array([getattr(record, column) for record in run.certificates if record.kind == kind], dtype=np.float64)
+    # What is not a number is not certified.
+    return np.nan_to_num(values, nan=0.0, posinf=np.finfo(np.float64).max)
+
+
+def _draw_curves(
+    axes: Axes,
+    colours: Sequence[str],
+    radii: dict[str, NDArray[np.float64]],
+    places: dict[str, int],
+    title: str,
+    label: str,
+) -> None:
+    finite = np.concatenate([values[values < 1e6] for values in radii.values()])
+    end = float(np.quantile(finite, 0.99)) if len(finite) else 0.0
+    grid = np.linspace(0, 1.05 * max(end, 1e-6), 400)
+    for name, values in radii.items():
+        place = places[name]
+        axes.plot(
+            grid,
+            share_above(values, grid),
+            color=colours[place % len(colours)],
+            linestyle=STYLES[place % len(STYLES)],
+            marker=MARKERS[place % len(MARKERS)],
+            markevery=(20 + 7 * place % 40, 60),
+            markersize=5,
+            linewidth=1.8,
+            label=name,
+        )
+    axes.set(title=title, xlabel=label, ylabel="share of images", ylim=(0, 1.02), xlim=(0, grid[-1]))
+
+
+def _draw_scatter(
+    axes: Axes, colours: Sequence[str], pairs: dict[str, list[tuple[float, float]]], bottom: str, side: str
+) -> None:
+    axes.set(xlabel=bottom, ylabel=side, xscale="log", yscale="log")
+    for place, (kind, values) in enumerate(pairs.items()):
+        if values:
+            axes.scatter(
+                [one for one, _ in values],
+                [two for _, two in values],
+                s=22,
+                alpha=0.75,
+                linewidths=0.9,
+                # ID filled, OOD hollow: they differ without colour as well.
+                facecolors=colours[0] if place == 0 else "none",
+                edgecolors=colours[place],
+                marker=MARKERS[place],
+                label=f"{kind.upper()} ({len(values)})",
+            )
+    every = np.array([value for values in pairs.values() for pair in values for value in pair])
+    ends = [every.min() / 1.2, every.max() * 1.2]
+    axes.plot(ends, ends, color="0.55", linewidth=0.9, zorder=0, label="equal")
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        # Few decades need ticks between them, and many have no room for those.
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _picture(draw: Callable[[Axes, Sequence[str]], None], alt: str, caption: str = "") -> Picture:
+    light, dark = (_drawn(draw, *scheme, dark=scheme is DARK) for scheme in (LIGHT, DARK))
+    return Picture(light, dark, alt, caption)
+
+
+def _drawn(draw: Callable[[Axes, Sequence[str]], None], ink: str, paper: str, *, dark: bool) -> str:
+    colours = [LIGHTER.get(colour, colour) for colour in COLOURS] if dark else list(COLOURS)
+    settings: dict[Any, Any] = dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink
+    )
+    with rc_context({**settings, "axes.titlesize": 11, "axes.labelsize": 10, "legend.fontsize": 9}):
+        figure = Figure(figsize=(5.4, 3.9), layout="constrained", facecolor=paper)
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot(facecolor=paper)
+        draw(axes, colours)
+        axes.spines[["top", "right"]].set_visible(False)
+        legend = axes.legend(framealpha=0.8, facecolor=paper, edgecolor="none")
+        legend.set_zorder(5)
+        memory = io.BytesIO()
+        figure.savefig(memory, format="png", dpi=PIXELS_PER_INCH)
+    picture = Image.open(memory).convert("RGB").quantize(PALETTE, dither=Image.Dither.NONE)
     memory = io.BytesIO()
-    figure.savefig(memory, format="png", dpi=130)
+    picture.save(memory, "PNG", optimize=True)
     return _encoded(memory)
 
 

@@ -1,12 +1,14 @@
 """What a report reads of a run: its recipe, evaluation, certification and certificates."""
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from certood.analysis.certify_run import CERTIFICATION_FILE
+from certood.analysis.certify_run import CERTIFICATION_FILE, SETTINGS_FILE
 from certood.analysis.records import CERTIFICATES_FILE, Certificate, read_certificates
 from certood.errors import RunDirectoryError
 from certood.run_data import recipe_tables
@@ -16,63 +18,109 @@ EVALUATION_FILE = "evaluation.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory as read; `evaluation` and `certification` are None where those commands have not run."""
+    """A run directory as read; `evaluation` and `certification` are None where those commands have not run to their end.
+
+    `settings` is what certification_settings.json holds: limit, hashes of the certified sets, effort. `note` says what of the
+    run was left out, and why.
+    """
 
     name: str
     path: Path
     recipe: Mapping[str, Any]
-    evaluation: Mapping[str, Any] | None
-    certification: Mapping[str, Any] | None
-    certificates: tuple[Certificate, ...]
+    evaluation: Mapping[str, Any] | None = None
+    certification: Mapping[str, Any] | None = None
+    certificates: tuple[Certificate, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def score(self) -> str | None:
+        """The score that the benchmark is shown for: the run's own."""
+        if self.evaluation is None:
+            return None
+        own = str(self.evaluation.get("score"))
+        return own if own in self.evaluation["scores"] else str(next(iter(self.evaluation["scores"])))
 
     @property
     def benchmark(self) -> Mapping[str, Any]:
-        """The clean benchmark of the run's own score, empty where it was not evaluated."""
+        """The clean benchmark of that score, empty where the run was not evaluated."""
         if self.evaluation is None:
             return {}
-        scores: Mapping[str, Any] = self.evaluation["scores"]
-        own = str(self.evaluation.get("score"))
-        entry: Mapping[str, Any] = scores[own] if own in scores else next(iter(scores.values()))
+        entry: Mapping[str, Any] = self.evaluation["scores"][self.score]
         return entry
 
     @property
     def smoothed(self) -> bool:
-        """Whether the certification is probabilistic."""
+        """Whether the certification is probabilistic, and about the smoothed detector."""
         return self.certification is not None and self.certification["method"] == "smoothing"
+
+    @property
+    def certified(self) -> bool:
+        """Whether there are deterministic certificates."""
+        return self.certification is not None and not self.smoothed
+
+    @property
+    def norm(self) -> str | None:
+        """The norm of the certified balls: "inf", "2" or "1"."""
+        return None if self.certification is None else str(self.certification["norm"])
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """The runs in these folders; raises RunDirectoryError where one is none, or holds neither evaluation nor certification."""
-    runs = [_read(path) for path in paths]
+    """The runs in these folders; raises RunDirectoryError where one is none, or holds neither evaluation nor certification.
+
+    Runs are called by their folder, or by their whole path where two folders have one name. A folder given twice counts once.
+    """
+    runs = [_read(path) for path in {path.resolve(): path for path in paths}.values()]
     names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        runs = [Run(str(run.path), *(getattr(run, key) for key in RUN_FIELDS)) for run in runs]
-    return runs
+    return [replace(run, name=run.path.as_posix()) if names.count(run.name) > 1 else run for run in runs]
 
 
-RUN_FIELDS = ("path", "recipe", "evaluation", "certification", "certificates")
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, atomically; raises RunDirectoryError where it cannot."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, "utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _read(path: Path) -> Run:
     if not path.is_dir():
         raise RunDirectoryError(f"no run directory {path}")
-    evaluation, certification = _json(path / EVALUATION_FILE), _json(path / CERTIFICATION_FILE)
+    evaluation = _json(path / EVALUATION_FILE, ("accuracy", "scores"))
+    certification = _json(path / CERTIFICATION_FILE, ("norm", "method", "eps", "sets", "violations", "settings"))
     if evaluation is None and certification is None:
         raise RunDirectoryError(
             f"{path} has neither {EVALUATION_FILE} nor {CERTIFICATION_FILE}: evaluate or certify it first"
         )
-    certificates: list[Certificate] = []
-    if certification is not None:
-        certificates, _ = read_certificates(path / CERTIFICATES_FILE)
-    return Run(path.resolve().name, path, recipe_tables(path), evaluation, certification, tuple(certificates))
+    run = Run(path.resolve().name, path, recipe_tables(path), evaluation)
+    if certification is None:
+        unfinished = (path / CERTIFICATES_FILE).is_file()
+        return replace(run, note="its certification has not ended; the same command continues it" if unfinished else "")
+    certificates, _ = read_certificates(path / CERTIFICATES_FILE, tuple(certification["eps"]))
+    counted = sum(entry["n"] for entry in certification["sets"].values())
+    if counted != len(certificates):
+        return replace(
+            run,
+            note=f"{CERTIFICATION_FILE} is about {counted} images and {CERTIFICATES_FILE} has {len(certificates)}: "
+            "its certification has not ended; the same command continues it",
+        )
+    settings = _json(path / SETTINGS_FILE, ()) or {}
+    return replace(run, certification=certification, certificates=tuple(certificates), settings=settings)
 
 
-def _json(path: Path) -> Mapping[str, Any] | None:
+def _json(path: Path, keys: Sequence[str]) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"cannot read {path}: {error}") from error
-    assert isinstance(content, dict)
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing or not isinstance(content, dict):
+        raise RunDirectoryError(f"{path} is damaged: expected {', '.join(keys) or 'an object'}, missing {missing}")
     return content

@@ -1,47 +1,123 @@
-"""The two tables of a report: the benchmark and the theory of the same runs; and their other formats."""
+"""The tables of a report: the benchmark, the theory, and the theory over all radii."""
 
-import csv
-import io
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from certood.analysis.figures import NORM_NAMES
 from certood.analysis.reporting.runs import Run
 
 Row = Mapping[str, str | float | None]
 
-BENCHMARK_HEADS = {
-    "run": "run",
-    "score": "score",
-    "set": "OOD set",
-    "accuracy": "accuracy %",
-    "fpr95": "FPR95 %",
-    "auroc": "AUROC %",
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its key in a row, what people read above it, the format of its numbers.
+
+    `lowest` says which number is best: the lowest, the highest, or none (None). A column of text has no format.
+    """
+
+    key: str
+    head: str
+    format: str = ""
+    lowest: bool | None = None
+
+    @property
+    def text(self) -> bool:
+        """Whether the cells are text."""
+        return not self.format
+
+    def cell(self, row: Row) -> str:
+        """The cell as people read it; what is not known, or not a number, is a dash."""
+        value = row[self.key]
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return "–"
+        if isinstance(value, str) or not self.format:
+            return str(value)
+        if math.isinf(value):
+            return "∞" if value > 0 else "−∞"
+        # Four significant digits would turn a large constant into a power of ten.
+        text = f"{value:.0f}" if self.format == ".4g" and abs(value) >= 1000 else f"{value:{self.format}}"
+        return text.replace("-", "−")
+
+
+BENCHMARK = (
+    Column("set", "OOD set"),
+    Column("run", "run"),
+    Column("score", "score"),
+    Column("accuracy", "accuracy %", ".1f"),
+    Column("fpr95", "FPR95 %", ".1f", lowest=True),
+    Column("auroc", "AUROC %", ".1f", lowest=False),
+)
+_THREAT = (Column("norm", "norm"), Column("eps", "ε", "g"), Column("n", "images", "d"))
+THEORY = (
+    Column("set", "set"),
+    Column("kind", "kind"),
+    Column("run", "run"),
+    Column("method", "method"),
+    *_THREAT,
+    Column("gradient_norm", "gradient norm (estimate)", ".4g"),
+    Column("lipschitz_sampled", "L sampled (estimate)", ".4g"),
+    Column("lipschitz_certified", "L certified", ".4g", lowest=True),
+    Column("global_lipschitz", "L global", ".4g"),
+    Column("radius_certified", "radius certified", ".4f", lowest=False),
+    Column("radius_attack", "radius attack", ".4f"),
+    Column("certified", "certified %", ".1f", lowest=False),
+    Column("refuted", "refuted %", ".1f"),
+    Column("auc", "AUC %", ".1f"),
+    Column("aauc", "AAUC %", ".1f"),
+    Column("gauc", "GAUC %", ".1f", lowest=False),
+)
+RADII = (
+    Column("set", "set"),
+    Column("kind", "kind"),
+    Column("run", "run"),
+    *_THREAT,
+    Column("lipschitz_certified", "L certified", ".4g", lowest=True),
+    Column("certified", "certified %", ".1f", lowest=False),
+    Column("refuted", "refuted %", ".1f"),
+    Column("aauc", "AAUC %", ".1f"),
+    Column("gauc", "GAUC %", ".1f", lowest=False),
+    Column("afpr95", "AFPR95 %", ".1f"),
+    Column("gfpr95", "GFPR95 %", ".1f", lowest=True),
+)
+SMOOTHING = (
+    Column("set", "set"),
+    Column("kind", "kind"),
+    Column("run", "run"),
+    *_THREAT,
+    Column("sigma", "σ", "g"),
+    Column("confidence", "confidence", "g"),
+    Column("smoothed", "smoothed %", ".1f", lowest=False),
+    Column("radius_smoothing", "median radius", ".4f", lowest=False),
+)
+TITLES = {
+    "benchmark": "Clean benchmark",
+    "theory": "Theory, at the first ε of each run",
+    "radii": "Theory over all radii",
+    "smoothing": "Smoothing (probabilistic)",
 }
-THEORY_HEADS = {
-    "run": "run",
-    "set": "set",
-    "kind": "kind",
-    "n": "images",
-    "gradient_norm": "gradient norm (estimate)",
-    "lipschitz_sampled": "L sampled (estimate)",
-    "lipschitz_certified": "L certified",
-    "global_lipschitz": "L global",
-    "radius_certified": "radius certified",
-    "radius_attack": "radius attack",
-    "certified": "certified %",
-    "refuted": "refuted %",
-    "auc": "AUC %",
-    "aauc": "AAUC %",
-    "gauc": "GAUC %",
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "benchmark": BENCHMARK,
+    "theory": THEORY,
+    "radii": RADII,
+    "smoothing": SMOOTHING,
 }
+
+
+def tables(runs: Sequence[Run]) -> dict[str, list[Row]]:
+    """The rows of every table by its name, all runs of a set beside each other."""
+    return {
+        "benchmark": benchmark_rows(runs),
+        "theory": theory_rows(runs),
+        "radii": radius_rows(runs),
+        "smoothing": smoothing_rows(runs),
+    }
 
 
 def benchmark_rows(runs: Sequence[Run]) -> list[Row]:
-    """A row an OOD set and run, and one for the mean over the sets: clean FPR95 and AUROC in per cent."""
+    """A row an OOD set and run, and one for the mean over a run's sets: clean FPR95 and AUROC in per cent."""
     rows: list[Row] = []
     for run in runs:
         if run.evaluation is None:
@@ -49,112 +125,132 @@ def benchmark_rows(runs: Sequence[Run]) -> list[Row]:
         sets = dict(run.benchmark.get("sets", {}))
         if "mean" in run.benchmark:
             sets["mean"] = run.benchmark["mean"]
-        for name, entry in sets.items():
-            rows.append(
-                {
-                    "run": run.name,
-                    "score": run.evaluation.get("score"),
-                    "set": name,
-                    "accuracy": 100 * run.evaluation["accuracy"],
-                    "fpr95": 100 * entry["fpr95"],
-                    "auroc": 100 * entry["auroc"],
-                }
-            )
-    return rows
+        rows += [
+            {
+                "run": run.name,
+                "score": run.score,
+                "set": name,
+                "accuracy": _percent(run.evaluation["accuracy"]),
+                "fpr95": _percent(entry["fpr95"]),
+                "auroc": _percent(entry["auroc"]),
+            }
+            for name, entry in sets.items()
+        ]
+    return _by_set(rows)
 
 
 def theory_rows(runs: Sequence[Run]) -> list[Row]:
-    """A row a set and run: medians over images at the first ε of the run; per cent where it says so."""
-    rows: list[Row] = []
-    for run in runs:
-        if run.certification is None or run.smoothed:
-            continue
-        for name, entry in run.certification["sets"].items():
-            rows.append(
-                {
-                    "run": run.name,
-                    "set": name,
-                    "kind": entry["kind"],
-                    "n": entry["n"],
-                    "gradient_norm": entry["median_gradient_norm"],
-                    "lipschitz_sampled": entry["median_lipschitz_sampled"],
-                    "lipschitz_certified": entry["median_lipschitz_certified"][0],
-                    "global_lipschitz": run.certification["global_lipschitz"],
-                    "radius_certified": entry["median_radius_certified"],
-                    "radius_attack": entry["median_radius_attack"],
-                    "certified": 100 * entry["certified_fraction"][0],
-                    "refuted": 100 * entry["refuted_fraction"][0],
-                    "auc": _percent(entry.get("auc")),
-                    "aauc": _percent(entry.get("aauc", [None])[0]),
-                    "gauc": _percent(entry.get("gauc", [None])[0]),
-                }
-            )
-    return rows
+    """A row a set and run: medians over images; what belongs to a ball, at the first ε; some in per cent."""
+    return _by_set(
+        {
+            "run": run.name,
+            "set": name,
+            "kind": entry["kind"],
+            "method": run.certification["method"],
+            **_threat(run, entry, 0),
+            "gradient_norm": entry["median_gradient_norm"],
+            "lipschitz_sampled": entry["median_lipschitz_sampled"],
+            "lipschitz_certified": _at(entry, "median_lipschitz_certified", 0),
+            "global_lipschitz": run.certification["global_lipschitz"],
+            "radius_certified": entry["median_radius_certified"],
+            "radius_attack": entry["median_radius_attack"],
+            "certified": _percent(_at(entry, "certified_fraction", 0)),
+            "refuted": _percent(_at(entry, "refuted_fraction", 0)),
+            "auc": _percent(entry.get("auc")),
+            "aauc": _percent(_at(entry, "aauc", 0)),
+            "gauc": _percent(_at(entry, "gauc", 0)),
+        }
+        for run in runs
+        if run.certification is not None and not run.smoothed
+        for name, entry in run.certification["sets"].items()
+    )
 
 
-def shown(value: str | float | None) -> str:
-    """A cell as people read it."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.4g}"
+def radius_rows(runs: Sequence[Run]) -> list[Row]:
+    """A row a set, ε and run: what depends on the radius, fractions and metrics in per cent."""
+    rows: list[Row] = [
+        {
+            "run": run.name,
+            "set": name,
+            "kind": entry["kind"],
+            **_threat(run, entry, place),
+            "lipschitz_certified": _at(entry, "median_lipschitz_certified", place),
+            "certified": _percent(_at(entry, "certified_fraction", place)),
+            "refuted": _percent(_at(entry, "refuted_fraction", place)),
+            **{name: _percent(_at(entry, name, place)) for name in ("aauc", "gauc", "afpr95", "gfpr95")},
+        }
+        for run in runs
+        if run.certification is not None and not run.smoothed
+        for name, entry in run.certification["sets"].items()
+        for place in range(len(run.certification["eps"]))
+    ]
+    return _by_set(sorted(rows, key=lambda row: float(row["eps"] or 0)))
 
 
-def best_cells(rows: Sequence[Row], column: str, *, lowest: bool, within: Sequence[str] = ("set",)) -> set[int]:
-    """Indices of the rows that are best in a column among rows of the same set."""
+def smoothing_rows(runs: Sequence[Run]) -> list[Row]:
+    """A row a set, ε and run that was smoothed: probabilistic certificates, fractions in per cent."""
+    return _by_set(
+        {
+            "run": run.name,
+            "set": name,
+            "kind": entry["kind"],
+            **_threat(run, entry, place),
+            "sigma": run.certification["settings"]["smoothing"]["sigma"],
+            "confidence": run.certification["settings"]["smoothing"]["confidence"],
+            "smoothed": _percent(_at(entry, "smoothed_fraction", place)),
+            "radius_smoothing": entry["median_radius_smoothing"],
+        }
+        for run in runs
+        if run.certification is not None and run.smoothed
+        for name, entry in run.certification["sets"].items()
+        for place in range(len(run.certification["eps"]))
+    )
+
+
+def best_cells(rows: Sequence[Row], columns: Sequence[Column]) -> set[tuple[int, str]]:
+    """(row, column) of the cells that are best, as they read, among runs asked the same: the same set, norm and ε.
+
+    None where fewer than two runs compete, or all read the same.
+    """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, row in enumerate(rows):
-        if isinstance(row.get(column), (int, float)):
-            groups.setdefault(tuple(row[key] for key in within), []).append(index)
-    best: set[int] = set()
-    for members in groups.values():
-        values = [float(rows[index][column] or 0) for index in members]
-        target = min(values) if lowest else max(values)
-        if len(members) > 1:
-            best |= {index for index, value in zip(members, values, strict=True) if np.isclose(value, target)}
+        groups.setdefault(tuple(row.get(key) for key in ("set", "norm", "eps", "sigma")), []).append(index)
+    best: set[tuple[int, str]] = set()
+    for column in columns:
+        for members in groups.values():
+            values = {
+                index: float(value)
+                for index in members
+                if isinstance(value := rows[index][column.key], (int, float)) and not math.isnan(value)
+            }
+            if column.lowest is None or len(values) < 2:
+                continue
+            target = min(values, key=lambda index: values[index] if column.lowest else -values[index])
+            found = [index for index in values if column.cell(rows[index]) == column.cell(rows[target])]
+            if len(found) < len(values):
+                best |= {(index, column.key) for index in found}
     return best
 
 
-def tables_as_json(runs: Sequence[Run]) -> str:
-    """Both tables, as JSON."""
-    return json.dumps({"benchmark": benchmark_rows(runs), "theory": theory_rows(runs)}, indent=2) + "\n"
+def _threat(run: Run, entry: Mapping[str, Any], place: int) -> dict[str, Any]:
+    assert run.certification is not None
+    return {
+        "norm": NORM_NAMES[run.certification["norm"]],
+        "eps": run.certification["eps"][place],
+        "n": entry["n"],
+    }
 
 
-def tables_as_csv(runs: Sequence[Run]) -> str:
-    """Both tables, one after the other with an empty line between, as CSV."""
-    text = io.StringIO()
-    for rows, heads in ((benchmark_rows(runs), BENCHMARK_HEADS), (theory_rows(runs), THEORY_HEADS)):
-        writer = csv.DictWriter(text, list(heads), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        text.write("\n")
-    return text.getvalue()
+def _by_set(rows: Iterable[Row]) -> list[Row]:
+    """Rows of a set beside each other, sets in the order of their first appearance, the mean last."""
+    given = list(rows)
+    order = list(dict.fromkeys(row["set"] for row in given if row["set"] != "mean"))
+    return sorted(given, key=lambda row: order.index(row["set"]) if row["set"] in order else len(order))
 
 
-def tables_as_latex(runs: Sequence[Run]) -> str:
-    """Both tables as LaTeX tabulars (booktabs)."""
-    parts = []
-    for rows, heads in ((benchmark_rows(runs), BENCHMARK_HEADS), (theory_rows(runs), THEORY_HEADS)):
-        lines = [
-            f"\\begin{{tabular}}{{{'l' * 3}{'r' * (len(heads) - 3)}}}",
-            "\\toprule",
-            " & ".join(_escaped(head) for head in heads.values()) + " \\\\",
-            "\\midrule",
-            *(" & ".join(_escaped(shown(row[key])) for key in heads) + " \\\\" for row in rows),
-            "\\bottomrule",
-            "\\end{tabular}",
-        ]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts) + "\n"
-
-
-def _escaped(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("–", "--")
+def _at(entry: Mapping[str, Any], key: str, place: int) -> float | None:
+    values = entry.get(key)
+    return None if values is None else values[place]
 
 
 def _percent(value: float | None) -> float | None:

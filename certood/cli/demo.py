@@ -1,49 +1,122 @@
 """`certood demo`: the whole path on bundled images, in about two minutes."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from certood.analysis.settings import Settings
+    from certood.train.recipe import Recipe
+
 RECIPES = ("ce", "energy", "greg", "greg-plus")
+RADII = (0.02, 0.005, 0.05)
 
 
 @click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/demo"),
+    show_default=True,
+    help="Folder of the four runs.",
+)
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Images a set to certify.")
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of training.  [default: the recipes' own]")
-@click.option("--seed", type=int, default=0, show_default=True)
-def command(out: Path, limit: int, epochs: int | None, seed: int) -> None:
-    """Train, evaluate, certify and compare four detectors of the bundled digits; run again, it resumes."""
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of training and of certification."
+)
+@click.option("--overwrite", is_flag=True, help="Start anew, instead of continuing what is there.")
+def command(out: Path, limit: int, epochs: int | None, seed: int, overwrite: bool) -> None:
+    """Train, evaluate, certify and compare four detectors of the bundled digits.
+
+    What is done already is skipped, so that the same command continues after an interruption.
+    """
     from certood.analysis import report
-    from certood.analysis.certify_run import certify_sets
     from certood.analysis.settings import Settings
-    from certood.checkpoints import CHECKPOINT_FILE, load_checkpoint
-    from certood.run_data import load_run_data
-    from certood.train.loop import fit
     from certood.train.recipe import load_recipe
 
     settings = [f"run.seed={seed}", "run.device=cpu"] + ([f"training.epochs={epochs}"] if epochs else [])
     runs = [out / name for name in RECIPES]
-    for place, (name, run) in enumerate(zip(RECIPES, runs, strict=True), start=1):
-        click.echo(f"[{place}/{len(RECIPES)}] digits-{name}")
-        if (run / CHECKPOINT_FILE).is_file():
-            click.echo(f"  trained before: {run}")
-        else:
-            click.echo(f"  training and evaluating -> {run}/checkpoint.safetensors, training.csv, evaluation.json")
-            fit(load_recipe(f"digits-{name}", settings), run, resume=run.exists(), overwrite=False, progress=False)
-        detector = load_checkpoint(run)
-        splits, sets = load_run_data(run)
-        click.echo(
-            f"  certifying {limit} images of each of {1 + len(sets)} sets -> {run}/certificates.csv, certification.json, figures/"
-        )
-        result = certify_sets(
-            detector, splits.test, sets, run, Settings(eps=(0.02, 0.005, 0.05), samples=8), limit=limit
-        )
-        inside = result["sets"][splits.test.name]
-        click.echo(
-            f"  median radius of ID images: certified {inside['median_radius_certified']:.4f}, "
-            f"attack {inside['median_radius_attack']:.4f}; {result['violations']} violations"
-        )
-    page = out / "report.html"
-    report(runs, page)
+    try:
+        for place, (name, run) in enumerate(zip(RECIPES, runs, strict=True), start=1):
+            click.echo(f"[{place}/{len(RECIPES)}] {name}")
+            _train(load_recipe(f"digits-{name}", settings), run, overwrite=overwrite)
+            _certify(run, Settings(eps=RADII, seed=seed), limit, overwrite=overwrite)
+        page = out / "report.html"
+        click.echo(f"comparing the {len(RECIPES)} runs -> {page}")
+        report(runs, page)
+    except KeyboardInterrupt:
+        click.echo(f"Interrupted. What was done is kept in {out}; the same command continues.", err=True)
+        raise SystemExit(130) from None
     click.echo(f"Report: {page} (open it in a browser)")
+
+
+def _train(recipe: "Recipe", run: Path, *, overwrite: bool) -> None:
+    import json
+    import sys
+
+    from certood.checkpoints import CHECKPOINT_FILE
+    from certood.train.loop import EVALUATION_FILE, fit
+    from certood.train.run_directory import prepare_run
+
+    finished = (run / CHECKPOINT_FILE).is_file() and (run / EVALUATION_FILE).is_file()
+    if finished and not overwrite:
+        # It must be the run of this recipe, not of another seed or length.
+        prepare_run(run, recipe, resume=True, overwrite=False)
+        click.echo(f"  trained and evaluated before: {run}")
+    else:
+        click.echo(f"  training and evaluating -> {run}/ checkpoint.safetensors, training.csv, evaluation.json")
+        fit(recipe, run, resume=not overwrite, overwrite=overwrite, progress=sys.stderr.isatty())
+    evaluation = json.loads((run / EVALUATION_FILE).read_text("utf-8"))
+    mean = evaluation["scores"][evaluation["score"]]["mean"]
+    click.echo(
+        f"    accuracy {100 * evaluation['accuracy']:.1f} %, "
+        f"mean FPR95 {100 * mean['fpr95']:.1f} %, mean AUROC {100 * mean['auroc']:.1f} %"
+    )
+
+
+def _certify(run: Path, settings: "Settings", limit: int, *, overwrite: bool) -> None:
+    from certood.analysis.certify_run import certify_sets
+    from certood.checkpoints import load_checkpoint
+    from certood.run_data import load_run_data
+
+    result = None if overwrite else _certified_before(run, settings, limit)
+    splits, sets = load_run_data(run)
+    if result is not None:
+        click.echo(f"  certified before: {run}")
+    else:
+        click.echo(
+            f"  certifying up to {limit} images of each of {1 + len(sets)} sets -> {run}/ certificates.csv, "
+            "certification.json, figures/"
+        )
+        result = certify_sets(load_checkpoint(run), splits.test, sets, run, settings, limit=limit, overwrite=overwrite)
+    inside = result["sets"][splits.test.name]
+    click.echo(
+        f"    median radius of ID images: certified {_radius(inside['median_radius_certified'])}, "
+        f"attack {_radius(inside['median_radius_attack'])}; violations: {result['violations']}"
+    )
+
+
+def _certified_before(run: Path, settings: "Settings", limit: int) -> dict[str, Any] | None:
+    """What certification.json holds where it was made with these settings and is newer than the weights; else None."""
+    import json
+
+    from certood.analysis.certify_run import CERTIFICATION_FILE, SETTINGS_FILE
+    from certood.checkpoints import CHECKPOINT_FILE
+
+    found, stored = run / CERTIFICATION_FILE, run / SETTINGS_FILE
+    if not (found.is_file() and stored.is_file()):
+        return None
+    try:
+        result: dict[str, Any] = json.loads(found.read_text("utf-8"))
+        made = json.loads(stored.read_text("utf-8"))
+    except ValueError:
+        return None
+    wanted = json.loads(json.dumps(settings.record() | {"limit": limit}))
+    newer = found.stat().st_mtime_ns >= (run / CHECKPOINT_FILE).stat().st_mtime_ns
+    return result if newer and all(made.get(key) == value for key, value in wanted.items()) else None
+
+
+def _radius(value: float | None) -> str:
+    return "none found" if value is None else f"{value:.4f}"

@@ -1,0 +1,83 @@
+"""The paragraph at the top of a report: which run detects best, which is certified furthest, whether they are the same."""
+
+from collections.abc import Mapping, Sequence
+
+from certood.analysis.figures import NORM_NAMES
+from certood.analysis.reporting.runs import Run
+
+RATE, RADIUS = ".1f", ".4f"
+
+
+def verdict(runs: Sequence[Run]) -> list[str]:
+    """Its sentences. Radii in different norms are never compared."""
+    rates = {run.name: 100 * run.benchmark["mean"]["fpr95"] for run in runs if run.benchmark.get("mean")}
+    sentences = []
+    if rates:
+        sentences.append(f"Lowest mean FPR95: {_extremes(rates, RATE, ' %', lowest=True)}.")
+    norms = dict.fromkeys(str(run.norm) for run in runs if run.certified)
+    for norm in norms:
+        radii = {
+            kind: {run.name: _median(run, kind) for run in runs if run.certified and run.norm == norm}
+            for kind in ("id", "ood")
+        }
+        found = {name: radius for name, radius in radii["id"].items() if radius is not None}
+        if not found:
+            continue
+        place = f"in {NORM_NAMES[norm]}, pixels of the range 0 to 1"
+        sentences.append(
+            f"Largest median certified radius of ID images ({place}): {_extremes(found, RADIUS, '', lowest=False)}."
+        )
+        sentences += _compared({name: rate for name, rate in rates.items() if name in found}, found)
+    if any(run.smoothed for run in runs):
+        sentences.append("Radii of smoothed detectors are probabilistic, and are listed apart.")
+    sentences.append(_basis(runs))
+    return sentences
+
+
+def _median(run: Run, kind: str) -> float | None:
+    """The median certified radius of the run's only set of that kind; None where it has none or several."""
+    assert run.certification is not None
+    found = [entry["median_radius_certified"] for entry in run.certification["sets"].values() if entry["kind"] == kind]
+    return None if len(found) != 1 or found[0] is None else float(found[0])
+
+
+def _best(values: Mapping[str, float], form: str, *, lowest: bool) -> list[str]:
+    """The runs with the extreme value as it reads: what differs in digits that nobody sees is no difference."""
+    target = f"{min(values.values()) if lowest else max(values.values()):{form}}"
+    return [name for name, value in values.items() if f"{value:{form}}" == target]
+
+
+def _extremes(values: Mapping[str, float], form: str, unit: str, *, lowest: bool) -> str:
+    best, worst = _best(values, form, lowest=lowest), _best(values, form, lowest=not lowest)
+    text = f"{_joined(best)} with {values[best[0]]:{form}}{unit}"
+    if len(best) < len(values):
+        text += f" ({'highest' if lowest else 'smallest'}: {_joined(worst)} with {values[worst[0]]:{form}}{unit})"
+    return text
+
+
+def _compared(rates: Mapping[str, float], radii: Mapping[str, float]) -> list[str]:
+    if len(rates) < 2:
+        return []
+    detects, holds = set(_best(rates, RATE, lowest=True)), set(_best(radii, RADIUS, lowest=False))
+    if detects & holds:
+        return [f"So {_joined(sorted(detects & holds))} both detects best and is certified furthest."]
+    return ["So the run that detects best is not the one that is certified furthest."]
+
+
+def _basis(runs: Sequence[Run]) -> str:
+    certified = [run for run in runs if run.certification is not None]
+    if not certified:
+        return "None of these runs has been certified (certood certify RUN), so that nothing is guaranteed."
+    images = sum(len(run.certificates) for run in certified)
+    text = f"This rests on {_count(len(runs), 'run')}, {len(certified)} of them certified, and on {images} certified images."
+    if len(certified) > 1:
+        text += " A difference between single runs may be the seed's; it ranks no methods."
+    return text
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and ".join((", ".join(names[:-1]), names[-1])) if len(names) > 1 else names[0]

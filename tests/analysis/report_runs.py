@@ -1,0 +1,118 @@
+"""Runs as the report reads them, made of certificates whose numbers are known."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from certood.analysis.certification import Settings
+from certood.analysis.certify_run import write_json
+from certood.analysis.records import AtRadius, Certificate, append_certificates
+from certood.analysis.summary import summarise
+from certood.data import load_id, load_set
+
+EPS = (0.02, 0.005)
+RECIPE: dict[str, Any] = {
+    "recipe": "digits-ce",
+    "run": {"seed": 0},
+    "data": {"id": "digits", "ood": ["digits-near", "digits-photo"], "validation": 0.2, "root": "data"},
+    "model": {"architecture": "small-cnn", "options": {}},
+    "record": {"certood": "0.1.0", "torch": "2.6.0", "python": "3.11.0", "sha256": {"id-train": "ab12"}},
+}
+
+
+def certificate(
+    name: str, kind: str, index: int, radius: float, *, eps: Sequence[float] = EPS, **changes: Any
+) -> Certificate:
+    """A record of an image that is decided rightly where `radius` is above 0; the attack radius is twice the certified one."""
+    right = radius > 0 or math.isnan(radius)
+    score = changes.pop("score", -2.0 if right == (kind == "id") else 0.0)
+    values: dict[str, Any] = {
+        "set": name,
+        "kind": kind,
+        "index": index,
+        "score": score,
+        "threshold": -1.0,
+        "margin": abs(score + 1.0),
+        "accepted": score <= -1.0,
+        "gradient_norm": 5.0 + index,
+        "lipschitz_sampled": 6.0 + index,
+        "lipschitz_certified": 7.0 + index,
+        "radius_gradient": radius,
+        "radius_certified": radius,
+        "radius_attack": 2 * radius,
+        "radius_smoothing": math.nan,
+        "violations": 0,
+    } | changes
+    at = tuple(
+        AtRadius(
+            one,
+            score - one,
+            score + one,
+            score,
+            values["lipschitz_certified"],
+            values["lipschitz_sampled"],
+            "certified" if radius >= one else "refuted" if not right else "unknown",
+        )
+        for one in eps
+    )
+    for part in fields(Certificate):
+        empty = {"str": "", "int": 0, "float": 0.0, "bool": False}
+        values.setdefault(part.name, empty.get(getattr(part.type, "__name__", str(part.type)), 0.0))
+    return Certificate(**values | {"verdict": at[0].verdict, "at": at})
+
+
+def certificates(inside: Sequence[float], near: Sequence[float], **changes: Any) -> list[Certificate]:
+    """Records of digits and of digits-near with these certified radii."""
+    return [
+        certificate(name, kind, index, radius, **changes)
+        for name, kind, radii in (("digits", "id", inside), ("digits-near", "ood", near))
+        for index, radius in enumerate(radii)
+    ]
+
+
+def write_run(
+    folder: Path,
+    records: Sequence[Certificate] = (),
+    *,
+    fpr95: float | None = 0.25,
+    settings: Settings | None = None,
+    recipe: dict[str, Any] | None = RECIPE,
+    limit: int | None = 3,
+) -> Path:
+    """A run directory with these certificates, and an evaluation where `fpr95` is given; hashes are those of the real sets."""
+    folder.mkdir(parents=True)
+    if recipe is not None:
+        (folder / "recipe.toml").write_text(tomli_w.dumps(recipe), "utf-8")
+    if fpr95 is not None:
+        metrics = {"n": 10, "auroc": 1 - fpr95, "fpr95": fpr95, "aupr_in": 0.9, "aupr_out": 0.9}
+        entry = {"threshold": -1.0, "sets": {"digits-near": metrics, "digits-photo": metrics}, "mean": metrics}
+        content = {"accuracy": 0.875, "n_id": 10, "score": "energy", "scores": {"energy": entry}}
+        (folder / "evaluation.json").write_text(json.dumps(content), "utf-8")
+    if records:
+        settings = settings or Settings(eps=EPS)
+        append_certificates(folder / "certificates.csv", records, settings.eps)
+        plain = settings.record()
+        smoothed = settings.method == "smoothing"
+        result = {
+            "norm": plain["norm"],
+            "method": settings.method,
+            "dtype": "float64",
+            "eps": list(settings.eps),
+            **summarise(records, settings.eps, smoothed=smoothed),
+            "global_lipschitz": 1234.5,
+            "score": "energy",
+            "threshold": -1.0,
+            "settings": plain,
+            "versions": {"certood": "0.1.0", "torch": "2.6.0"},
+        }
+        write_json(folder / "certification.json", result)
+        splits = load_id("digits", root=Path("data"), validation=0.2, seed=0)
+        near = load_set("digits-near", root=Path("data"))
+        hashes = {"digits": splits.test.fingerprint, "digits-near": near.fingerprint}
+        write_json(folder / "certification_settings.json", plain | {"limit": limit, "sets": hashes})
+    return folder

@@ -1,0 +1,77 @@
+"""`certood demo` on two of its recipes: interrupted it continues, done it is skipped, changed it is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from certood.analysis import certify_run
+from certood.cli import demo, main
+from certood.train import loop
+
+
+def run_demo(out: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["demo", "--out", str(out), "--epochs", "1", "--limit", "1", *arguments])
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("this was done before")
+
+
+@pytest.mark.slow
+def test_the_demo_continues_after_an_interruption_and_skips_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "RECIPES", ("ce", "greg"))
+    # Figures of single runs are tested elsewhere, and take most of the time.
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
+    out, certify_sets = tmp_path / "demo", certify_run.certify_sets
+
+    def interrupted(detector: Any, inside: Any, outside: Any, run: Path, *rest: Any, **extra: Any) -> Any:
+        if run.name == "greg":
+            raise KeyboardInterrupt
+        return certify_sets(detector, inside, outside, run, *rest, **extra)
+
+    monkeypatch.setattr(certify_run, "certify_sets", interrupted)
+    first = run_demo(out)
+    assert first.exit_code == 130
+    assert "the same command continues" in first.stderr
+    assert (out / "ce" / "certification.json").is_file()
+    assert not (out / "report.html").exists()
+    weights = (out / "greg" / "checkpoint.safetensors").read_bytes()
+
+    monkeypatch.setattr(certify_run, "certify_sets", certify_sets)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "fit", refuse)
+        second = run_demo(out)
+    assert second.exit_code == 0, second.output
+    assert second.output.count("trained and evaluated before") == 2
+    assert f"certified before: {out / 'ce'}" in second.output
+    assert f"-> {out / 'greg'}/ certificates.csv" in second.output
+    assert (out / "greg" / "checkpoint.safetensors").read_bytes() == weights
+    stored = json.loads((out / "greg" / "certification.json").read_text())
+    assert f"certified {stored['sets']['digits']['median_radius_certified']:.4f}" in second.output
+
+    (out / "report.html").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "fit", refuse)
+        patch.setattr(certify_run, "certify_sets", refuse)
+        third = run_demo(out)
+    assert third.exit_code == 0, third.output
+    assert third.output.count("certified before") == 2
+    assert "<strong>greg</strong> (γ = " in (out / "report.html").read_text("utf-8")
+
+    # Another seed is another demo: neither skipped silently nor replaced without being asked.
+    other = run_demo(out, "--seed", "3")
+    assert other.exit_code == 2
+    assert "trained with another recipe (run.seed differ)" in other.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run_demo(tmp_path / "file")
+    assert result.exit_code == 2
+    assert "cannot write the run directory" in result.stderr
+    assert "Traceback" not in result.output

@@ -1,0 +1,44 @@
+"""The pages of docs/: their Python runs, and the reference of the command line is what the commands say."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from certood.analysis.bounds.capture import TRANSLATORS
+from certood.scores import SCORES
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", [page.name for page in PAGES if page.name != "cli.md"])
+def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # What an example registers is gone after it.
+    known = SCORES.keys() | TRANSLATORS.keys()
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text("utf-8"), re.DOTALL)
+    assert blocks
+    try:
+        for block in blocks:
+            exec(compile(block, page, "exec"), {"__name__": page})
+    finally:
+        for registry in (SCORES, TRANSLATORS):
+            for name in set(registry) - known:
+                del registry[name]
+
+
+def test_the_reference_of_the_command_line_is_up_to_date() -> None:
+    specification = importlib.util.spec_from_file_location("generate_cli", ROOT / "docs" / "generate_cli.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert module.PAGE.read_text("utf-8") == module.reference(), "run: python docs/generate_cli.py"
+
+
+def test_files_that_the_pages_name_exist() -> None:
+    for page in PAGES:
+        for name in re.findall(r"`((?:analysis|train|certood|tests|docs)/[\w/]+\.(?:py|md))`", page.read_text("utf-8")):
+            assert (ROOT / name).is_file(), (page.name, name)
