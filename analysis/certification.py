@@ -108,6 +108,7 @@ def certify_batch(
             guess=(torch.where(own, 0.7, 0.35) * by_gradient[right]).clamp(1e-6, limit),
             iterations=settings.iterations,
             engine=settings.engine,
+            dtype=settings.precision,
         )
         attacked[right], nearest[right] = attack_radii(
             question,
@@ -164,6 +165,7 @@ def certify_batch(
                 violations=violations,
                 seconds=seconds,
                 at=at,
+                method=balls[0].method,
             )
         )
     return records

@@ -130,8 +130,8 @@ def _result(
     smoothed = settings.method == "smoothing"
     return {
         "norm": settings.record()["norm"],
-        "method": settings.method if settings.engine == "certood" else f"{settings.method} ({settings.engine})",
-        "dtype": "float32" if smoothed else "float64",
+        "method": "; ".join(dict.fromkeys(record.method for record in records)),
+        "dtype": "float32" if smoothed else settings.dtype,
         "eps": list(settings.eps),
         **summarise(records, settings.eps, smoothed=smoothed),
         "global_lipschitz": math.nan if question is None else global_lipschitz(question),

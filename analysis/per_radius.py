@@ -33,7 +33,10 @@ class Known:
 
 @dataclass(frozen=True)
 class Balls:
-    """What is known of a batch over balls of one ε; every tensor is (N,). `clever` is an estimate, as is `sampled`."""
+    """What is known of a batch over balls of one ε; every tensor is (N,). `clever` is an estimate, as is `sampled`.
+
+    `method` names what computed the bounds, also where another method was asked for.
+    """
 
     eps: float
     lower: Tensor
@@ -43,6 +46,7 @@ class Balls:
     sampled: Tensor
     clever: Tensor
     verdicts: tuple[str, ...]
+    method: str
 
     def row(self, index: int) -> AtRadius:
         """The part of one image."""
@@ -77,10 +81,12 @@ def _balls(
     first: bool,
 ) -> Balls:
     ball = LpBall(known.images, eps, settings.norm)
-    analysis = analyse(question.graph, ball, settings.method, iterations=settings.iterations)
+    analysis = analyse(question.graph, ball, settings.method, iterations=settings.iterations, dtype=settings.precision)
+    method = analysis.method
     if settings.engine == "auto-lirpa":
         other = AutoLirpa(question.graph, ball, settings.method, iterations=settings.iterations)
         bounds = score_bounds(other, question.score, absent_class=question.absent_class)
+        method = f"{settings.method} (auto-lirpa)"
     else:
         bounds = score_bounds(analysis, question.score, absent_class=question.absent_class)
     worst = _worst_scores(question, known, settings, ball, random)
@@ -105,6 +111,7 @@ def _balls(
             "certified" if good else "refuted" if bad else "unknown"
             for good, bad in zip(kept.tolist(), changed.tolist(), strict=True)
         ),
+        method + (", branch and bound" if settings.parts else ""),
     )
 
 

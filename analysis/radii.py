@@ -77,6 +77,7 @@ def certified_radii(
     max_passes: int = 16,
     max_memory: float | None = None,
     engine: str = "certood",
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """Certified radii (N,) in pixels of images (N, C, H, W) for their own decisions, `accepted` (N,).
 
@@ -94,6 +95,7 @@ def certified_radii(
             guess=guess,
             max_memory=max_memory,
             engine=engine,
+            dtype=dtype,
         )
         guess = (1.1 * crown).clamp_min(1e-6)
     found = torch.zeros(len(images), dtype=torch.float64)
@@ -109,7 +111,7 @@ def certified_radii(
             if engine == "auto-lirpa":
                 other = AutoLirpa(question.graph, ball, method, iterations=iterations)
                 return question.margin_bounds(other, decision), torch.zeros_like(eps)
-            analysis = analyse(question.graph, ball, method, iterations=iterations, max_memory=max_memory)
+            analysis = analyse(question.graph, ball, method, iterations=iterations, max_memory=max_memory, dtype=dtype)
             margins = question.margin_bounds(analysis, decision)
             closed = question.linear_radius(analysis, ball) if decision else torch.zeros_like(eps)
             return margins, closed

@@ -38,6 +38,7 @@ class Certificate:
     Estimates are `gradient_norm`, `lipschitz_sampled`, `lipschitz_clever` and `radius_gradient` (margin over gradient norm); they
     certify nothing. `radius_attack` is the distance of a changed decision that was found, infinite where none was.
     `radius_smoothing` belongs to the smoothed detector and is probabilistic. A wrong decision has the radius 0.
+    `method` is what computed the bounds, also where another was asked for.
     """
 
     set: str
@@ -60,6 +61,7 @@ class Certificate:
     verdict: str
     violations: int
     seconds: float
+    method: str = ""
     at: tuple[AtRadius, ...] = ()
 
     @property

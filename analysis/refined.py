@@ -28,10 +28,10 @@ def refined_radii(
 
     Each probe splits the ball of an image into at most `parts` parts. For the energy only: other scores keep their radii.
     """
-    low = certified.clone()
+    low = certified.to(torch.float64).clone()
     if not isinstance(question.score, Energy):
         return low
-    high = attacked.clamp_max(largest_radius(question.norm, images[0].numel()))
+    high = attacked.to(torch.float64).clamp_max(largest_radius(question.norm, images[0].numel()))
     for _ in range(max_probes):
         waiting = ((low > 0) & (high > low * (1 + tolerance))).nonzero().flatten()
         if not len(waiting):

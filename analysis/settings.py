@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
+
 from certood.analysis.bounds import METHODS as BOUND_METHODS
 from certood.analysis.records import column
 from certood.analysis.smoothing import MedianSmoothing
@@ -11,6 +13,7 @@ from certood.errors import CertoodError
 
 METHODS = (*BOUND_METHODS, "smoothing")
 ENGINES = ("certood", "auto-lirpa")
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,9 @@ class Settings:
 
     The first ε is the one to which `verdict` and the Lipschitz constants of a certificate belong. `tolerance` is that of
     certified radii; with `parts` above 0 they are refined by branch and bound, which splits a ball into at most so many parts
-    (energy score, ReLU networks). `attack_steps` and `restarts` are the effort of attacks, `samples` that of sampled
-    gradients. Raises CertoodError for values that make no sense.
+    (energy score, ReLU networks). Rows of linear bounds are computed in `dtype`, float64 or float32. `attack_steps` and
+    `restarts` are the effort of attacks, `samples` that of sampled gradients. Raises CertoodError for values that make no
+    sense.
     """
 
     eps: tuple[float, ...] = (0.01,)
@@ -30,6 +34,7 @@ class Settings:
     iterations: int = 20
     tolerance: float = 0.01
     parts: int = 0
+    dtype: str = "float64"
     attack_steps: int = 30
     restarts: int = 3
     samples: int = 16
@@ -52,12 +57,19 @@ class Settings:
             raise CertoodError(f"unknown engine {self.engine!r}; expected {' or '.join(ENGINES)}")
         if self.engine == "auto-lirpa" and (self.norm != math.inf or self.method == "smoothing"):
             raise CertoodError("the engine auto-lirpa bounds l_inf balls only, and does not smooth; leave --engine out")
+        if self.dtype not in PRECISIONS:
+            raise CertoodError(f"unknown precision {self.dtype!r}; expected {' or '.join(PRECISIONS)}")
         if not 0 < self.tolerance < 1:
             raise CertoodError(f"expected 0 < tolerance < 1, got {self.tolerance}")
         if self.parts < 0 or (self.parts and self.engine == "auto-lirpa"):
             raise CertoodError(f"expected parts >= 0, and 0 with the engine auto-lirpa, got {self.parts}")
         if min(self.iterations, self.attack_steps, self.restarts, self.samples) < 1:
             raise CertoodError("expected at least one iteration, attack step, restart and sample")
+
+    @property
+    def precision(self) -> torch.dtype:
+        """`dtype` as PyTorch names it."""
+        return PRECISIONS[self.dtype]
 
     def record(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

@@ -69,6 +69,7 @@ def smoothed_certificate(
         verdict=at[0].verdict,
         violations=0,
         seconds=time.perf_counter() - begin,
+        method="smoothing",
         at=at,
         **empty,
     )

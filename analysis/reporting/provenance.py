@@ -73,10 +73,13 @@ def _certify(run: Run, folder: str) -> list[str]:
     assert run.certification is not None
     settings = run.certification["settings"]
     words = ["certood", "certify", folder, "--norm", str(run.certification["norm"])]
-    words += ["--eps", ",".join(f"{radius:g}" for radius in run.certification["eps"])]
+    words += ["--eps", ",".join(repr(radius) for radius in run.certification["eps"])]
     words += ["--method", settings["method"], "--seed", str(settings["seed"])]
     if settings.get("engine", "certood") != "certood":
         words += ["--engine", settings["engine"]]
+    for option, usual in (("parts", 0), ("dtype", "float64")):
+        if settings.get(option, usual) != usual:
+            words += [f"--{option}", str(settings[option])]
     if settings["method"] == "alpha-crown":
         words += ["--iterations", str(settings["iterations"])]
     if run.smoothed:

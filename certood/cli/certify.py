@@ -46,6 +46,13 @@ from certood.cli.detectors import foreign_options
     show_default=True,
     help="Refine radii by branch and bound, a ball in at most so many parts (energy, ReLU networks; slow).",
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(["float64", "float32"]),
+    default="float64",
+    show_default=True,
+    help="Precision of linear bounds; float32 is faster, and widened by its rounding errors.",
+)
 @click.option("--iterations", type=click.IntRange(1), default=20, show_default=True, help="Steps of α-CROWN.")
 @click.option("--sigma", type=float, default=0.12, show_default=True, help="Noise of smoothing, in pixels.")
 @click.option(
@@ -74,6 +81,7 @@ def command(
     ood: tuple[str, ...],
     data_root: Path | None,
     parts: int,
+    dtype: str,
     iterations: int,
     sigma: float,
     samples: int,
@@ -108,6 +116,7 @@ def command(
         engine=engine,
         iterations=iterations,
         parts=parts,
+        dtype=dtype,
         seed=seed,
         smoothing=MedianSmoothing(sigma, samples, confidence),
     )

@@ -9,9 +9,9 @@ from typing import Any
 
 import tomli_w
 
-from certood.analysis.certification import Settings
 from certood.analysis.certify_run import write_json
 from certood.analysis.records import AtRadius, Certificate, append_certificates
+from certood.analysis.settings import Settings
 from certood.analysis.summary import summarise
 from certood.data import load_id, load_set
 

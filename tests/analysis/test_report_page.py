@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from certood.analysis import report
-from certood.analysis.certification import Settings
+from certood.analysis.settings import Settings
 from tests.analysis.report_runs import EPS, certificates, write_run
 
 if TYPE_CHECKING:

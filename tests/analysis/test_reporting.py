@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from certood.analysis import certify, certify_run, report
-from certood.analysis.certification import Settings
 from certood.analysis.records import read_certificates
 from certood.analysis.reporting.formats import escape_latex
 from certood.analysis.reporting.links import image_correlations, run_correlations, run_points, spearman
@@ -34,6 +33,7 @@ from certood.analysis.reporting.tables import (
     theory_rows,
 )
 from certood.analysis.reporting.verdict import verdict
+from certood.analysis.settings import Settings
 from certood.cli import LazyGroup, main
 from certood.errors import CertoodError, RunDirectoryError
 from certood.train import fit

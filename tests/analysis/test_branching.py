@@ -1,0 +1,91 @@
+"""Branch and bound: parts that cover the ball, bounds that hold on each, radii between the certified and the attacked ones."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from certood.analysis.attacks import generators
+from certood.analysis.bounds import LpBall, analyse, capture
+from certood.analysis.bounds.branching import Branching, branched_least
+from certood.analysis.nearest import attack_radii
+from certood.analysis.radii import Question, certified_radii
+from certood.analysis.refined import refined_radii
+from certood.scores import MSP, Energy
+from tests.analysis.networks import NORMS, RADII, attacked, images, network, sampled
+
+
+def fixed(parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """The first logit, whatever the parameters are."""
+    rows = torch.zeros(len(parameters), 4, dtype=torch.float64)
+    rows[:, 0] = 1
+    return rows, torch.zeros(len(parameters), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["mlp", "conv", "residual"])
+def test_no_point_lies_below_and_more_parts_are_tighter(name: str, norm: float) -> None:
+    model, x, eps = network(name, trained=True), images(), 2 * RADII[norm]
+    graph = capture(model, x)
+    analysis = analyse(graph, LpBall(x, eps, norm), "crown")
+    points = sampled(x, eps, norm, 3000)
+    lowest = model(points.flatten(0, 1)).view(3000, len(x), 4)[..., 0].amin(0).detach()
+    lowest = torch.minimum(lowest, -attacked(lambda y: -model(y), x, eps, norm)[:, 0])
+    # Shifted so that the truth is negative: the search cannot end early.
+    shift = -lowest - 1e-6
+    found = [
+        branched_least(analysis, fixed, torch.zeros(2, 1).double(), shift, Branching(parts=parts, batch=8, steps=8))
+        for parts in (1, 60)
+    ]
+    plain = analysis.least(len(graph.nodes) - 1, fixed(torch.zeros(2, 1))[0][:, None])[:, 0] + shift
+    assert (found[1] <= lowest + shift + 1e-9).all()
+    assert (found[0] >= plain - 1e-9).all()
+    assert (found[1] >= found[0] - 1e-9).all()
+    if norm == math.inf:
+        assert (found[1] > found[0] + 1e-6).any()
+
+
+def test_a_tiny_network_is_decided_exactly() -> None:
+    """|2x₁ − 1| + |2x₂ − 1| by four ReLUs, at least 0: the sum and a hundredth is positive, less a hundredth is not."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    model[1].weight.data = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 2.0], [0.0, -2.0]]).double()
+    model[1].bias.data = torch.tensor([-1.0, 1.0, -1.0, 1.0]).double()
+    model[3].weight.data = torch.ones(1, 4).double()
+    model[3].bias.data.zero_()
+    x = torch.full((1, 1, 1, 2), 0.5).double()
+    analysis = analyse(capture(model, x), LpBall(x, 0.5), "crown")
+
+    def value(parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones(len(parameters), 1).double(), torch.zeros(len(parameters)).double()
+
+    found = branched_least(analysis, value, torch.zeros(1, 1).double(), torch.tensor([0.01]).double())
+    assert found.item() > 0
+    low = branched_least(analysis, value, torch.zeros(1, 1).double(), torch.tensor([-0.01]).double())
+    assert low.item() == pytest.approx(-0.01, abs=1e-2)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_radii_grow_and_stay_below_the_attack(norm: float) -> None:
+    model, x = network("conv", trained=True), images(8)
+    graph = capture(model, x)
+    scores = Energy()(graph(x))
+    question = Question(graph, Energy(), float(scores.median()) + 1e-6, norm)
+    accepted = scores <= question.threshold
+    certified = certified_radii(question, x, accepted, method="crown")
+    reached, _ = attack_radii(question, x, accepted, certified, random=generators(0, range(8)))
+    refined = refined_radii(question, x, accepted, certified, reached, parts=64)
+    assert (refined >= certified).all()
+    assert (refined <= reached * (1 + 1e-9)).all()
+    assert (refined / certified)[accepted].mean() > 1.02
+    assert (refined / certified)[~accepted].mean() > 1.0
+    same = refined_radii(Question(graph, MSP(), -0.5, norm), x, accepted, certified, reached, parts=64)
+    torch.testing.assert_close(same, certified)
+
+
+def test_an_unreached_attack_radius_is_no_obstacle() -> None:
+    model, x = network("conv", trained=True), images(2)
+    question = Question(capture(model, x), Energy(), 1e6, math.inf)
+    accepted = torch.ones(2, dtype=torch.bool)
+    refined = refined_radii(question, x, accepted, torch.full((2,), 0.1).double(), torch.full((2,), math.inf), parts=4)
+    assert (refined > 0.9).all()
