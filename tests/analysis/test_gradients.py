@@ -90,6 +90,26 @@ def test_gradients_of_a_logit(output: int) -> None:
     assert (found.upper >= slopes.view(500, *x.shape).amax(0) - 1e-9).all()
 
 
+@pytest.mark.parametrize(("eps", "published"), [(0.0, 0.28031), (1 / 255, 0.29210), (4 / 255, 0.35132)])
+def test_a_network_with_published_bounds(eps: float, published: float) -> None:
+    """Logit 1 of auto_LiRPA's test network, l_inf: the same at a point, and at most 2 % above its bounds around it.
+
+    Its image is not in [0, 1]: x = 8y − 4 moves it there, and divides radii by 8.
+    """
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(192, 100), nn.ReLU(), nn.Linear(100, 100), nn.Tanh(), nn.Linear(100, 100), nn.Sigmoid(), nn.Linear(100, 10),
+    )  # fmt: skip
+    image = (torch.randn(1, 3, 8, 8).double() + 4) / 8
+    graph = capture(nn.Sequential(Normalise([0.5] * 3, [0.125] * 3), model), image)
+    found = logit_gradient_bound(graph, LpBall(image, eps / 8), 1).dual_norm.item() / 8
+    assert found == pytest.approx(published, rel=1e-4 if eps == 0 else 0.02)
+    points = sampled(image, eps / 8, math.inf, 500).flatten(0, 1).requires_grad_()
+    (slopes,) = torch.autograd.grad(graph(points)[:, 1].sum(), points)
+    assert slopes.flatten(1).abs().sum(1).max().item() / 8 <= found * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_energy_of_a_linear_network_in_closed_form(norm: float) -> None:
     """One logit: S = −w·x, whose gradient is −w everywhere, and whose Lipschitz constant is ‖w‖_q."""
