@@ -39,7 +39,9 @@ def command(checkpoint: Path, **foreign: str | int | None) -> None:
         why = next((part.problem for part in same if part.problem), "")
         first = next((part for part in same if part.problem), same[0])
         table.add_row(name, str(len(same)), f"no: {why}" if why else "yes", _near(first.source) or "–")
-    Console(width=max(120, Console().width)).print(table)
+    console = Console()
+    # What is written to a file, or searched, is not folded.
+    (console if console.is_terminal else Console(width=1000)).print(table)
     missing = sum(bool(part.problem) for part in found)
     if missing:
         click.echo(

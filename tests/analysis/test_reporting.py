@@ -386,17 +386,17 @@ def test_the_command_writes_beside_a_single_run_and_prints_tables(two: list[Path
 
 def test_commands_name_what_differs_from_the_run(tmp_path: Path) -> None:
     recipe = RECIPE | {"data": RECIPE["data"] | {"id": "npz:mine.npz", "ood": ["digits-photo"]}}
-    settings = Settings(eps=(0.1,), norm=2, method="alpha-crown", engine="auto-lirpa", iterations=7, seed=4)
+    settings = Settings(eps=(8 / 255,), method="alpha-crown", parts=9, dtype="float32", iterations=7, seed=4)
     path = write_run(
-        tmp_path / "a run", certificates(INSIDE, NEAR, eps=(0.1,)), settings=settings, recipe=recipe, limit=None
+        tmp_path / "a run", certificates(INSIDE, NEAR, eps=(8 / 255,)), settings=settings, recipe=recipe, limit=None
     )
     (run,) = read_runs([path])
     train, evaluate, certification = (shlex.split(line) for line in commands(run))
     assert train[:3] == ["certood", "train", f"{path.as_posix()}/recipe.toml"]
     assert evaluate == ["certood", "evaluate", f"{path.as_posix()}-again"]
     assert certification[2:] == [
-        *(f"{path.as_posix()}-again", "--norm", "2", "--eps", "0.1", "--method", "alpha-crown", "--seed", "4"),
-        *("--engine", "auto-lirpa", "--iterations", "7", "--id", "digits", "--ood", "digits-near"),
+        *(f"{path.as_posix()}-again", "--norm", "inf", "--eps", repr(8 / 255), "--method", "alpha-crown", "--seed", "4"),
+        *("--parts", "9", "--dtype", "float32", "--iterations", "7", "--id", "digits", "--ood", "digits-near"),
     ]
     assert hashes(run)["id-train"] == "ab12"
     assert len(hashes(run)["digits-near (certified)"]) == 64
