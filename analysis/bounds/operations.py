@@ -211,7 +211,8 @@ class Convolution(LinearOperation):
         return back
 
     def _convolved_back(self, values: Tensor, size: Sequence[int], padding: tuple[int, int]) -> Tensor:
-        flat = values.flatten(0, 1).permute(0, 3, 1, 2)
+        # Channels last in memory, as all that windows are met with.
+        flat = values.flatten(0, 1).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         # What the convolution left over at the far border, because its stride did not reach it.
         rest = [
             whole - ((extent - 1) * stride - 2 * pad + dilation * (kernel - 1) + 1)

@@ -44,8 +44,8 @@ METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")
 MEMORY_SHARE = 0.25
 # Coefficients, their relaxed copies and what a transposed convolution keeps stand in memory at once.
 COPIES = 8
-# More rows at once than fill so many numbers per layer gain nothing: what does not fit into the caches is slower.
-CHUNK_NUMBERS = 2**20
+# More rows at once than fill so many bytes per layer gain nothing: what does not fit into the caches is slower.
+CHUNK_BYTES = 2**21
 # Neurons of a layer times those of the largest: above it the slopes of its rows are not optimised.
 INTERMEDIATE_WORK = 2_000_000
 
@@ -133,7 +133,8 @@ class Analysis:
             chunk = max(1, chunk // len(self.graph.nodes))
             dense = rows.dense() if isinstance(rows, Windows) else rows
             return torch.cat([optimised_least(self, node, part, self.iterations) for part in dense.split(chunk, 1)], 1)
-        chunk = min(chunk, max(1, CHUNK_NUMBERS // (self._width(node, rows) * len(self.ball))))
+        size = self.dtype.itemsize * self._width(node, rows) * len(self.ball)
+        chunk = min(chunk, max(1, CHUNK_BYTES // size))
         parts = rows.split(chunk) if isinstance(rows, Windows) else rows.split(chunk, 1)
         return torch.cat([self.plain_least(node, part) for part in parts], 1)
 

@@ -395,7 +395,17 @@ def test_commands_name_what_differs_from_the_run(tmp_path: Path) -> None:
     assert train[:3] == ["certood", "train", f"{path.as_posix()}/recipe.toml"]
     assert evaluate == ["certood", "evaluate", f"{path.as_posix()}-again"]
     assert certification[2:] == [
-        *(f"{path.as_posix()}-again", "--norm", "inf", "--eps", repr(8 / 255), "--method", "alpha-crown", "--seed", "4"),
+        *(
+            f"{path.as_posix()}-again",
+            "--norm",
+            "inf",
+            "--eps",
+            repr(8 / 255),
+            "--method",
+            "alpha-crown",
+            "--seed",
+            "4",
+        ),
         *("--parts", "9", "--dtype", "float32", "--iterations", "7", "--id", "digits", "--ood", "digits-near"),
     ]
     assert hashes(run)["id-train"] == "ab12"
