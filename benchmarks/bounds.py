@@ -2,8 +2,9 @@
 
 Both bound the logits of the same network around the same images, l_inf, by the same method, α-CROWN in as many iterations.
 auto_LiRPA computes in float32, its default, with the patches mode for convolutions; ours in float64 and in float32 with
-rounding errors subtracted. Times are medians over the repeats, after one run that is not counted; ratios are of one run of
-this script. auto_LiRPA is optional: `uv sync --group oracle`.
+rounding errors subtracted. `products` is the share of our time (float64) that goes into matrix products and convolutions; the
+rest moves memory: relaxing, gathering and adding up rows. Times are medians over the repeats, after one run that is not
+counted; ratios are of one run of this script. auto_LiRPA is optional: `uv sync --group oracle`.
 
     python benchmarks/bounds.py --threads 1 --json bounds.json
     python benchmarks/bounds.py --networks cnn --batches 16 --methods crown
@@ -27,6 +28,7 @@ from certood.analysis.bounds.auto_lirpa import AutoLirpa
 from certood.errors import CertoodError
 
 EPS = 2 / 255
+PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::_slow_conv2d_forward", "aten::slow_conv_transpose2d")
 
 
 class SmallResNet(nn.Module):
@@ -100,6 +102,14 @@ def timed(call: Callable[[], Bounds], repeats: int, patience: float) -> tuple[fl
     return statistics.median(seconds), found
 
 
+def product_share(call: Callable[[], Bounds]) -> float:
+    """The share of the processor's time that products take, in per cent."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    times = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    return 100 * sum(time for name, time in times.items() if name in PRODUCTS) / sum(times.values())
+
+
 def compared(name: str, batch: int, method: str, arguments: argparse.Namespace) -> dict[str, str | int | float | None]:
     model, shape = network(name)
     x = torch.rand(batch, *shape, generator=torch.Generator().manual_seed(1))
@@ -121,6 +131,7 @@ def compared(name: str, batch: int, method: str, arguments: argparse.Namespace) 
         "mean_width": float(own.width.mean()),
         "mean_width_float32": float(own32.width.mean()),
         "auto_lirpa_mean_width": None,
+        "products_percent": product_share(ours(torch.float64)) if seconds < arguments.patience else None,
     }
     try:
         engine = AutoLirpa(graph, ball, method, iterations=arguments.iterations, dtype=torch.float32)
@@ -140,7 +151,8 @@ def line(row: dict[str, str | int | float | None]) -> str:
     return (
         f"| {row['network']} | {row['batch']} | {row['method']} | {number('seconds'):.4f} | {number('seconds_float32'):.4f} "
         f"| {number('auto_lirpa_seconds'):.4f} | {ratio:.2f} | {ratio32:.2f} | {number('mean_width'):.5g} "
-        f"| {number('mean_width_float32'):.5g} | {number('auto_lirpa_mean_width'):.5g} |"
+        f"| {number('mean_width_float32'):.5g} | {number('auto_lirpa_mean_width'):.5g} "
+        f"| {number('products_percent'):.0f} |"
     )
 
 
@@ -162,7 +174,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(
         "| network | batch | method | s float64 | s float32 | s auto_LiRPA | auto_LiRPA / float64 | / float32 "
-        "| width float64 | width float32 | width auto_LiRPA |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        f"| width float64 | width float32 | width auto_LiRPA | products % |\n|{'---|' * 12}"
     )
     rows = []
     for name in arguments.networks:

@@ -74,6 +74,11 @@ def one_run(arguments: argparse.Namespace, recipe: str, seed: int) -> dict[str, 
     }
 
 
+def cell(values: list[float]) -> str:
+    """Mean and standard deviation; an attack radius is infinite where no attack succeeded."""
+    return f"{np.mean(values):.3f} ± {np.std(values):.3f}" if np.isfinite(values).all() else "not finite in every run"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="folder of the runs")
@@ -94,7 +99,7 @@ def main() -> None:
     print(f"\n| recipe | {' | '.join(keys)} |\n|---|{'---|' * len(keys)}")
     for recipe in RECIPES:
         own = [row for row in rows if row["recipe"] == recipe]
-        cells = [f"{np.mean([row[key] for row in own]):.3f} ± {np.std([row[key] for row in own]):.3f}" for key in keys]
+        cells = [cell([row[key] for row in own]) for key in keys]
         print(f"| {recipe} | {' | '.join(cells)} |")
     print(
         f"\nMean ± standard deviation over {arguments.seeds} seeds; radii l∞ in pixels; OOD figures are means over the sets."
