@@ -35,8 +35,8 @@ def test_no_point_lies_below_and_more_parts_are_tighter(name: str, norm: float) 
     # Shifted so that the truth is negative: the search cannot end early.
     shift = -lowest - 1e-6
     found = [
-        branched_least(analysis, fixed, torch.zeros(2, 1).double(), shift, Branching(parts=parts, batch=8, steps=8))
-        for parts in (1, 60)
+        branched_least(analysis, fixed, torch.zeros(2, 1).double(), shift, Branching(parts=parts, batch=8, steps=6))
+        for parts in (1, 24)
     ]
     plain = analysis.least(len(graph.nodes) - 1, fixed(torch.zeros(2, 1))[0][:, None])[:, 0] + shift
     assert (found[1] <= lowest + shift + 1e-9).all()
@@ -67,19 +67,19 @@ def test_a_tiny_network_is_decided_exactly() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_radii_grow_and_stay_below_the_attack(norm: float) -> None:
-    model, x = network("conv", trained=True), images(8)
+    model, x = network("conv", trained=True), images(6)
     graph = capture(model, x)
     scores = Energy()(graph(x))
     question = Question(graph, Energy(), float(scores.median()) + 1e-6, norm)
     accepted = scores <= question.threshold
     certified = certified_radii(question, x, accepted, method="crown")
-    reached, _ = attack_radii(question, x, accepted, certified, random=generators(0, range(8)))
-    refined = refined_radii(question, x, accepted, certified, reached, parts=64)
+    reached, _ = attack_radii(question, x, accepted, certified, random=generators(0, range(6)))
+    refined = refined_radii(question, x, accepted, certified, reached, parts=16)
     assert (refined >= certified).all()
     assert (refined <= reached * (1 + 1e-9)).all()
     assert (refined / certified)[accepted].mean() > 1.02
     assert (refined / certified)[~accepted].mean() > 1.0
-    same = refined_radii(Question(graph, MSP(), -0.5, norm), x, accepted, certified, reached, parts=64)
+    same = refined_radii(Question(graph, MSP(), -0.5, norm), x, accepted, certified, reached, parts=16)
     torch.testing.assert_close(same, certified)
 
 
