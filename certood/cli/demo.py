@@ -32,10 +32,14 @@ def command(out: Path, limit: int, epochs: int | None, seed: int, overwrite: boo
 
     What is done already is skipped, so that the same command continues after an interruption.
     """
+    import torch
+
     from certood.analysis import report
     from certood.analysis.settings import Settings
     from certood.train.recipe import load_recipe
 
+    # Images of 8×8 pixels gain nothing from more threads, which wait for each other on a busy machine.
+    torch.set_num_threads(1)
     settings = [f"run.seed={seed}", "run.device=cpu"] + ([f"training.epochs={epochs}"] if epochs else [])
     runs = [out / name for name in RECIPES]
     try:
