@@ -80,8 +80,8 @@ def _one_image(
     made = 1
     while bool((waiting.bounds <= 0).any()) and made < effort.parts:
         order = waiting.bounds.argsort()
-        most = min(effort.batch, (effort.parts - made + 1) // 2, int((waiting.bounds <= 0).sum()))
-        worst, rest = waiting.chosen(order[: max(1, most)]), waiting.chosen(order[max(1, most) :])
+        most = min(effort.batch, (effort.parts - made + 1) // 2)
+        worst, rest = waiting.chosen(order[:most]), waiting.chosen(order[most:])
         children = _split(worst)
         if children is None:
             break
@@ -92,13 +92,15 @@ def _one_image(
         open_ones = found.chosen((found.bounds <= 0).nonzero().flatten())
         waiting = rest.joined(open_ones)
         if not len(waiting.bounds):
-            return found.bounds.min().clamp_min(1e-300)
+            return found.bounds.min()
     return waiting.bounds.min()
 
 
 def _split(parts: _Parts) -> dict[int, Tensor] | None:
     """The signs of both halves of every part, at its costliest ReLU; None where no ReLU is left to split."""
     nodes = list(parts.signs)
+    if not nodes:
+        return None
     costs = torch.cat([parts.costs[node].flatten(1) for node in nodes], 1)
     value, place = costs.max(1)
     if not bool((value > 0).all()):
@@ -142,7 +144,8 @@ def _bounded(
             linear = part.linear_lower(last, rows[:, None], choices)
             found = (part.ball.least(linear.rows) + linear.constant)[:, 0] + constant + shift
         best = torch.maximum(best, torch.where(found.isnan(), -torch.inf, found).detach())
-        if step == steps or bool((best > 0).all()):
+        # A network without ReLU and an objective without parameters leave nothing to ascend.
+        if step == steps or not found.requires_grad or bool((best > 0).all()):
             break
         optimiser.zero_grad()
         (-found.sum()).backward()

@@ -340,11 +340,12 @@ def _tighten(analysis: Analysis, index: int, chosen: Tensor) -> None:
 
 def _unit_bounds(analysis: Analysis, index: int, neurons: Tensor) -> tuple[Tensor, Tensor]:
     """Bounds of single neurons (N, R) of a node, by linear bounds of what the node reads where it reads one thing linearly."""
-    node, operation = analysis.graph.nodes[index], analysis.operations[index]
+    node = analysis.graph.nodes[index]
     direct = None
-    if isinstance(operation, LinearOperation):
+    if isinstance(node.operation, LinearOperation):
         shapes = [analysis.graph.nodes[source].shape for source in node.inputs]
-        direct = operation.unit_rows(neurons, shapes, node.shape)
+        # From the exact constants: what casting the rows costs is counted where they are cast, a cast constant would not be.
+        direct = node.operation.unit_rows(neurons, shapes, node.shape)
     if direct is None:
         units = _units(neurons, node.shape, analysis.dtype)
         return analysis.least(index, units), -analysis.least(index, -units)

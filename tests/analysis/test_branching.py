@@ -89,3 +89,12 @@ def test_an_unreached_attack_radius_is_no_obstacle() -> None:
     accepted = torch.ones(2, dtype=torch.bool)
     refined = refined_radii(question, x, accepted, torch.full((2,), 0.1).double(), torch.full((2,), math.inf), parts=4)
     assert (refined > 0.9).all()
+
+
+def test_without_relu_there_is_nothing_to_split() -> None:
+    model, x = network("tanh"), images()
+    analysis = analyse(capture(model, x), LpBall(x, 0.05), "crown")
+    shift = torch.full((2,), -10.0).double()
+    found = branched_least(analysis, fixed, torch.zeros(2, 1).double(), shift)
+    plain = analysis.least(len(analysis.graph.nodes) - 1, fixed(torch.zeros(2, 1))[0][:, None])[:, 0] + shift
+    torch.testing.assert_close(found, plain)

@@ -69,3 +69,17 @@ def test_precisions_that_bounds_cannot_have_are_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
     with pytest.raises(CertoodError, match="full precision"):
         bound(graph, ball, dtype=torch.float32)
+
+
+def test_a_large_bias_that_float32_does_not_hold_is_covered() -> None:
+    """z = relu(x)/2 + 10000.1 for x in [0, 1]: float32 has 10000.0996 instead, so that z would end too early."""
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 1)
+    ).double()
+    for layer, weight, bias in ((model[1], 1.0, 0.0), (model[3], 0.5, 10000.1)):
+        layer.weight.data.fill_(weight)
+        layer.bias.data.fill_(bias)
+    x = torch.full((1, 1, 1, 1), 0.5).double()
+    lower, upper = analyse(capture(model, x), LpBall(x, 0.5), "crown", dtype=torch.float32).boxes[4]
+    assert lower.item() <= 10000.1
+    assert upper.item() >= 10000.6
