@@ -19,7 +19,7 @@ from certood.analysis.refined import refined_radii
 from certood.analysis.settings import Settings
 from certood.analysis.smoothed import smoothed_certificate
 from certood.checkpoints import Detector
-from certood.errors import CannotCertify, CertoodError
+from certood.errors import CannotCertify, CertoodError, MissingThreshold
 
 # Two computations of the same score in float64 differ by rounding; what exceeds this is a violation.
 ROUNDING = 1e-7
@@ -28,7 +28,7 @@ ROUNDING = 1e-7
 def question_of(detector: Detector, norm: float = math.inf) -> Question:
     """What is asked of a detector; raises CannotCertify where it has no threshold or an operation without bounds."""
     if detector.threshold is None:
-        raise CannotCertify("this detector has no threshold γ; store one with `certood evaluate RUN --calibrate`")
+        raise MissingThreshold
     graph = capture(detector.model, torch.zeros(1, *detector.input_shape))
     return Question(graph, detector.score, detector.threshold, norm, detector.absent_class)
 

@@ -8,9 +8,8 @@ from scipy import stats
 from torch import Tensor
 
 from certood.analysis.attacks import random_start, steepest_step
+from certood.analysis.bounds.ball import DUAL
 from certood.analysis.radii import Question
-
-DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
 
 
 def gradient_norms(question: Question, images: Tensor) -> Tensor:

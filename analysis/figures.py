@@ -71,8 +71,8 @@ def fraction_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
         end = 1.1 * max(float(np.quantile(finite, 0.95)) if len(finite) else 0.0, *result["eps"])
         grid = np.linspace(0, end, 400)
         # A radius of 0 is a wrong decision, which no ball makes right.
-        certified = _share_above(np.array([record.radius_certified for record in group]), grid)
-        standing = _share_above(attacked, grid)
+        certified = share_above(np.array([record.radius_certified for record in group]), grid)
+        standing = share_above(attacked, grid)
         colour = KIND_COLOURS[group[0].kind]
         axes.fill_between(grid, certified, standing, color="0.85", linewidth=0, label="unknown")
         axes.plot(grid, certified, color=colour, linewidth=2, label="certified")
@@ -92,7 +92,7 @@ def smoothed_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
     largest = max([record.radius_smoothing for group in groups.values() for record in group] + [max(result["eps"])])
     grid = np.linspace(0, 1.05 * largest, 400)
     for axes, group in zip(all_axes, groups.values(), strict=True):
-        share = _share_above(np.array([record.radius_smoothing for record in group]), grid)
+        share = share_above(np.array([record.radius_smoothing for record in group]), grid)
         axes.plot(grid, share, color=KIND_COLOURS[group[0].kind], linewidth=2)
         for radius in result["eps"]:
             axes.axvline(radius, color="0.45", linewidth=0.8, linestyle=":")
@@ -270,7 +270,8 @@ def _thin_labels(axes: Axes) -> None:
     axes.set_yticks([0, 0.5, 1])
 
 
-def _share_above(radii: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.float64]:
+def share_above(radii: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of radii that reach each point of the grid; 0 is a wrong decision, and never reaches."""
     kept: NDArray[np.float64] = ((radii[None] >= grid[:, None]) & (radii[None] > 0)).mean(1)
     return kept
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from certood.analysis.bounds import Analysis, LpBall, analyse, score_gradient
 from certood.analysis.bounds.activations import Activation
 from certood.analysis.bounds.axis_functions import LogSoftmax, LogSumExp, Maximum, Softmax
+from certood.analysis.bounds.ball import DUAL
 from certood.analysis.bounds.operations import (
     ChannelAffine,
     Concatenation,
@@ -106,8 +107,7 @@ def _constant(  # noqa: PLR0911, PLR0912 (one case an operation)
 ) -> float:
     match operation:
         case Linear() if last:
-            dual = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}[norm]
-            return inputs[0] * float(operation.weight.norm(dual, dim=1).max())
+            return inputs[0] * float(operation.weight.norm(DUAL[norm], dim=1).max())
         case Linear():
             return inputs[0] * _matrix_norm(operation.weight, norm)
         case Convolution():

@@ -49,8 +49,8 @@ class Question:
             return torch.zeros(count).double()
         logits = scaled_logits(analysis, self.score, absent_class=self.absent_class)
         weights = logits.centre.softmax(1)
-        padded = torch.nn.functional.pad(weights, (0, self.graph.outputs - weights.shape[1]))
-        bound = analysis.linear_lower(len(self.graph.nodes) - 1, padded[:, None])
+        rows = self.score.temperature * logits.padded(weights)
+        bound = analysis.linear_lower(len(self.graph.nodes) - 1, rows[:, None])
         shift = bound.constant[:, 0] + self.threshold + self.score.temperature * torch.special.entr(weights).sum(1)
         low, high = torch.zeros_like(ball.eps), ball.eps.clone()
         for _ in range(30):

@@ -53,26 +53,24 @@ def _margins(question: Question, ball: LpBall, accepted: bool, effort: Branching
     analysis = analyse(question.graph, ball, "crown")
     logits = scaled_logits(analysis, question.score, absent_class=question.absent_class)
     assert isinstance(question.score, Energy)
-    temperature, missing = question.score.temperature, question.graph.outputs - logits.columns
+    temperature = question.score.temperature
     threshold = torch.full((len(ball),), question.threshold, dtype=torch.float64)
-
-    def padded(rows: Tensor) -> Tensor:
-        return torch.nn.functional.pad(rows, (0, missing))
 
     if accepted:
         # γ − S = γ + T·LSE(z/T) ≥ γ + p·z + T·H(p) for every p in the simplex, which every part chooses for itself.
         def tangent(parameters: Tensor) -> tuple[Tensor, Tensor]:
             weights = parameters.softmax(1)
-            return padded(weights), temperature * torch.special.entr(weights).sum(1)
+            return temperature * logits.padded(weights), temperature * torch.special.entr(weights).sum(1)
 
         return branched_least(analysis, tangent, logits.centre.log_softmax(1), threshold, effort)
 
     # S − γ = −T·LSE(z/T) − γ ≥ −a·z − T·b − γ for the chords a·z/T + b of the whole ball.
     def chord(parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return padded(-parameters[:, :-1].detach()), -temperature * parameters[:, -1].detach()
+        row, constant = parameters[:, :-1].detach(), parameters[:, -1].detach()
+        return -temperature * logits.padded(row), -temperature * constant
 
     candidates = chord_rows(logits)
-    lowest = torch.stack([analysis.lower_rows(padded(-row)[:, None])[:, 0] - temperature * b for row, b in candidates])
+    lowest = torch.stack([logits.lower_rows(-row[:, None])[:, 0] - b for row, b in candidates])
     best = lowest.argmax(0)
     row = torch.stack([row for row, _ in candidates])[best, torch.arange(len(ball))]
     constant = torch.stack([b for _, b in candidates])[best, torch.arange(len(ball))]

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from certood.analysis.bounds import ENGINES
 from certood.analysis.bounds import METHODS as BOUND_METHODS
 from certood.analysis.records import column
 from certood.analysis.smoothing import MedianSmoothing
 from certood.errors import CertoodError
 
 METHODS = (*BOUND_METHODS, "smoothing")
-ENGINES = ("certood", "auto-lirpa")
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 
 

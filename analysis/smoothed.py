@@ -10,7 +10,7 @@ from certood.analysis.bounds import LpBall
 from certood.analysis.records import AtRadius, Certificate
 from certood.analysis.settings import Settings
 from certood.checkpoints import Detector
-from certood.errors import CannotCertify
+from certood.errors import MissingThreshold
 
 
 def smoothed_certificate(
@@ -19,7 +19,7 @@ def smoothed_certificate(
     """The probabilistic l2 certificate of one image by median smoothing; certified columns stay empty (not a number)."""
     begin = time.perf_counter()
     if detector.threshold is None:
-        raise CannotCertify("this detector has no threshold γ; store one with `certood evaluate RUN --calibrate`")
+        raise MissingThreshold
     image = LpBall(image[None], 0.0).centre[0].to(torch.float32)
     seed = (settings.seed * 1_000_003 + index) % 2**31
     accepted, radius = settings.smoothing.radius(

@@ -49,5 +49,12 @@ class CannotCertify(CertoodError):
     exit_code = 3
 
 
+class MissingThreshold(CannotCertify):
+    """A detector has no threshold γ, so that there is no decision to certify."""
+
+    def __init__(self) -> None:
+        super().__init__("this detector has no threshold γ; store one with `certood evaluate RUN --calibrate`")
+
+
 class UnsupportedOperation(CannotCertify):
     """The network contains an operation for which no sound bound is known here."""

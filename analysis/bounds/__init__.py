@@ -19,7 +19,10 @@ from certood.analysis.bounds.score_bounds import score_bounds, score_lower, scor
 from certood.errors import CertoodError
 from certood.scores import Score
 
+ENGINES = ("certood", "auto-lirpa")
+
 __all__ = [
+    "ENGINES",
     "METHODS",
     "Analysis",
     "Bounds",
@@ -65,7 +68,7 @@ def bound(
     """
     if specification is not None and score is not None:
         raise CertoodError("give a specification or a score, not both")
-    if engine not in ("certood", "auto-lirpa"):
+    if engine not in ENGINES:
         raise CertoodError(f"unknown engine {engine!r}; expected certood or auto-lirpa")
     rows, constant = _specification(specification, graph.outputs, len(ball))
     budget = max_memory or default_memory()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.operations import Interval
 from certood.analysis.bounds.pairs import JointRelaxation
+from certood.analysis.bounds.relaxations import chord_of_exp
 
 # What rounding may move a plane by, relative to the magnitude of its terms.
 SLACK = 1e-13
@@ -154,7 +155,7 @@ class LogSumExp(AxisFunction):
         weights = middle.softmax(-1)
         below = self.value(middle) - (weights * middle).sum(-1, keepdim=True)
         top = upper.amax(-1, keepdim=True)
-        slope, shift = _chord_of_exp(lower - top, upper - top)
+        slope, shift = chord_of_exp(lower - top, upper - top)
         total = (slope * (middle - top) + shift).sum(-1, keepdim=True)
         above_slope = slope / total
         above = top + total.log() - 1 + ((shift - slope * top).sum(-1, keepdim=True)) / total
@@ -230,7 +231,7 @@ class Softmax(AxisFunction):
         own = torch.eye(lower.shape[-1], dtype=torch.bool)
         low = (lower[..., None, :] - upper[..., :, None]).masked_fill(own, 0)
         high = (upper[..., None, :] - lower[..., :, None]).masked_fill(own, 0)
-        slope, shift = _chord_of_exp(low, high)
+        slope, shift = chord_of_exp(low, high)
         middle = (low + high) / 2
         total = (slope * middle + shift).sum(-1)
         below = _in_inputs(-slope / total.square()[..., None], own)
@@ -251,31 +252,23 @@ class Softmax(AxisFunction):
 
     def jacobian(self, lower: Tensor, upper: Tensor) -> Interval:
         """pₖ(δₖⱼ − pⱼ)."""
-        low, high = self.extent(lower, upper)
-        least, most = -high[..., :, None] * high[..., None, :], -low[..., :, None] * low[..., None, :]
-        ends = low * (1 - low), high * (1 - high)
-        middle = (low <= 0.5) & (high >= 0.5)  # p(1 − p) is largest at one half
-        own = torch.eye(lower.shape[-1], dtype=torch.bool)
-        largest = torch.where(middle, 0.25, torch.maximum(*ends))
-        return (
-            torch.where(own, torch.minimum(*ends)[..., None], least),
-            torch.where(own, largest[..., None], most),
-        )
+        return probability_jacobian(*self.extent(lower, upper))
+
+
+def probability_jacobian(low: Tensor, high: Tensor) -> Interval:
+    """Bounds (…, K, K) of ∂pₖ/∂zⱼ = pₖ(δₖⱼ − pⱼ) for probabilities in [low, high] (…, K)."""
+    least, most = -high[..., :, None] * high[..., None, :], -low[..., :, None] * low[..., None, :]
+    ends = low * (1 - low), high * (1 - high)
+    middle = (low <= 0.5) & (high >= 0.5)  # p(1 − p) is largest at one half
+    own = torch.eye(low.shape[-1], dtype=torch.bool)
+    largest = torch.where(middle, 0.25, torch.maximum(*ends))
+    return torch.where(own, torch.minimum(*ends)[..., None], least), torch.where(own, largest[..., None], most)
 
 
 def _in_inputs(slopes: Tensor, own: Tensor) -> Tensor:
     """Slopes (…, M, K) in d = z − zₖ as slopes in z."""
     others = slopes.masked_fill(own, 0)
     return others - torch.where(own, others.sum(-1, keepdim=True), 0.0)
-
-
-def _chord_of_exp(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and shift of a line above exp on the interval."""
-    low, high = lower.exp(), upper.exp()
-    width = upper - lower
-    slope = torch.where(width > 1e-9, (high - low) / width.clamp_min(1e-12), 0.0)
-    # Without width the line is the constant of the upper end.
-    return slope, high - slope * upper
 
 
 def _log_probabilities(lower: Tensor, upper: Tensor) -> Interval:

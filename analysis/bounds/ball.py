@@ -11,6 +11,9 @@ from certood.analysis.bounds.sums import BLOCK, UNIT, blocked_sum
 from certood.analysis.bounds.windows import Windows
 from certood.errors import CertoodError
 
+# The dual exponent q of each norm p.
+DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
+
 
 @dataclass(frozen=True)
 class Bounds:

@@ -16,6 +16,7 @@ from certood.analysis.bounds.activations import RELU
 from certood.analysis.bounds.ball import LpBall
 from certood.analysis.bounds.choices import Choices
 from certood.analysis.bounds.propagation import Analysis
+from certood.analysis.bounds.relaxations import crown_slope
 
 LEARNING_RATE = 0.1
 
@@ -128,8 +129,7 @@ def _bounded(
     slopes: dict[int, Tensor] = {}
     multipliers: dict[int, Tensor] = {}
     for node, sign in signs.items():
-        lower, upper = part.boxes[node]
-        slopes[node] = (upper > -lower).to(torch.float64)[:, None].clone().requires_grad_()
+        slopes[node] = crown_slope(*part.boxes[node])[:, None].clone().requires_grad_()
         if sign.any():
             multipliers[node] = torch.zeros_like(slopes[node]).requires_grad_()
     parameters = start.expand(count, -1).clone().requires_grad_()

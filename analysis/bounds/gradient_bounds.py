@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from certood.analysis.bounds.axis_functions import probability_jacobian
 from certood.analysis.bounds.backward_graph import backward_graph
 from certood.analysis.bounds.ball import LpBall
 from certood.analysis.bounds.graph import Graph
@@ -171,7 +172,7 @@ def _logit_gradients(forward: Analysis, score: Score, absent_class: bool) -> Sum
             total = 0.0
         case AbsentClass():
             low, high = _probabilities(logits)
-            lower, upper = _probability_gradient(low, high, low.shape[1] - 1)
+            lower, upper = (part[:, -1] for part in probability_jacobian(low, high))
             total = 0.0
         case Entropy():
             log_low, log_high = log_probability_bounds(logits)
@@ -194,24 +195,9 @@ def _probabilities(logits: Logits) -> tuple[Tensor, Tensor]:
     return (low.exp() - SLACK).clamp_min(0), (high.exp() + SLACK).clamp_max(1)
 
 
-def _probability_gradient(low: Tensor, high: Tensor, output: int) -> tuple[Tensor, Tensor]:
-    """Bounds (N, K) of ∂p_k/∂z_j = p_k(δ_kj − p_j) for k = `output`."""
-    lower, upper = -high[:, output, None] * high, -low[:, output, None] * low
-    own_low, own_high = low[:, output], high[:, output]
-    ends = own_low * (1 - own_low), own_high * (1 - own_high)
-    lower[:, output] = torch.minimum(*ends)
-    middle = (own_low <= 0.5) & (own_high >= 0.5)  # p(1 − p) is largest at one half
-    upper[:, output] = torch.where(middle, 0.25, torch.maximum(*ends))
-    return lower, upper
-
-
 def _msp_gradients(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """The hull over every class that may be the most probable of −∂p_k/∂z."""
-    possible = high >= low.amax(1, keepdim=True)
-    lower, upper = torch.full_like(low, math.inf), torch.full_like(low, -math.inf)
-    for output in range(low.shape[1]):
-        one_lower, one_upper = _probability_gradient(low, high, output)
-        here = possible[:, output, None]
-        lower = torch.where(here, torch.minimum(lower, -one_upper), lower)
-        upper = torch.where(here, torch.maximum(upper, -one_lower), upper)
-    return lower, upper
+    possible = (high >= low.amax(1, keepdim=True))[..., None]
+    least, most = probability_jacobian(low, high)
+    lower, upper = torch.where(possible, -most, math.inf), torch.where(possible, -least, -math.inf)
+    return lower.amin(1), upper.amax(1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.activations import RELU
 from certood.analysis.bounds.choices import Choices
+from certood.analysis.bounds.relaxations import crown_slope
 
 if TYPE_CHECKING:
     from certood.analysis.bounds.propagation import Analysis
@@ -32,7 +33,7 @@ def optimised_least(analysis: Analysis, node: int, rows: Tensor, iterations: int
         source = graph.nodes[index].inputs[0]
         if graph.nodes[index].operation is RELU and source not in slopes:
             lower, upper = analysis.boxes[source]
-            start = (upper > -lower).to(analysis.dtype)[:, None].expand(-1, rows.shape[1], *lower.shape[1:])
+            start = crown_slope(lower, upper).to(analysis.dtype)[:, None].expand(-1, rows.shape[1], *lower.shape[1:])
             slopes[source] = start.clone().requires_grad_()
     if not slopes or not iterations:
         return best

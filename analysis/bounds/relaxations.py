@@ -56,15 +56,28 @@ def chord_slope(function: Function, lower: Tensor, upper: Tensor) -> Tensor:
     return torch.where((width > 0) & slope.isfinite(), slope, torch.zeros_like(slope))
 
 
+def chord_of_exp(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and shift of the chord of exp; without width the constant of the upper end, which bounds exp from above there."""
+    low, high = lower.exp(), upper.exp()
+    width = upper - lower
+    slope = torch.where(width > 1e-9, (high - low) / width.clamp_min(1e-12), torch.zeros_like(width))
+    return slope, high - slope * upper
+
+
+def crown_slope(lower: Tensor, upper: Tensor) -> Tensor:
+    """The slope below an unstable ReLU that leaves the smaller area: 1 where u > −l, else 0 (Zhang et al., NeurIPS 2018)."""
+    return (upper > -lower).to(lower.dtype)
+
+
 def relu_relaxation(lower: Tensor, upper: Tensor, slope: Tensor | None = None) -> Relaxation:
     """ReLU: the chord above; below, a line through the origin with a slope in [0, 1] where the sign is not known.
 
-    Without a slope the one that leaves the smaller area is taken: 1 where u > −l, else 0 (Zhang et al., NeurIPS 2018).
+    Without a slope, `crown_slope` is taken.
     """
     unstable = (lower < 0) & (upper > 0)
     active = (lower >= 0).to(lower.dtype)
     chord = upper / torch.where(unstable, upper - lower, torch.ones_like(lower))
-    chosen = (upper > -lower).to(lower.dtype) if slope is None else slope
+    chosen = crown_slope(lower, upper) if slope is None else slope
     return Relaxation(
         torch.where(unstable, chosen, active),
         torch.zeros_like(lower),

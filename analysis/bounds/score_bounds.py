@@ -18,6 +18,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.ball import Bounds, Region
 from certood.analysis.bounds.graph import Graph
+from certood.analysis.bounds.relaxations import chord_of_exp
 from certood.errors import CannotCertify
 from certood.scores import MSP, AbsentClass, Energy, Entropy, MaxLogit, Score
 
@@ -69,13 +70,14 @@ class Logits:
 
     def rows(self, coefficients: Tensor) -> Bounds:
         """Bounds (N, M) of rows (N, M, K) of the scaled logits; outputs beyond K do not enter."""
-        return self.analysis.rows(self._padded(coefficients))
+        return self.analysis.rows(self.padded(coefficients))
 
     def lower_rows(self, coefficients: Tensor) -> Tensor:
         """Lower bounds (N, M) of rows (N, M, K) of the scaled logits."""
-        return self.analysis.lower_rows(self._padded(coefficients))
+        return self.analysis.lower_rows(self.padded(coefficients))
 
-    def _padded(self, coefficients: Tensor) -> Tensor:
+    def padded(self, coefficients: Tensor) -> Tensor:
+        """Rows (…, K) of the scaled logits as rows of the network's outputs."""
         missing = self.analysis.graph.outputs - self.columns
         return torch.nn.functional.pad(coefficients * self.factor, (0, missing))
 
@@ -191,12 +193,7 @@ def _chord_row(logits: Logits, maps: Tensor, box: Bounds, offset: Tensor) -> tup
     e^d ≤ a·d + b on the box, Σ(a·d + b) = w, and log w ≤ log w₀ + (w − w₀)/w₀ for every w₀ > 0.
     """
     shift = box.upper.amax(1, keepdim=True)
-    low, high = box.lower - shift, box.upper - shift
-    width = (high - low).clamp_min(1e-12)
-    slope = (high.exp() - low.exp()) / width
-    # The chord of a box without width is the constant e^high, which bounds e^d from above there.
-    slope = torch.where(high - low > 1e-9, slope, torch.zeros_like(slope))
-    constant = high.exp() - slope * high
+    slope, constant = chord_of_exp(box.lower - shift, box.upper - shift)
     centre = torch.einsum("njk,nk->nj", maps, logits.centre) - shift
     reference = (slope * centre + constant).sum(1).clamp_min(1e-300)
     row = offset + torch.einsum("nj,njk->nk", slope, maps) / reference[:, None]

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from certood.analysis.figures import COLOURS, MARKERS, NORM_NAMES, STYLES
+from certood.analysis.figures import COLOURS, MARKERS, NORM_NAMES, STYLES, share_above
 from certood.analysis.records import Certificate
 from certood.analysis.reporting.links import RunPoint
 from certood.analysis.reporting.runs import Run
@@ -123,12 +123,6 @@ def positive_pairs(records: Sequence[Certificate], kind: str, first: str, second
     """Two columns of the records of a kind, where both are finite and above 0, as logarithmic axes need."""
     pairs = [(getattr(record, first), getattr(record, second)) for record in records if record.kind == kind]
     return [pair for pair in pairs if all(math.isfinite(value) and value > 0 for value in pair)]
-
-
-def share_above(radii: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of radii that reach each point of the grid; 0 is a wrong decision, and never reaches."""
-    share: NDArray[np.float64] = ((radii[None] >= grid[:, None]) & (radii[None] > 0)).mean(1)
-    return share
 
 
 def _radii(run: Run, kind: str) -> NDArray[np.float64]:

@@ -28,23 +28,26 @@ def foreign_options(command: Command) -> Command:
 
 def open_detector(path: Path, foreign: Mapping[str, str | int | None]) -> "Detector":
     """The detector of a run or checkpoint, or foreign weights where --architecture says what they are."""
-    from certood.checkpoints import load_checkpoint, load_foreign
+    from certood.checkpoints import load
 
     if foreign.get("architecture") is None:
-        return load_checkpoint(path)
+        return load(path)
     missing = [name for name in ("classes", "input_shape") if foreign.get(name) is None]
     if missing:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise click.UsageError(f"foreign weights need {flags} beside --architecture")
     shape = _numbers(str(foreign["input_shape"]), "--input-shape", 3)
     channels = int(shape[0])
-    return load_foreign(
+    mean, std = (
+        _numbers(str(foreign[name]), f"--{name}", channels) if foreign.get(name) else None for name in ("mean", "std")
+    )
+    return load(
         path,
         architecture=str(foreign["architecture"]),
         classes=int(foreign["classes"] or 0),
         input_shape=(channels, int(shape[1]), int(shape[2])),
-        mean=_numbers(str(foreign.get("mean") or ",".join(["0"] * channels)), "--mean", channels),
-        std=_numbers(str(foreign.get("std") or ",".join(["1"] * channels)), "--std", channels),
+        mean=mean,
+        std=std,
     )
 
 
@@ -56,7 +59,7 @@ def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None,
     """
     from dataclasses import replace
 
-    from certood.errors import CannotCertify, CertoodError
+    from certood.errors import CertoodError, MissingThreshold
     from certood.evaluation import collect_logits
     from certood.metrics import threshold_at_tpr
     from certood.scores import AbsentClass, score_by_name, score_logits
@@ -68,7 +71,7 @@ def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None,
         if detector.threshold is not None:
             return detector
         if not foreign:
-            raise CannotCertify("this detector has no threshold γ; store one with `certood evaluate RUN --calibrate`")
+            raise MissingThreshold
         score = detector.score
     logits = collect_logits(detector.model, splits.validation)
     values = score_logits(score, logits, absent_class=detector.absent_class)
