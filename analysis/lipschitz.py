@@ -10,10 +10,10 @@ from certood.analysis.bounds import Analysis, LpBall, analyse, score_gradient
 from certood.analysis.bounds.activations import Activation
 from certood.analysis.bounds.axis_functions import LogSoftmax, LogSumExp, Maximum, Softmax
 from certood.analysis.bounds.ball import DUAL
+from certood.analysis.bounds.convolutions import Convolution
 from certood.analysis.bounds.operations import (
     ChannelAffine,
     Concatenation,
-    Convolution,
     Interval,
     Linear,
     Monotone,
@@ -208,7 +208,7 @@ def _met(axis: int, residue: int, operation: Convolution) -> list[int]:
 def _monotone_norm(operation: Monotone, shape: torch.Size, norm: float) -> float:
     ones = torch.ones(1, *shape, dtype=torch.float64)
     rows = operation.forward([ones])
-    columns = operation.transpose(torch.ones_like(rows)[:, None], [shape])[0][0]
+    columns = operation.transpose(torch.ones_like(rows)[:, None], [shape])[0]
     largest = float(rows.max()), float(columns.max())
     if norm == 2:
         return math.sqrt(largest[0] * largest[1])

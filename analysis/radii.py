@@ -11,7 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds import Analysis, Graph, LpBall, analyse, score_lower, score_upper
+from certood.analysis.bounds import (
+    Analysis,
+    Graph,
+    LpBall,
+    analyse,
+    default_memory,
+    images_at_once,
+    score_lower,
+    score_upper,
+)
 from certood.analysis.bounds.auto_lirpa import AutoLirpa
 from certood.analysis.bounds.score_bounds import RowBounds, scaled_logits
 from certood.scores import Energy, Score, score_logits
@@ -98,6 +107,16 @@ def certified_radii(
             dtype=dtype,
         )
         guess = (1.1 * crown).clamp_min(1e-6)
+    budget = max_memory or default_memory()
+
+    def probe(ball: LpBall, decision: bool) -> tuple[Tensor, Tensor]:
+        if engine == "auto-lirpa":
+            other = AutoLirpa(question.graph, ball, method, iterations=iterations)
+            return question.margin_bounds(other, decision), torch.zeros_like(ball.eps)
+        analysis = analyse(question.graph, ball, method, iterations=iterations, max_memory=budget, dtype=dtype)
+        margins = question.margin_bounds(analysis, decision)
+        return margins, question.linear_radius(analysis, ball) if decision else torch.zeros_like(ball.eps)
+
     found = torch.zeros(len(images), dtype=torch.float64)
     for decision in (True, False):
         members = (accepted == decision).nonzero().flatten()
@@ -107,14 +126,10 @@ def certified_radii(
         def slack(
             chosen: Tensor, eps: Tensor, members: Tensor = members, decision: bool = decision
         ) -> tuple[Tensor, Tensor]:
-            ball = LpBall(images[members[chosen]], eps, question.norm)
-            if engine == "auto-lirpa":
-                other = AutoLirpa(question.graph, ball, method, iterations=iterations)
-                return question.margin_bounds(other, decision), torch.zeros_like(eps)
-            analysis = analyse(question.graph, ball, method, iterations=iterations, max_memory=max_memory, dtype=dtype)
-            margins = question.margin_bounds(analysis, decision)
-            closed = question.linear_radius(analysis, ball) if decision else torch.zeros_like(eps)
-            return margins, closed
+            whole = LpBall(images[members[chosen]], eps, question.norm)
+            found = [probe(ball, decision) for ball in whole.split(images_at_once(question.graph, budget, dtype))]
+            margins, closed = zip(*found, strict=True)
+            return torch.cat(margins), torch.cat(closed)
 
         with torch.no_grad():
             start = (question.scores(images[members]) - question.threshold).abs()

@@ -5,7 +5,7 @@
 Network: conv 3×3 stride 2 (32), conv 3×3 stride 2 (64), linear 128, linear 10, with ReLU, on 32×32×3 images. It is trained for a
 few steps on the labelled images of `--data`, or on random patterns, one a class, with noise. Ours and the bisection have the
 same network, images, score (energy), norm (l_inf), γ (the median of the scores, so that half of the images are accepted and
-half rejected), dtype (float64) and bounds of the score from rows of the logits.
+half rejected), dtype and bounds of the score from rows of the logits.
 
 The bisection halves [0, --upper] twelve times, for a whole batch at once, so that it knows its radius to upper/4096. Ours is
 asked for the relative tolerance (upper/4096) / (median radius of the bisection): at the median radius both are as exact.
@@ -56,8 +56,10 @@ class Oracle(AutoLirpa):
 
     def _bounds(self, rows: Tensor, *, upper: bool) -> tuple[Tensor, Tensor]:
         network = self._networks[0]
-        region = self.package.PerturbationLpNorm(norm=math.inf, x_L=self.ball.lower, x_U=self.ball.upper)
-        image = self.package.BoundedTensor(self.ball.centre, region)
+        ends = (end.to(self.dtype) for end in (self.ball.lower, self.ball.upper))
+        region = self.package.PerturbationLpNorm(norm=math.inf, **dict(zip(("x_L", "x_U"), ends, strict=True)))
+        image = self.package.BoundedTensor(self.ball.centre.to(self.dtype), region)
+        rows = rows.to(self.dtype)
         with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             found = network.compute_bounds(
@@ -66,7 +68,8 @@ class Oracle(AutoLirpa):
         if self.intermediate is None:
             nodes = [relu.inputs[0] for relu in network.relus]
             self.intermediate = {node.name: (node.lower.detach(), node.upper.detach()) for node in nodes}
-        return found
+        lower, upper_bounds = (None if part is None else part.double() for part in found)
+        return lower, upper_bounds
 
 
 def trained(images: Tensor, labels: Tensor, steps: int) -> nn.Module:
@@ -108,11 +111,11 @@ def bisected(question: Question, oracle: Oracle, images: Tensor, accepted: bool,
     return low
 
 
-def ours(question: Question, images: Tensor, accepted: bool, tolerance: float) -> Tensor:
+def ours(question: Question, images: Tensor, accepted: bool, tolerance: float, dtype: torch.dtype) -> Tensor:
     margins = (question.scores(images) - question.threshold).abs().detach()
     guess = (0.7 if accepted else 0.35) * margins / gradient_norms(question, images)
     decisions = torch.full((len(images),), accepted)
-    return certified_radii(question, images, decisions, method="crown", tolerance=tolerance, guess=guess)
+    return certified_radii(question, images, decisions, method="crown", tolerance=tolerance, guess=guess, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -126,18 +129,18 @@ class Side:
     tolerance: float
 
 
-def compared(question: Question, batches: Sequence[Tensor], accepted: bool, upper: float) -> Side:
+def compared(question: Question, batches: Sequence[Tensor], accepted: bool, upper: float, dtype: torch.dtype) -> Side:
     """Both on the accepted or on the rejected images."""
-    oracles = [Oracle(question.graph, LpBall(batch, 1e-3)) for batch in batches]
+    oracles = [Oracle(question.graph, LpBall(batch, 1e-3), dtype=dtype) for batch in batches]
     question.margin_bounds(oracles[0].at(LpBall(batches[0], 1e-3)), accepted)  # both are warm when the clock starts
-    ours(question, batches[0][:1], accepted, 0.1)
+    ours(question, batches[0][:1], accepted, 0.1, dtype)
     begin = time.process_time()
     reference = torch.cat(
         [bisected(question, oracle, batch, accepted, upper) for oracle, batch in zip(oracles, batches, strict=True)]
     )
     middle = time.process_time()
     tolerance = upper / 2**STEPS / float(reference.median())
-    found = torch.cat([ours(question, batch, accepted, tolerance) for batch in batches])
+    found = torch.cat([ours(question, batch, accepted, tolerance, dtype) for batch in batches])
     end = time.process_time()
     if float(reference.max()) >= upper * (1 - 2 / 2**STEPS):
         raise SystemExit(f"a radius reaches --upper {upper}; give a larger one")
@@ -157,6 +160,7 @@ def main() -> None:
     parser.add_argument("--training-steps", type=int, default=150)
     parser.add_argument("--upper", type=float, default=0.1, help="upper end of the bisection, in pixels")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="of both")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -175,8 +179,10 @@ def main() -> None:
     sides = []
     for accepted in (True, False):
         batches = images[(scores <= question.threshold) == accepted].split(arguments.batch)
-        sides.append(compared(question, batches, accepted, arguments.upper))
-    print(f"{arguments.images} images, batches of {arguments.batch}, {arguments.threads} thread(s), float64, CROWN,")
+        sides.append(compared(question, batches, accepted, arguments.upper, getattr(torch, arguments.dtype)))
+    print(
+        f"{arguments.images} images, batches of {arguments.batch}, {arguments.threads} thread(s), {arguments.dtype}, CROWN,"
+    )
     print(f"bisection of [0, {arguments.upper:g}] in {STEPS} steps\n")
     print(
         "| side | images | median radius | radii/s | radii/s of the bisection | ratio | largest relative difference |"

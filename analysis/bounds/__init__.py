@@ -14,7 +14,9 @@ from certood.analysis.bounds.ball import Bounds, LpBall
 from certood.analysis.bounds.capture import capture, list_operations, supported_operations
 from certood.analysis.bounds.gradient_bounds import GradientBounds, gradient_bound, logit_gradient_bound, score_gradient
 from certood.analysis.bounds.graph import Graph, Node
-from certood.analysis.bounds.propagation import METHODS, Analysis, LinearBound, analyse, default_memory, row_memory
+from certood.analysis.bounds.memory import default_memory, images_at_once
+from certood.analysis.bounds.methods import METHODS, analyse
+from certood.analysis.bounds.propagation import Analysis, LinearBound
 from certood.analysis.bounds.score_bounds import score_bounds, score_lower, score_upper
 from certood.errors import CertoodError
 from certood.scores import Score
@@ -34,7 +36,9 @@ __all__ = [
     "analyse",
     "bound",
     "capture",
+    "default_memory",
     "gradient_bound",
+    "images_at_once",
     "list_operations",
     "logit_gradient_bound",
     "score_bounds",
@@ -72,7 +76,7 @@ def bound(
         raise CertoodError(f"unknown engine {engine!r}; expected certood or auto-lirpa")
     rows, constant = _specification(specification, graph.outputs, len(ball))
     budget = max_memory or default_memory()
-    at_once = max(1, int(budget // row_memory(graph, dtype)))
+    at_once = images_at_once(graph, budget, dtype)
     found = []
     for start, part in zip(range(0, len(ball), at_once), ball.split(at_once), strict=True):
         analysis: Analysis | AutoLirpa

@@ -159,7 +159,7 @@ def _max_pool_chain(
         return pool.windows(x, 0.0)
 
     def gather(x: Tensor) -> Tensor:
-        return Monotone(windows).transpose(x[:, None], [shape])[0][0][:, 0]
+        return Monotone(windows).transpose(x[:, None], [shape])[0][:, 0]
 
     return [
         (Monotone(lambda x: x[:, :, None].expand(-1, *spread)), spread),

@@ -1,13 +1,14 @@
-"""Balls of images, and the least value of a linear function over them."""
+"""Balls of images, and the least change of a linear function over them."""
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.sums import BLOCK, UNIT, blocked_sum
+from certood.analysis.bounds.rounding import UNIT
 from certood.analysis.bounds.windows import Windows
 from certood.errors import CertoodError
 
@@ -65,7 +66,7 @@ class Region(Protocol):
     def __len__(self) -> int: ...
 
     def least(self, rows: Tensor | Windows) -> Tensor:
-        """A lower bound (N, R) of rows (N, R, *shape) over the set."""
+        """A lower bound (N, R) of rows·(x − centre), rows (N, R, *shape), for x in the set."""
         ...
 
 
@@ -114,25 +115,40 @@ class LpBall:
         return self.norm == math.inf
 
     def least(self, rows: Tensor | Windows) -> Tensor:
-        """min of rows·x over the ball, (N, R) in float64, for rows (N, R, C, H, W).
+        """min of rows·(x − centre) over the ball, (N, R) in float64, for rows (N, R, C, H, W).
 
-        The better of the dual norm over the unclipped ball, x·A − ε‖A‖_q, and the minimum over the clipped box, which
-        contains the ball for every norm; both are sound. For rows in float32 the box is widened by what rounding may cost.
+        The better of the dual norm over the unclipped ball, −ε‖A‖_q, and the minimum over the clipped box, which contains the
+        ball for every norm; both are sound. For rows in float32 what rounding may cost is subtracted.
         """
-        middle, half = (self.lower + self.upper) / 2, (self.upper - self.lower) / 2
         values = rows.values if isinstance(rows, Windows) else rows
+        reach = self._contracted(rows, values.abs(), (self.upper - self.lower) / 2).to(torch.float64)
         if values.dtype == torch.float32:
-            half = half + (BLOCK + 8) * UNIT * (middle.abs() + half)
-        planes = torch.cat([middle, half], 1).to(values.dtype)
-        if isinstance(rows, Windows):
-            centre, reach = rows.gather(planes).chunk(2, 4)
-        else:
-            centre, reach = planes[:, None].chunk(2, 2)
-        box = blocked_sum((values * centre).addcmul_(values.abs(), reach, value=-1).flatten(2))
+            # Of both products together: the centre lies in the box.
+            reach = reach * (1 + 2 * UNIT * (values[0, 0].numel() + 8))
+        box = -reach
+        if self._shifted:
+            box = box + self._contracted(rows, values, self._shift)
         if self.norm == math.inf:
             return box
-        exact = values.to(torch.float64)
-        where = rows.gather(self.centre) if isinstance(rows, Windows) else self.centre[:, None]
-        flat = exact.flatten(2)
+        flat = (rows.cleaned().values if isinstance(rows, Windows) else rows).to(torch.float64).flatten(2)
         dual = flat.norm(dim=2) if self.norm == 2 else flat.abs().amax(2)
-        return torch.maximum(box, (exact * where).flatten(2).sum(2) - self.eps[:, None] * dual)
+        return torch.maximum(box, -self.eps[:, None] * dual)
+
+    @cached_property
+    def _shift(self) -> Tensor:
+        """How far the middle of the box, which may be clipped, lies from the centre."""
+        return (self.upper + self.lower) / 2 - self.centre
+
+    @cached_property
+    def _shifted(self) -> bool:
+        """Whether it does, by more than rounding."""
+        return bool(self._shift.abs().max() > 1e-15)
+
+    def _contracted(self, rows: Tensor | Windows, values: Tensor, plane: Tensor) -> Tensor:
+        plane = plane.to(values.dtype)
+        if isinstance(rows, Windows) and not rows.covers:
+            return (rows.gather(rows.laid(plane)) * values).flatten(2).sum(2)
+        beside = rows.beside(plane) if isinstance(rows, Windows) else plane[:, None]
+        if len(values) == 1:
+            return values.flatten(2) @ beside.flatten()
+        return (values * beside).flatten(2).sum(2)

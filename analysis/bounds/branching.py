@@ -179,4 +179,5 @@ def _restricted(analysis: Analysis, index: int, signs: dict[int, Tensor], count:
             low = torch.where(signs[node] > 0, low.clamp_min(0), low)
             high = torch.where(signs[node] < 0, high.clamp_max(0), high)
         boxes[node] = (low, high)
-    return Analysis(analysis.graph, own, "crown", analysis.max_memory, boxes=boxes)
+    references = {node: value[index].expand(count, *value.shape[1:]) for node, value in analysis.references.items()}
+    return Analysis(analysis.graph, own, "crown", analysis.max_memory, references, boxes=boxes)

@@ -6,8 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from certood.analysis.bounds.convolutions import Convolution
 from certood.analysis.bounds.graph import Graph, Node
-from certood.analysis.bounds.operations import ChannelAffine, Convolution, Linear, Operation
+from certood.analysis.bounds.operations import ChannelAffine, Linear, Operation
 
 
 def folded(graph: Graph) -> Graph:

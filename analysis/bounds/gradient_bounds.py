@@ -14,8 +14,9 @@ from certood.analysis.bounds.axis_functions import probability_jacobian
 from certood.analysis.bounds.backward_graph import backward_graph
 from certood.analysis.bounds.ball import LpBall
 from certood.analysis.bounds.graph import Graph
+from certood.analysis.bounds.methods import analyse
 from certood.analysis.bounds.operations import Rows
-from certood.analysis.bounds.propagation import Analysis, analyse
+from certood.analysis.bounds.propagation import Analysis
 from certood.analysis.bounds.score_bounds import Logits, entropy_bounds, log_probability_bounds, scaled_logits
 from certood.errors import CannotCertify
 from certood.scores import MSP, AbsentClass, Energy, Entropy, MaxLogit, Score
@@ -50,7 +51,7 @@ class SumBox:
         return len(self.centre)
 
     def least(self, rows: Rows) -> Tensor:
-        """min of rows·c over the set, (N, R), for rows (N, R, K).
+        """min of rows·(c − centre) over the set, (N, R), for rows (N, R, K).
 
         By duality Σ min((r − λ)c) + λ·total bounds it for every λ; the best λ is an entry of the row, where filling up the
         cheapest entries first reaches the total.
@@ -65,7 +66,7 @@ class SumBox:
         best = rest.clamp_min(0) * self.lower[:, None] + rest.clamp_max(0) * self.upper[:, None]
         filled = best.sum(2) + level[..., 0] * self.total
         box = rows.clamp_min(0) * self.lower[:, None] + rows.clamp_max(0) * self.upper[:, None]
-        return torch.maximum(filled, box.sum(2))
+        return torch.maximum(filled, box.sum(2)) - (rows @ self.centre[:, :, None])[..., 0]
 
 
 def gradient_bound(

@@ -1,12 +1,13 @@
 """A captured network: nodes in topological order, each an operation on earlier nodes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.bounds.operations import Operation
+from certood.analysis.bounds.operations import Operation, in_precision
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,35 @@ class Graph:
     def outputs(self) -> int:
         """The number of logits."""
         return self.nodes[-1].shape[0]
+
+    @cached_property
+    def rounded(self) -> list[Operation]:
+        """The operations with their constants in float32."""
+        return [in_precision(node.operation, torch.float32) for node in self.nodes]
+
+    @cached_property
+    def readers(self) -> Mapping[int, list[int]]:
+        """The nodes that read each node."""
+        found: dict[int, list[int]] = {index: [] for index in range(len(self.nodes))}
+        for index, node in enumerate(self.nodes):
+            for source in set(node.inputs):
+                found[source].append(index)
+        return found
+
+    def row_size(self, node: int, window: tuple[int, int]) -> int:
+        """How many numbers a row of a node takes where it is widest, if it is a window of this size at first."""
+        sizes: dict[int, Sequence[int]] = {node: window}
+        widest = 0
+        for index in range(node, -1, -1):
+            if index not in sizes:
+                continue
+            shape, size = self.nodes[index].shape, sizes[index]
+            widest = max(widest, shape[0] * size[0] * size[1] if len(shape) == 3 else shape.numel())
+            for source in self.nodes[index].inputs:
+                before = self.nodes[source].shape
+                grown = self.nodes[index].operation.window_before(size, before) if len(before) == 3 else (1, 1)
+                sizes[source] = [max(pair) for pair in zip(sizes.get(source, grown), grown, strict=True)]
+        return widest
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) in [0, 1]."""

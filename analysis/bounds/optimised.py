@@ -20,7 +20,7 @@ PATIENCE = 10
 
 
 def optimised_least(analysis: Analysis, node: int, rows: Tensor, iterations: int) -> Tensor:
-    """Lower bounds (N, R) of rows of a node; the best seen for every row, CROWN's own included: never looser than it.
+    """Lower bounds (N, R) of rows·(y − y₀) of a node; the best seen for every row, CROWN's own included: never looser than it.
 
     Every row has its own slopes. The slopes are projected back onto [0, 1] after each step rather than clamped in the
     graph, whose gradient at the ends of a clamp would be zero. Stops early when no row has gained for ten steps.
@@ -42,7 +42,7 @@ def optimised_least(analysis: Analysis, node: int, rows: Tensor, iterations: int
     idle = 0
     for _ in range(iterations):
         with torch.enable_grad():
-            linear = analysis.linear_lower(node, rows, Choices(slopes))
+            linear = analysis.linear_change(node, rows, Choices(slopes))
             found = analysis.ball.least(linear.rows) + linear.constant
             optimiser.zero_grad()
             (-found.sum()).backward()

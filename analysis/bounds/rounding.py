@@ -1,34 +1,32 @@
 """Linear bounds in float32 that stay sound: what rounding may cost is bounded as rows go backwards, and subtracted.
 
-With rows A of a node y, one step back gives rows B of its inputs x and a constant, exactly A·y = B·x + c for a linear operation
-L. What is computed differs from B by at most γₙ|A||L|, γₙ = n·u with n the products that are summed and u the unit roundoff
-(Higham, Accuracy and Stability of Numerical Algorithms, section 3), so that the value of the bound changes by at most
-γₙ|A|·(|L|·|x|), with |x| from the box of x. These are errors of single steps, each against the rows as they were computed: they
-add up. Boxes, relaxations and constants are in float64 all the same.
+Rows are of differences from a point x₀ of the ball, whose values y₀ at every node are known in float64. With rows A of a node y,
+one step back gives rows B of its input x: A·(y − y₀) = B·(x − x₀) for a linear operation L. What is computed differs from B by at
+most γₙ|A||L|, γₙ = n·u with n the products that are summed and u the unit roundoff (Higham, Accuracy and Stability of Numerical
+Algorithms, section 3), so that the value of the bound changes by at most γₙ|A|·(|L|·|x − x₀|): a small share of the width of
+the bound itself, however large the values are. These are errors of single steps, each against the rows as they were
+computed: they add up. Boxes, relaxations and values are in float64 all the same.
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.graph import Graph
+from certood.analysis.bounds.convolutions import Convolution
 from certood.analysis.bounds.operations import (
     ChannelAffine,
     Concatenation,
-    Convolution,
-    Interval,
     Linear,
     LinearOperation,
     Monotone,
-    Operation,
     WeightedSum,
 )
-from certood.analysis.bounds.relaxations import Relaxation
-from certood.analysis.bounds.sums import BLOCK, UNIT
+from certood.analysis.bounds.rows import Passage
 from certood.errors import CertoodError
 
+# The unit roundoff of float32.
+UNIT = 2.0**-24
 # Casting a weight, casting a row, adding a branch, and errors of second order.
 EXTRA = 6
 # The estimate itself is computed in float32.
@@ -39,46 +37,32 @@ def check_precision(dtype: torch.dtype) -> None:
     """Raise CertoodError for a precision in which bounds cannot be computed soundly."""
     if dtype not in (torch.float64, torch.float32):
         raise CertoodError(f"bounds are computed in float64 or float32, not {dtype}")
-    if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+    if dtype == torch.float64:
+        return
+    products = torch.get_float32_matmul_precision()
+    if products != "highest":
         raise CertoodError(
             "float32 bounds need products in full precision: torch.set_float32_matmul_precision('highest'), which is now "
-            f"{torch.get_float32_matmul_precision()!r}"
+            f"{products!r}"
         )
+    for name in ("conv", "matmul"):
+        # Newer versions of torch can also ask oneDNN for less.
+        precision = getattr(getattr(torch.backends.mkldnn, name, None), "fp32_precision", "none")
+        if precision not in ("none", "ieee"):
+            raise CertoodError(
+                f"float32 bounds need full precision: torch.backends.mkldnn.{name}.fp32_precision = 'ieee', which is now "
+                f"{precision!r}"
+            )
 
 
-def operations_in(graph: Graph, dtype: torch.dtype) -> list[Operation]:
-    """The operations of a graph with all their constants in another precision."""
-    return [_cast(node.operation, dtype) for node in graph.nodes]
+def linear_loss(operation: LinearOperation, width: Tensor, inputs: Sequence[torch.Size], shape: torch.Size) -> Tensor:
+    """e (N, *shape): going back through a linear operation in float32 changes a bound of A·(y − y₀) by at most |A|·e.
 
-
-def _cast(operation: Operation, dtype: torch.dtype) -> Operation:
-    constants = {
-        name: value.to(dtype)
-        for name, value in vars(operation).items()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    }
-    if not constants:
-        return operation
-    found = copy.copy(operation)
-    vars(found).update(constants)
-    return found
-
-
-def linear_loss(operation: LinearOperation, boxes: Sequence[Interval], shape: torch.Size) -> Tensor | None:
-    """e (N, *shape): going back through a linear operation in float32 changes a bound of A·y by at most |A|·e.
-
-    None where coefficients are only moved.
+    `width` is that of the interval of y, |L| times those of its inputs.
     """
     if isinstance(operation, Concatenation) or (isinstance(operation, Monotone) and operation.overlap == 0):
-        return None
-    largest = [torch.maximum(lower.abs(), upper.abs()) for lower, upper in boxes]
-    inputs = [size.shape[1:] for size in largest]
-    low, high = operation.interval([(-size, size) for size in largest])
-    # |L|·|x| is half the width, the constant part the middle.
-    spread, constant = (high - low) / 2, ((high + low) / 2).abs()
-    return (
-        SAFETY * UNIT * (_products(operation, inputs, shape) * spread + (_biases(operation) + BLOCK + EXTRA) * constant)
-    )
+        return torch.zeros_like(width)
+    return SAFETY * UNIT * _products(operation, inputs, shape) * width
 
 
 def _products(operation: LinearOperation, inputs: Sequence[torch.Size], shape: torch.Size) -> int:
@@ -98,25 +82,29 @@ def _products(operation: LinearOperation, inputs: Sequence[torch.Size], shape: t
     return count + EXTRA
 
 
-def _biases(operation: LinearOperation) -> int:
-    """How many products with a constant are summed before sums go in blocks."""
-    return len(operation.bias) if isinstance(operation, Convolution) else 0
+def rounded_passage(
+    passage: Passage, reach: Tensor, before: Tensor | None, after: Tensor, dtype: torch.dtype
+) -> Passage:
+    """The passage in this precision; its gap pays for rounding.
 
-
-def rounded_lines(lines: Relaxation, box: Interval, dtype: torch.dtype) -> Relaxation:
-    """The relaxation of an elementwise operation, whose input lies in this box, in this precision, with what that may cost."""
-    if dtype == torch.float64:
-        return lines
-    largest = torch.maximum(box[0].abs(), box[1].abs())
-    if lines.lower_slope.ndim > largest.ndim:
-        largest = largest[:, None]
-    slopes = lines.lower_slope.abs() + lines.upper_slope.abs()
-    shifts = torch.maximum(lines.lower_shift.abs(), lines.upper_shift.abs())
+    `reach` (N, *shape) is how far the input of the operation may lie from x₀; `before` is the loss e of the linear operation
+    which computed that input, if it is to be paid for here: rows that go on to it are no larger than |A|(|middle| + |half|).
+    `after` is the loss of adding up the rows A themselves.
+    """
+    middle, half, shift, gap = passage.planes
+    if middle.ndim > reach.ndim:
+        reach, after, before = reach[:, None], after[:, None], None if before is None else before[:, None]
+    size = middle.abs() + half.abs()
+    # Nothing rounds where the factor is 0, 1 or −1.
+    rounds = (half != 0) | ((middle != 0) & (middle.abs() != 1))
+    gap = gap + after + SAFETY * UNIT * EXTRA * torch.where(rounds, size * reach, 0.0)
+    gap = gap if before is None else gap + size * before
     # Zeros add without rounding.
-    count = int((shifts > 0).flatten(1 - box[0].ndim).sum(-1).max()) + EXTRA
-    return lines.rounded(dtype, SAFETY * UNIT * ((EXTRA + 2) * slopes * largest + 2 * count * shifts))
+    count = int(((shift != 0) | (gap != 0)).flatten(1 - reach.ndim).sum(-1).max()) + EXTRA
+    gap = gap + SAFETY * UNIT * count * (shift.abs() + gap)
+    return Passage(middle, half, shift, gap).to(dtype)
 
 
-def casting_loss(box: Interval) -> Tensor:
-    """The same for one rounding of every coefficient of a node: a cast, or a sum of two rows."""
-    return SAFETY * UNIT * torch.maximum(box[0].abs(), box[1].abs())
+def casting_loss(reach: Tensor) -> Tensor:
+    """The loss for one rounding of every coefficient of a node: a cast, or a sum of two rows."""
+    return SAFETY * UNIT * reach

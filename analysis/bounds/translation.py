@@ -10,13 +10,14 @@ from torch.nn import functional as F
 
 from certood.analysis.bounds import activations
 from certood.analysis.bounds.axis_functions import AxisFunction, LogSoftmax, LogSumExp, Maximum, Softmax
+from certood.analysis.bounds.convolutions import Convolution
 from certood.analysis.bounds.operations import (
     ChannelAffine,
     Concatenation,
-    Convolution,
     Linear,
     Monotone,
     Operation,
+    Reshape,
     WeightedSum,
 )
 from certood.analysis.bounds.pairs import MaxPool, Product
@@ -135,7 +136,7 @@ def _reshaping(call: Call) -> Operation:
     shape = tuple(call.shape)
     if torch.Size(shape).numel() != call.input_shapes[0].numel():
         raise _refuse(call, "where it mixes images of a batch")
-    return Monotone(lambda x: x.reshape(len(x), *shape), 0)
+    return Reshape(shape)
 
 
 def _axis(axis: int, call: Call) -> int:

@@ -7,16 +7,20 @@ does. Channels come last, so that gathering copies whole runs of memory and a tr
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
 class Windows:
     """Rows over planes of shape (C, H, W): `values` (N, R, h, w, C) at `top`, `left` (N, R), which may be negative.
 
-    Values beyond the border of the plane are zero. Rows that `covers` says to be whole planes stand at 0, 0.
+    Values beyond the border of the plane mean nothing; they are zero where `clean` says so. Rows that are whole planes, as
+    `covers` says, stand at 0, 0. With a `step` s above 1 everything is laid out by phases, as if the plane were
+    (s·s·C, H/s, W/s): the place (s·i + a, s·j + b) of channel c is at (i, j, (a·s + b)·C + c).
     """
 
     values: Tensor
@@ -24,12 +28,14 @@ class Windows:
     left: Tensor
     plane: torch.Size
     covers: bool = False
+    clean: bool = False
+    step: int = 1
 
     @staticmethod
     def whole(rows: Tensor) -> Windows:
         """Rows (N, R, C, H, W) of whole planes."""
         origin = torch.zeros(rows.shape[:2], dtype=torch.int64)
-        return Windows(rows.permute(0, 1, 3, 4, 2), origin, origin, rows.shape[2:], covers=True)
+        return Windows(rows.permute(0, 1, 3, 4, 2), origin, origin, rows.shape[2:], covers=True, clean=True)
 
     @staticmethod
     def units(neurons: Tensor, plane: torch.Size, dtype: torch.dtype) -> Windows:
@@ -37,7 +43,7 @@ class Windows:
         channels, height, width = plane
         values = torch.zeros(*neurons.shape, 1, 1, channels, dtype=dtype)
         values.view(*neurons.shape, channels).scatter_(2, (neurons // (height * width))[..., None], 1.0)
-        return Windows(values, neurons // width % height, neurons % width, plane)
+        return Windows(values, neurons // width % height, neurons % width, plane, clean=True)
 
     def __neg__(self) -> Windows:
         return replace(self, values=-self.values)
@@ -50,7 +56,13 @@ class Windows:
     def split(self, count: int) -> list[Windows]:
         """The rows in parts of at most so many."""
         parts = zip(self.values.split(count, 1), self.top.split(count, 1), self.left.split(count, 1), strict=True)
-        return [Windows(*part, self.plane, self.covers) for part in parts]
+        return [Windows(*part, self.plane, self.covers, self.clean, self.step) for part in parts]
+
+    def repeated(self, values: Tensor, times: int) -> Windows:
+        """Other values at the same places, once or one after the other."""
+        if times == 1:
+            return replace(self, values=values)
+        return replace(self, values=values, top=self.top.repeat(1, times), left=self.left.repeat(1, times))
 
     def to(self, dtype: torch.dtype) -> Windows:
         """The rows in another precision."""
@@ -62,60 +74,100 @@ class Windows:
 
     def channels(self, start: int, count: int) -> Windows:
         """The part of some channels."""
-        plane = torch.Size((count, *self.plane[1:]))
-        return replace(self, values=self.values.narrow(4, start, count), plane=plane)
+        rows = self.unphased()
+        return replace(rows, values=rows.values.narrow(4, start, count), plane=torch.Size((count, *self.plane[1:])))
 
-    def _places(self) -> tuple[Tensor, Tensor]:
-        """Row and column in the plane of every element of the window: (N, R, h, 1) and (N, R, 1, w)."""
-        height, width = self.size
-        down = self.top[..., None] + torch.arange(height)
-        right = self.left[..., None] + torch.arange(width)
-        return down[..., :, None], right[..., None, :]
+    @cached_property
+    def margins(self) -> tuple[int, int, int, int]:
+        """How far windows reach beyond the border: left, right, top, bottom, in places of `values`."""
+        found = []
+        for start, size, extent in ((self.left, self.size[1], self.plane[2]), (self.top, self.size[0], self.plane[1])):
+            found += [max(0, -int(start.min())), max(0, int(start.max()) + size - extent // self.step)]
+        return found[0], found[1], found[2], found[3]
 
-    def inside(self) -> Tensor:
-        """Whether every element of the window lies in the plane: (N, R, h, w, 1)."""
-        down, right = self._places()
-        _, height, width = self.plane
-        return ((down >= 0) & (down < height) & (right >= 0) & (right < width))[..., None]
+    @cached_property
+    def places(self) -> Tensor:
+        """Where every element of the windows, one after the other, lies in `laid` planes."""
+        before, after, above, below = self.margins
+        width = self.plane[2] // self.step + before + after
+        size = (self.plane[1] // self.step + above + below) * width
+        offsets = torch.arange(self.size[0])[:, None] * width + torch.arange(self.size[1])
+        start = (self.top + above) * width + self.left + before
+        if len(start) > 1:
+            start = start + size * torch.arange(len(start))[:, None]
+        return (start.view(-1, 1) + offsets.view(1, -1)).flatten()
+
+    def laid(self, planes: Tensor) -> Tensor:
+        """Planes (N, C, H, W) with zeros around them, channels last, all places one after the other: (places, channels)."""
+        beside = self.beside(planes)[:, 0]
+        return F.pad(beside, (0, 0, *self.margins)).flatten(0, 2)
 
     def gather(self, planes: Tensor) -> Tensor:
-        """The values (N, R or 1, h, w, C) of planes (N, C, H, W) under the windows, anything beyond the border."""
-        if self.covers:
-            return planes.permute(0, 2, 3, 1)[:, None]
-        down, right = self._places()
-        _, height, width = self.plane
-        index = down.clamp(0, height - 1) * width + right.clamp(0, width - 1)
-        image = torch.arange(len(planes)).view(-1, 1, 1, 1)
-        return planes.permute(0, 2, 3, 1).reshape(len(planes), height * width, -1)[image, index]
+        """The values (N, R, h, w, C) of `laid` planes under the windows, zero beyond the border."""
+        return planes.index_select(0, self.places).view(*self.top.shape, *self.size, planes.shape[1])
+
+    def beside(self, plane: Tensor) -> Tensor:
+        """A plane (N, C, H, W), or (N, R, C, H, W), as it meets rows that cover it: (N, 1 or R, h, w, C)."""
+        plane = plane if plane.ndim == 5 else plane[:, None]
+        if self.step > 1:
+            plane = plane.unflatten(4, (-1, self.step)).unflatten(3, (-1, self.step)).permute(0, 1, 3, 5, 4, 6, 2)
+            return plane.flatten(4)
+        return plane.permute(0, 1, 3, 4, 2)
+
+    def cleaned(self) -> Windows:
+        """The same rows with zeros beyond the border."""
+        if self.clean:
+            return self
+        if not any(self.margins):
+            return replace(self, clean=True)
+        inside = self.gather(self.laid(self.values.new_ones(len(self.top), 1, *self.plane[1:])))
+        if self.step > 1:
+            inside = inside[..., :1]
+        return replace(self, values=self.values * inside, clean=True)
 
     def dense(self) -> Tensor:
         """The rows as whole planes, (N, R, C, H, W)."""
         return self.spread().values.permute(0, 1, 4, 2, 3)
 
+    def unphased(self) -> Windows:
+        """The same rows without phases."""
+        if self.step == 1:
+            return self
+        parts = self.values.unflatten(4, (self.step, self.step, self.plane[0])).permute(0, 1, 2, 4, 3, 5, 6)
+        values = parts.reshape(*self.top.shape, self.size[0] * self.step, self.size[1] * self.step, self.plane[0])
+        return replace(self, values=values, top=self.top * self.step, left=self.left * self.step, step=1)
+
     def spread(self) -> Windows:
-        """The same rows as windows that cover the whole plane."""
+        """The same rows as windows that cover the whole plane, without phases."""
+        if self.step > 1:
+            return self.unphased().spread()
         if self.covers:
             return self
         channels, height, width = self.plane
         count, rows = self.top.shape
-        down, right = self._places()
-        index = down.clamp(0, height - 1) * width + right.clamp(0, width - 1)
-        flat = self.values.new_zeros(count, rows, height * width, channels)
-        # Elements beyond the border are zero, so that it does not matter where they are added.
-        where = index.flatten(2)[..., None].expand(-1, -1, -1, channels)
-        flat = flat.scatter_add(2, where, self.values.flatten(2, 3))
+        before, after, above, below = self.margins
+        shape = height + above + below, width + before + after
+        single = replace(
+            self, values=self.values.flatten(0, 1)[:, None], top=self.top.view(-1, 1), left=self.left.view(-1, 1)
+        )
+        flat = self.values.new_zeros(count * rows * shape[0] * shape[1], channels)
+        flat.index_copy_(0, single.places, self.values.flatten(0, 3))
+        values = flat.view(count, rows, *shape, channels)[:, :, above : above + height, before : before + width]
         origin = torch.zeros_like(self.top)
-        return Windows(flat.view(count, rows, height, width, channels), origin, origin, self.plane, covers=True)
+        return Windows(values, origin, origin, self.plane, covers=True, clean=True)
 
     def add(self, other: Windows | Tensor) -> Windows:
         """The sum of two sets of rows; windows that stand apart by the same shift everywhere stay windows."""
         if isinstance(other, Tensor):
             other = Windows.whole(other)
+        if self.step != other.step:
+            return self.unphased().add(other.unphased())
+        if self.covers and other.covers:
+            return replace(self, values=self.values + other.values)
         down, right = other.top - self.top, other.left - self.left
         together = not (self.covers or other.covers) and (down == down[0, 0]).all() and (right == right[0, 0]).all()
         if not together:
-            one, two = self.spread(), other.spread()
-            return replace(one, values=one.values + two.values)
+            return self.spread().add(other.spread())
         shift = int(down[0, 0]), int(right[0, 0])
         sizes = self.size, other.size
         start = [min(0, step) for step in shift]
@@ -126,4 +178,5 @@ class Windows:
         for part, offset in ((self, (0, 0)), (other, shift)):
             top, left = offset[0] - start[0], offset[1] - start[1]
             total[:, :, top : top + part.size[0], left : left + part.size[1]] += part.values
-        return Windows(total, self.top + start[0], self.left + start[1], self.plane)
+        clean = self.clean and other.clean
+        return replace(self, values=total, top=self.top + start[0], left=self.left + start[1], clean=clean)

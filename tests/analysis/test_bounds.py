@@ -376,7 +376,7 @@ def test_batch_normalisation_and_scaling_fold_into_the_layer_before() -> None:
         model(3 * torch.rand(16, *SHAPE) + 1)
     graph = capture(model, images())
     assert [type(node.operation).__name__ for node in graph.nodes[1:]] == [
-        "Convolution", "Activation", "Monotone", "Linear", "Activation", "Linear"
+        "Convolution", "Activation", "Reshape", "Linear", "Activation", "Linear"
     ]  # fmt: skip
     torch.testing.assert_close(graph(images()), model.double().eval()(images()), rtol=1e-10, atol=1e-10)
 

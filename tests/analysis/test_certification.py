@@ -9,7 +9,7 @@ from torch import nn
 
 from certood.analysis.attacks import ascend, distances, generators, project
 from certood.analysis.bounds import LpBall, analyse, capture
-from certood.analysis.bounds.operations import Convolution
+from certood.analysis.bounds.convolutions import Convolution
 from certood.analysis.certification import certify, question_of
 from certood.analysis.estimates import clever, gradient_norms
 from certood.analysis.lipschitz import (

@@ -137,7 +137,8 @@ def test_the_least_value_over_a_box_with_a_sum(seed: int, outputs: int) -> None:
     ends = torch.rand(2, 1, outputs, dtype=torch.float64, generator=generator).sort(0).values
     total = float((ends[0] + torch.rand(1, dtype=torch.float64, generator=generator) * (ends[1] - ends[0])).sum())
     row = torch.randn(1, 1, outputs, dtype=torch.float64, generator=generator)
-    found = SumBox(ends[0], ends[1], total).least(row)
+    box = SumBox(ends[0], ends[1], total)
+    found = box.least(row) + (row[0] * box.centre).sum()
     best = math.inf
     for free in range(outputs):
         for pattern in range(2 ** (outputs - 1)):

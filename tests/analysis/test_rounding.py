@@ -1,4 +1,6 @@
-"""Bounds in float32: never inside those in float64, close to them, and sound where rounding alone decides."""
+"""Bounds in float32: close to those in float64, and sound where rounding alone decides."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,44 +14,51 @@ from tests.analysis.networks import NETWORKS, NORMS, RADII, images, network
 
 @pytest.mark.parametrize("method", ["crown-ibp", "crown"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_it_is_as_tight_as_float64_up_to_rounding_and_never_tighter(name: str, method: str) -> None:
+def test_it_is_as_tight_as_float64_up_to_rounding(name: str, method: str) -> None:
     graph, x = capture(network(name, trained=True), images()), images()
     for norm in NORMS:
         ball = LpBall(x, RADII[norm], norm)
         exact, rounded = (bound(graph, ball, method, dtype=dtype) for dtype in (torch.float64, torch.float32))
-        assert (rounded.lower <= exact.lower + 1e-9).all()
-        assert (rounded.upper >= exact.upper - 1e-9).all()
-        scale = exact.width + exact.lower.abs() + exact.upper.abs()
-        assert (rounded.width <= exact.width + 0.02 * scale).all()
+        # Wider boxes of earlier layers may turn a line by a hair's breadth in either direction.
+        hair = 1e-5 * exact.width + 1e-9
+        assert (rounded.lower <= exact.lower + hair).all()
+        assert (rounded.upper >= exact.upper - hair).all()
+        # CROWN-IBP asks its last rows in float32, CROWN in float64.
+        share = 2e-3 if method == "crown-ibp" else 1e-4
+        assert (rounded.width <= exact.width * (1 + share) + 1e-9).all()
 
 
-def cancelling() -> nn.Module:
-    """Logits that are small differences of large numbers, none of which float32 holds exactly."""
+def affine() -> nn.Module:
+    """ReLUs that are always active, on large values: every exact bound is known, and the last bits of it are rounded."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 40), nn.ReLU(), nn.Linear(40, 4))
     model = model.double()
     with torch.no_grad():
-        model[0].weight.mul_(1e3)
-        model[0].bias.add_(1e4)
-        model[3].weight[20:] = -model[3].weight[:20]
-        model[5].weight[:, 20:] = model[5].weight[:, :20] * (1 + 1e-6)
+        for layer in (model[0], model[3]):
+            layer.bias.add_(1e5)
     return model
 
 
-def test_rounding_that_decides_is_covered(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = cancelling(), images(6)
-    value = model(x).detach()
-    analysis = analyse(capture(model, x), LpBall(x, 0.0), "crown-ibp", dtype=torch.float32)
-    last, rows = len(analysis.graph.nodes) - 1, torch.eye(4).double().expand(6, -1, -1)
-    # The linear bounds alone: boxes, which are in float64, would hide what is wrong with them.
-    assert (analysis.least(last, rows) <= value).all()
-    assert (-analysis.least(last, -rows) >= value).all()
-    analysis.losses.clear()
-    analysis.lines.clear()
+@pytest.mark.parametrize("norm", NORMS)
+def test_rounding_that_decides_is_covered(norm: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = affine(), 0.2 + 0.6 * images(6)
+    graph, ball = capture(model, x), LpBall(x, 0.1, norm)
+    last, rows = len(graph.nodes) - 1, torch.eye(4).double().expand(6, -1, -1)
+    exact = analyse(graph, ball, "crown-ibp").least(last, rows, both=True)
+    found = analyse(graph, ball, "crown-ibp", dtype=torch.float32).least(last, rows, both=True)
+    assert (found <= exact).all()
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-3)
     for module in (rounding, region):
         monkeypatch.setattr(module, "UNIT", 0.0)
     # Without what is subtracted they are wrong.
-    assert (analysis.least(last, rows) > value).any() or (-analysis.least(last, -rows) < value).any()
+    assert (analyse(graph, ball, "crown-ibp", dtype=torch.float32).least(last, rows, both=True) > exact).any()
+
+
+def test_a_point_loses_nothing() -> None:
+    model, x = affine(), images(6)
+    found = bound(capture(model, x), LpBall(x, 0.0), "crown", dtype=torch.float32)
+    torch.testing.assert_close(found.lower, model(x).detach(), rtol=1e-14, atol=0)
+    torch.testing.assert_close(found.upper, model(x).detach(), rtol=1e-14, atol=0)
 
 
 def test_optimised_slopes_in_float32_are_sound_and_help() -> None:
@@ -68,6 +77,10 @@ def test_precisions_that_bounds_cannot_have_are_refused(monkeypatch: pytest.Monk
         bound(graph, ball, dtype=torch.float16)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
     with pytest.raises(CertoodError, match="full precision"):
+        bound(graph, ball, dtype=torch.float32)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.mkldnn, "conv", SimpleNamespace(fp32_precision="bf16"))
+    with pytest.raises(CertoodError, match=r"mkldnn\.conv\.fp32_precision = 'ieee', which is now 'bf16'"):
         bound(graph, ball, dtype=torch.float32)
 
 

@@ -1,0 +1,73 @@
+"""Rows that are windows: whatever is done to them gives what is done to whole planes."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from certood.analysis.bounds.convolutions import Convolution
+from certood.analysis.bounds.operations import in_precision
+from certood.analysis.bounds.relaxations import relu_relaxation
+from certood.analysis.bounds.rows import Passage, magnitude, relaxed, summed
+from certood.analysis.bounds.windows import Windows
+
+GEOMETRIES = [(1, 1, 3), (2, 1, 3), (2, 0, 1), (2, 0, 2), (2, 2, 5), (3, 1, 4), (4, 3, 3), (2, 3, 3), (1, 0, 5)]
+
+
+def convolution(channels: int, outputs: int, geometry: tuple[int, int, int], dtype: torch.dtype) -> Convolution:
+    stride, padding, kernel = geometry
+    weight = torch.randn(outputs, channels, kernel, kernel, generator=torch.Generator().manual_seed(kernel)).double()
+    found = in_precision(Convolution(weight, None, (stride, stride), (padding, padding), (1, 1), 1), dtype)
+    assert isinstance(found, Convolution)
+    return found
+
+
+def backwards(operation: Convolution, rows: Tensor, shape: torch.Size) -> Tensor:
+    """The transpose of whole planes, by autograd in float64."""
+    x = torch.zeros(rows.shape[0] * rows.shape[1], *shape, dtype=torch.float64, requires_grad=True)
+    value = F.conv2d(x, operation.weight.double(), None, operation.stride, operation.padding)
+    (back,) = torch.autograd.grad(value, x, rows.double().flatten(0, 1))
+    return back.unflatten(0, rows.shape[:2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [12, 24])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_they_go_back_through_convolutions_as_whole_planes_do(
+    geometry: tuple[int, int, int], size: int, dtype: torch.dtype
+) -> None:
+    first = convolution(2, 3, geometry, dtype)
+    middle = first.forward([torch.zeros(1, 2, size, size, dtype=dtype)]).shape[1:]
+    second = convolution(3, 4, (1, 1, 3), dtype)
+    last = second.forward([torch.zeros(1, *middle, dtype=dtype)]).shape[1:]
+    neurons = torch.randint(last.numel(), (2, 7), generator=torch.Generator().manual_seed(0))
+    exact = F.one_hot(neurons, last.numel()).double().unflatten(2, last)
+    box = torch.randn(2, *middle, generator=torch.Generator().manual_seed(1)).double()
+    passage = Passage.about(relu_relaxation(box - 0.5, box + 0.5), box, box.relu())
+
+    rows = second.unit_rows(neurons, [middle], last) or second.transpose_windows(
+        Windows.units(neurons, last, dtype), [middle]
+    )[0]  # fmt: skip
+    assert isinstance(rows, Windows)
+    there = backwards(second, exact, middle)
+    torch.testing.assert_close(rows.dense().double(), there, rtol=1e-5, atol=1e-5)
+    plane = torch.rand(2, *middle, generator=torch.Generator().manual_seed(2)).double()
+    torch.testing.assert_close(magnitude(rows, plane).double(), magnitude(there, plane), rtol=1e-5, atol=1e-5)
+
+    for both in (False, True):
+        before, constant = relaxed(rows, passage.to(dtype), both=both)
+        expected, shift = relaxed(there, passage, both=both)
+        assert isinstance(before, Windows)
+        assert isinstance(expected, Tensor)
+        torch.testing.assert_close(constant.double(), shift, rtol=1e-5, atol=1e-5)
+        (back,) = first.transpose_windows(before, [torch.Size((2, size, size))])
+        assert isinstance(back, Windows)
+        whole = backwards(first, expected, torch.Size((2, size, size)))
+        torch.testing.assert_close(back.dense().double(), whole, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(back.channels(1, 1).dense().double(), whole[:, :, 1:], rtol=1e-5, atol=1e-5)
+        for other in (back, Windows.whole(whole.to(dtype)), back.unphased()):
+            total = summed(back, other)
+            assert isinstance(total, Windows)
+            torch.testing.assert_close(total.dense().double(), 2 * whole, rtol=1e-5, atol=1e-5)
+        image = torch.rand(2, 2, size, size, generator=torch.Generator().manual_seed(3)).double()
+        torch.testing.assert_close(magnitude(back, image).double(), magnitude(whole, image), rtol=1e-5, atol=1e-5)
