@@ -91,8 +91,9 @@ def report(
     """
     from certood.analysis.reporting.formats import tables_as_csv, tables_as_json, tables_as_latex  # noqa: PLC0415
     from certood.analysis.reporting.page import write_page  # noqa: PLC0415 (importing certood.analysis stays light)
-    from certood.analysis.reporting.runs import read_runs, write_text  # noqa: PLC0415
+    from certood.analysis.reporting.runs import read_runs  # noqa: PLC0415
     from certood.errors import CertoodError  # noqa: PLC0415
+    from certood.files import write_atomically  # noqa: PLC0415
 
     if format not in FORMATS:
         raise CertoodError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
@@ -107,5 +108,5 @@ def report(
         return str(out)
     text = {"json": tables_as_json, "csv": tables_as_csv, "latex": tables_as_latex}[format](found)
     if out is not None:
-        write_text(Path(out), text)
+        write_atomically(Path(out), text)
     return text

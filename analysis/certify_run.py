@@ -1,10 +1,8 @@
 """`certood certify` on a run: its own images, with progress, resumable, several processes if wanted."""
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from certood.analysis.workers import Job, results
 from certood.checkpoints import Detector
 from certood.data import ImageSource
 from certood.errors import CertoodError, DataError, RunDirectoryError
+from certood.files import write_atomically
 
 CERTIFICATION_FILE = "certification.json"
 SETTINGS_FILE = "certification_settings.json"
@@ -144,14 +143,7 @@ def _result(
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON, atomically; what is infinite or not a number becomes null. Raises RunDirectoryError where it cannot."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(_finite(content), indent=2) + "\n", "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
+    write_atomically(path, json.dumps(_finite(content), indent=2) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """Checkpoints: weights in safetensors with JSON metadata, never pickle; and the detector that they hold."""
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from certood import __version__
 from certood.errors import CheckpointError
+from certood.files import replacing
 from certood.metrics import threshold_at_tpr
 from certood.models import Classifier, build_model
 from certood.models.wrapped import WrappedClassifier
@@ -85,12 +85,10 @@ def save_checkpoint(detector: Detector, path: Path) -> None:
         "tpr": detector.tpr,
     }
     weights = {name: value.detach().cpu().contiguous() for name, value in detector.model.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(weights, temporary, {METADATA_KEY: json.dumps(metadata)})
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(weights, temporary, {METADATA_KEY: json.dumps(metadata)})
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write {path}: {error}") from error
 
 

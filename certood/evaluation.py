@@ -1,7 +1,6 @@
 """The clean benchmark: every score on every OOD set, from one forward pass an image."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 
 from certood.checkpoints import Detector
 from certood.data import IdSplits, ImageSource, to_pixels
-from certood.errors import CertoodError, DataError, RunDirectoryError
+from certood.errors import CertoodError, DataError
+from certood.files import write_atomically
 from certood.metrics import Metric, aupr_in, aupr_out, auroc, bootstrap_interval, fpr_at_threshold, threshold_at_tpr
 from certood.scores import Score, score_logits, suitable_scores
 
@@ -127,12 +127,7 @@ def _measure(
 
 def write_evaluation(path: Path, result: Mapping[str, Any]) -> None:
     """Write evaluation.json, atomically; raises RunDirectoryError where it cannot."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
+    write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
 def evaluation_table(result: Mapping[str, Any]) -> Table:

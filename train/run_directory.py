@@ -1,9 +1,7 @@
 """The folder of a run: made or resumed with care, its files written atomically."""
 
-import contextlib
 import csv
 import io
-import os
 import platform
 import shutil
 import tomllib
@@ -16,6 +14,7 @@ import torch
 
 from certood import __version__
 from certood.errors import CheckpointError, RecipeError, RunDirectoryError
+from certood.files import replacing, write_atomically
 from certood.train.recipe import Recipe, make_recipe
 
 RECIPE_FILE = "recipe.toml"
@@ -124,30 +123,12 @@ def write_recipe(out: Path, recipe: Recipe, fingerprints: Mapping[str, str]) -> 
     write_atomically(out / RECIPE_FILE, tomli_w.dumps(tables).encode())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader sees the old or the new content, also after a crash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def save_state(out: Path, state: Mapping[str, Any]) -> None:
     """Write the state from which training resumes, atomically."""
-    temporary = out / f".{STATE_FILE}.{os.getpid()}"
     try:
-        torch.save(dict(state), temporary)
-        temporary.replace(out / STATE_FILE)
+        with replacing(out / STATE_FILE) as temporary:
+            torch.save(dict(state), temporary)
     except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise RunDirectoryError(f"cannot write {out / STATE_FILE}: {error}") from error
 
 

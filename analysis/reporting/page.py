@@ -13,9 +13,10 @@ from certood.analysis.reporting import provenance
 from certood.analysis.reporting.links import image_correlations, run_correlations, run_points
 from certood.analysis.reporting.pictures import worst_images
 from certood.analysis.reporting.plots import curves, run_scatter, scatters
-from certood.analysis.reporting.runs import Run, write_text
+from certood.analysis.reporting.runs import Run
 from certood.analysis.reporting.tables import COLUMNS, Column, Row, best_cells, tables
 from certood.analysis.reporting.verdict import verdict
+from certood.files import write_atomically
 
 # With more runs than this, what belongs to single runs is folded away.
 OPEN_RUNS = 4
@@ -33,7 +34,7 @@ def write_page(runs: Sequence[Run], out: Path) -> None:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    write_text(out, environment.get_template("report.html.j2").render(**_content(runs)) + "\n")
+    write_atomically(out, environment.get_template("report.html.j2").render(**_content(runs)) + "\n")
 
 
 def number(value: float | None, form: str = ".3g") -> str:

@@ -1,8 +1,6 @@
 """What a report reads of a run: its recipe, evaluation, certification and certificates."""
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -73,19 +71,6 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     runs = [_read(path) for path in {path.resolve(): path for path in paths}.values()]
     names = [run.name for run in runs]
     return [replace(run, name=run.path.as_posix()) if names.count(run.name) > 1 else run for run in runs]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, atomically; raises RunDirectoryError where it cannot."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RunDirectoryError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _read(path: Path) -> Run:

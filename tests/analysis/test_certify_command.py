@@ -343,7 +343,7 @@ def test_a_full_disk_is_named_and_loses_nothing(
 
     def full_later(file: int) -> None:
         calls.append(file)
-        full() if len(calls) > 2 else real(file)
+        full() if len(calls) > 3 else real(file)
 
     out = tmp_path / "full"
     with monkeypatch.context() as patch:
@@ -359,7 +359,7 @@ def test_a_full_disk_is_named_and_loses_nothing(
     assert "cannot write figures" in result.stderr
     (out / "certification.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(Path, "write_bytes", full)
         result = run("certify", trained, *SMALL, "--out", out)
     assert result.exit_code == 2
     assert "certification.json: No space left on device" in result.stderr

@@ -1,12 +1,14 @@
 """Run directories: nothing is overwritten unasked, everything is written whole or not at all."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from certood.errors import CheckpointError, RunDirectoryError
+from certood.files import write_atomically
 from certood.train import run_directory
 from certood.train.recipe import Recipe, load_recipe
 
@@ -77,14 +79,14 @@ def test_state_comes_back_and_damage_is_named(run: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_content_and_no_rest(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = run / "kept.txt"
-    run_directory.write_atomically(path, b"old")
+    write_atomically(path, b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_directory.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunDirectoryError, match="No space left on device"):
-        run_directory.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [file.name for file in run.iterdir() if file.name.startswith(".")] == []
 
