@@ -95,7 +95,7 @@ class Windows:
         start = (self.top + above) * width + self.left + before
         if len(start) > 1:
             start = start + size * torch.arange(len(start))[:, None]
-        return (start.view(-1, 1) + offsets.view(1, -1)).flatten()
+        return (start.reshape(-1, 1) + offsets.view(1, -1)).flatten()
 
     def laid(self, planes: Tensor) -> Tensor:
         """Planes (N, C, H, W) with zeros around them, channels last, all places one after the other: (places, channels)."""
@@ -148,7 +148,7 @@ class Windows:
         before, after, above, below = self.margins
         shape = height + above + below, width + before + after
         single = replace(
-            self, values=self.values.flatten(0, 1)[:, None], top=self.top.view(-1, 1), left=self.left.view(-1, 1)
+            self, values=self.values.flatten(0, 1)[:, None], top=self.top.reshape(-1, 1), left=self.left.reshape(-1, 1)
         )
         flat = self.values.new_zeros(count * rows * shape[0] * shape[1], channels)
         flat.index_copy_(0, single.places, self.values.flatten(0, 3))

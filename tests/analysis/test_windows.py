@@ -5,11 +5,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from certood.analysis.bounds import LpBall, analyse, capture, gradient_bound, propagation
 from certood.analysis.bounds.convolutions import Convolution
 from certood.analysis.bounds.operations import in_precision
 from certood.analysis.bounds.relaxations import relu_relaxation
 from certood.analysis.bounds.rows import Passage, magnitude, relaxed, summed
 from certood.analysis.bounds.windows import Windows
+from certood.scores import Energy
+from tests.analysis.networks import NORMS, RADII, images, network
 
 GEOMETRIES = [(1, 1, 3), (2, 1, 3), (2, 0, 1), (2, 0, 2), (2, 2, 5), (3, 1, 4), (4, 3, 3), (2, 3, 3), (1, 0, 5)]
 
@@ -71,3 +74,24 @@ def test_they_go_back_through_convolutions_as_whole_planes_do(
             torch.testing.assert_close(total.dense().double(), 2 * whole, rtol=1e-5, atol=1e-5)
         image = torch.rand(2, 2, size, size, generator=torch.Generator().manual_seed(3)).double()
         torch.testing.assert_close(magnitude(back, image).double(), magnitude(whole, image), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["conv", "residual", "depthwise", "mlp"])
+def test_chunks_of_rows_give_what_all_at_once_give(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, x = capture(network(name, trained=True), images()), images()
+    for norm in NORMS:
+        ball = LpBall(x, RADII[norm], norm)
+        whole = analyse(graph, ball, "crown", dtype=dtype)
+        gradients = gradient_bound(graph, ball, score=Energy())
+        with monkeypatch.context() as patch:
+            patch.setattr(propagation, "CHUNK_BYTES", 20_000)
+            parts = analyse(graph, ball, "crown", dtype=dtype)
+            others = gradient_bound(graph, ball, score=Energy())
+        for node, (lower, upper) in whole.boxes.items():
+            torch.testing.assert_close(parts.boxes[node][0], lower, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(parts.boxes[node][1], upper, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(others.lower, gradients.lower)
+        torch.testing.assert_close(others.dual_norm, gradients.dual_norm)
