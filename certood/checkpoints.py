@@ -23,6 +23,8 @@ from certood.scores import Energy, Score, score_by_name, score_logits
 CHECKPOINT_FILE = "checkpoint.safetensors"
 METADATA_KEY = "certood"
 CALIBRATION_BATCH = 512
+# The newest set of ONNX operators that onnx2torch knows all of.
+ONNX_OPERATORS = 17
 
 
 @dataclass(frozen=True)
@@ -288,13 +290,13 @@ def _onnx_model(
     path: Path, outputs: int, shape: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> nn.Module:
     try:
-        import onnx2torch  # noqa: PLC0415 (optional)
+        import onnx2torch  # noqa: F401, PLC0415 (optional)
     except ImportError as error:
         raise CheckpointError("ONNX files need the extra: pip install 'certood[onnx]'") from error
     from certood.models.classifier import Normalise  # noqa: PLC0415
 
     try:
-        inner = onnx2torch.convert(str(path))
+        inner = _converted(path)
     except Exception as error:
         raise CheckpointError(f"{path} could not be converted ({type(error).__name__}: {error})") from error
     model = nn.Sequential(Normalise(mean, std), inner).eval()
@@ -303,3 +305,19 @@ def _onnx_model(
     if found.shape != (1, outputs):
         raise CheckpointError(f"{path} gives {tuple(found.shape)} for one image, expected (1, {outputs})")
     return model
+
+
+def _converted(path: Path) -> nn.Module:
+    """The network of an ONNX file; one of a newer operator set than the converter knows is taken back to that first."""
+    import onnx  # noqa: PLC0415
+    import onnx2torch  # noqa: PLC0415
+    from onnx import version_converter  # noqa: PLC0415
+
+    described = onnx.load(str(path))
+    try:
+        found: nn.Module = onnx2torch.convert(described)
+    except NotImplementedError:
+        if max(opset.version for opset in described.opset_import) <= ONNX_OPERATORS:
+            raise
+        found = onnx2torch.convert(version_converter.convert_version(described, ONNX_OPERATORS))
+    return found
