@@ -69,9 +69,8 @@ def _margins(question: Question, ball: LpBall, accepted: bool, effort: Branching
         row, constant = parameters[:, :-1].detach(), parameters[:, -1].detach()
         return -temperature * logits.padded(row), -temperature * constant
 
-    candidates = chord_rows(logits)
-    lowest = torch.stack([logits.lower_rows(-row[:, None])[:, 0] - b for row, b in candidates])
-    best = lowest.argmax(0)
-    row = torch.stack([row for row, _ in candidates])[best, torch.arange(len(ball))]
-    constant = torch.stack([b for _, b in candidates])[best, torch.arange(len(ball))]
+    rows, constants = chord_rows(logits)
+    best = (logits.lower_rows(-rows) - constants).argmax(1)
+    place = torch.arange(len(ball))
+    row, constant = rows[place, best], constants[place, best]
     return branched_least(analysis, chord, torch.cat([row, constant[:, None]], 1), -threshold, effort)

@@ -26,6 +26,8 @@ from certood.scores import MSP, AbsentClass, Energy, Entropy, MaxLogit, Score
 PAIRS = 32
 # Two ways of rounding the same number differ by a few units in the last place; so much is added outwards.
 SLACK = 1e-13
+# Where the tangent of log touches it, as multiples of the value at the centre.
+REFERENCES = (1.0, 1.6, 2.6)
 
 
 class RowBounds(Protocol):
@@ -156,49 +158,50 @@ def logsumexp_bounds(logits: Logits) -> tuple[Tensor, Tensor]:
 
 
 def logsumexp_upper(logits: Logits, box: Bounds) -> Tensor:
-    """Upper bounds (N,) of LSE(z), the best of four."""
+    """Upper bounds (N,) of LSE(z), the best of several."""
     count, columns = logits.centre.shape
     top = logits.centre.argmax(1)
     unit = torch.eye(columns, dtype=torch.float64)
     differences = logits.rows(unit[None] - unit[top][:, None])
-    uppers = [
-        torch.logsumexp(box.upper, 1),
-        box.upper[torch.arange(count), top] + torch.logsumexp(differences.upper, 1),
-        _chord_upper(logits, unit.expand(count, -1, -1), box, torch.zeros(count, columns).double()),
-        _chord_upper(logits, unit[None] - unit[top][:, None], differences, unit[top]),
-    ]
-    return torch.stack([torch.where(part.isnan(), math.inf, part) for part in uppers]).amin(0)
+    rows, constants = chord_rows(logits, box, differences)
+    uppers = torch.cat(
+        [
+            torch.logsumexp(box.upper, 1)[:, None],
+            (box.upper[torch.arange(count), top] + torch.logsumexp(differences.upper, 1))[:, None],
+            constants - logits.lower_rows(-rows),
+        ],
+        1,
+    )
+    return torch.where(uppers.isnan(), math.inf, uppers).amin(1)
 
 
-def chord_rows(logits: Logits) -> list[tuple[Tensor, Tensor]]:
-    """Linear functions a·z + b ≥ LSE(z) on the ball, rows (N, K) and constants (N,): by the logits and by their differences."""
+def chord_rows(logits: Logits, box: Bounds | None = None, differences: Bounds | None = None) -> tuple[Tensor, Tensor]:
+    """Linear functions a·z + b ≥ LSE(z) on the ball, rows (N, M, K) and constants (N, M), from chords of exp.
+
+    By the logits, whose bounds are `box`, and by their `differences` from the one that is largest at the centre.
+    """
     count, columns = logits.centre.shape
     unit = torch.eye(columns, dtype=torch.float64)
     top = unit[logits.centre.argmax(1)]
-    differences = unit[None] - top[:, None]
-    return [
-        _chord_row(logits, unit.expand(count, -1, -1), logits.box(), torch.zeros_like(logits.centre)),
-        _chord_row(logits, differences, logits.rows(differences), top),
-    ]
+    apart = unit[None] - top[:, None]
+    own = _chords(logits, unit.expand(count, -1, -1), box or logits.box(), torch.zeros_like(top))
+    other = _chords(logits, apart, differences or logits.rows(apart), top)
+    return torch.cat([own[0], other[0]], 1), torch.cat([own[1], other[1]], 1)
 
 
-def _chord_upper(logits: Logits, maps: Tensor, box: Bounds, offset: Tensor) -> Tensor:
-    row, constant = _chord_row(logits, maps, box, offset)
-    return constant - logits.lower_rows(-row[:, None])[:, 0]
+def _chords(logits: Logits, maps: Tensor, box: Bounds, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N, M, K) and constants (N, M) above offset·z + LSE_j(d_j) for d = maps·z in a box: chords of exp, tangents of log.
 
-
-def _chord_row(logits: Logits, maps: Tensor, box: Bounds, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """A row (N, K) and a constant (N,) above offset·z + LSE_j(d_j) for d = maps·z in a box: chords of exp, a tangent of log.
-
-    e^d ≤ a·d + b on the box, Σ(a·d + b) = w, and log w ≤ log w₀ + (w − w₀)/w₀ for every w₀ > 0.
+    e^d ≤ a·d + b on the box, Σ(a·d + b) = w, and log w ≤ log w₀ + (w − w₀)/w₀ for every w₀ > 0. The best w₀ is the largest w of
+    the ball, which is not known before: the value at the centre is tried, and multiples of it.
     """
     shift = box.upper.amax(1, keepdim=True)
     slope, constant = chord_of_exp(box.lower - shift, box.upper - shift)
     centre = torch.einsum("njk,nk->nj", maps, logits.centre) - shift
-    reference = (slope * centre + constant).sum(1).clamp_min(1e-300)
-    row = offset + torch.einsum("nj,njk->nk", slope, maps) / reference[:, None]
-    rest = (constant - slope * shift).sum(1) / reference
-    return row, rest + reference.log() - 1 + shift[:, 0]
+    reference = (slope * centre + constant).sum(1, keepdim=True).clamp_min(1e-300) * torch.tensor(REFERENCES).double()
+    rows = offset[:, None] + torch.einsum("nj,njk->nk", slope, maps)[:, None] / reference[..., None]
+    rest = (constant - slope * shift).sum(1, keepdim=True) / reference
+    return rows, rest + reference.log() - 1 + shift
 
 
 def log_probability_bounds(logits: Logits) -> tuple[Tensor, Tensor]:
