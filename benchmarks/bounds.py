@@ -1,10 +1,11 @@
 """Bounds of logits by certood and by auto_LiRPA (the field's reference engine): tightness and time, in one run.
 
 Both bound the logits of the same network around the same images, l_inf, by the same method, α-CROWN in as many iterations.
-auto_LiRPA computes in float32, its default, with the patches mode for convolutions; ours in float64 and in float32 with
-rounding errors subtracted. `products` is the share of our time (float64) that goes into matrix products and convolutions; the
-rest moves memory: relaxing, gathering and adding up rows. Times are medians over the repeats, after one run that is not
-counted; ratios are of one run of this script. auto_LiRPA is optional: `uv sync --group oracle`.
+auto_LiRPA computes in float32, its default, with the patches mode for convolutions; ours in float64, and with the rows of
+intermediate layers in float32 and their rounding subtracted. Ours tells the memory allocator to keep freed blocks, which serves
+both. `products` is the share of our time (float64) that goes into matrix products and convolutions; the rest moves memory:
+relaxing, gathering and adding up rows. Times are medians over the repeats, after one run that is not counted; ratios are of one
+run of this script. auto_LiRPA is optional: `uv sync --group oracle`.
 
     python benchmarks/bounds.py --threads 1 --json bounds.json
     python benchmarks/bounds.py --networks cnn --batches 16 --methods crown

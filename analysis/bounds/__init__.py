@@ -76,7 +76,8 @@ def bound(
         raise CertoodError(f"unknown engine {engine!r}; expected certood or auto-lirpa")
     rows, constant = _specification(specification, graph.outputs, len(ball))
     budget = max_memory or default_memory()
-    at_once = images_at_once(graph, budget, dtype)
+    # auto_LiRPA parses the network once a call.
+    at_once = len(ball) if engine == "auto-lirpa" else images_at_once(graph, budget, dtype)
     found = []
     for start, part in zip(range(0, len(ball), at_once), ball.split(at_once), strict=True):
         analysis: Analysis | AutoLirpa

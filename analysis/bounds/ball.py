@@ -106,6 +106,8 @@ class LpBall:
 
     def split(self, count: int) -> list["LpBall"]:
         """The balls in parts of at most so many."""
+        if count >= len(self):
+            return [self]
         parts = zip(self.centre.split(count), self.eps.split(count), strict=True)
         return [LpBall(centre, eps, self.norm) for centre, eps in parts]
 

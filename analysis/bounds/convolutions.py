@@ -17,8 +17,9 @@ from certood.analysis.bounds.windows import Windows
 WINDOW_SHARE = 2
 # Windows of at least so many pixels go back through a convolution of stride 1 as convolutions do.
 CONVOLVED_AREA = 9
-# Into at most so many channels a transposed convolution goes by phases.
+# Into at most so many channels a transposed convolution goes by phases, and planes of at most so many places by a plain one.
 FEW_CHANNELS = 16
+SMALL_PLANE = 144
 # A matrix product with fewer columns than this is slower than its arithmetic.
 PRODUCT_COLUMNS = 96
 
@@ -104,7 +105,8 @@ class Convolution(LinearOperation):
         else:
             pads = [(most - least, most - least)] * 2
         flat = F.pad(rows.values.flatten(0, 1), (0, 0, *pads[1], *pads[0])).permute(0, 3, 1, 2)
-        values = F.conv2d(flat, kernel).permute(0, 2, 3, 1).unflatten(0, rows.top.shape)
+        with torch.backends.nnpack.flags(enabled=False):  # as in `_convolved_back`
+            values = F.conv2d(flat, kernel).permute(0, 2, 3, 1).unflatten(0, rows.top.shape)
         if rows.covers:
             return Windows(values, rows.top, rows.left, plane, covers=True, clean=True, step=step)
         return Windows(values, rows.top - most, rows.left - most, plane, step=step)
@@ -155,6 +157,18 @@ class Convolution(LinearOperation):
         return back
 
     def _convolved_back(self, values: Tensor, size: Sequence[int], padding: tuple[int, int]) -> Tensor:
+        around = [
+            dilation * (kernel - 1) - pad
+            for dilation, kernel, pad in zip(self.dilation, self.weight.shape[2:], padding, strict=True)
+        ]
+        small = values.shape[2] * values.shape[3] <= SMALL_PLANE and self.weight.shape[1] <= FEW_CHANNELS
+        if values.dtype == torch.float32 and small and self.stride == (1, 1) and self.groups == 1 and min(around) >= 0:
+            flat = values.flatten(0, 1).permute(0, 3, 1, 2).contiguous()
+            # NNPACK convolves by transforms, whose rounding is not that of sums of products.
+            with torch.backends.nnpack.flags(enabled=False):
+                back = F.conv2d(flat, self._turned, None, 1, around, self.dilation)
+            plain: Tensor = back.permute(0, 2, 3, 1).contiguous().unflatten(0, values.shape[:2])
+            return plain
         # Channels last in memory, as all that windows are met with.
         flat = values.flatten(0, 1).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         # What the convolution left over at the far border, because its stride did not reach it.
@@ -167,6 +181,11 @@ class Convolution(LinearOperation):
         back = F.conv_transpose2d(flat, self.weight, None, self.stride, padding, rest, self.groups, self.dilation)
         found: Tensor = back.permute(0, 2, 3, 1).unflatten(0, values.shape[:2])
         return found
+
+    @cached_property
+    def _turned(self) -> Tensor:
+        """The weights with which a transposed convolution of stride 1 is a convolution."""
+        return self.weight.flip(2, 3).transpose(0, 1).contiguous()
 
     def unit_rows(self, neurons: Tensor, shapes: Sequence[torch.Size], plane: torch.Size) -> Rows | None:
         """The kernels of the neurons, each where it reads."""

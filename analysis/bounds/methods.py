@@ -8,7 +8,7 @@ from torch import Tensor
 from certood.analysis.bounds.ball import Region
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.memory import COPIES, default_memory, keep_freed_blocks, row_memory
-from certood.analysis.bounds.operations import Curved, Interval, LinearOperation, Rows
+from certood.analysis.bounds.operations import Curved, LinearOperation, Rows
 from certood.analysis.bounds.propagation import Analysis, or_infinite
 from certood.analysis.bounds.rounding import check_precision
 from certood.analysis.bounds.windows import Windows
@@ -66,14 +66,15 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
     linear_bounds = kind in ("crown", "alpha-crown")
     with torch.no_grad():
         for index, node in enumerate(graph.nodes[1:], start=1):
-            linear = isinstance(node.operation, LinearOperation)
-            box = _interval(analysis, index)
-            analysis.boxes[index] = box
-            if linear:
-                analysis.widths[index] = box[1] - box[0]
-            if linear and all(source in affine for source in node.inputs):
+            known = _known(analysis, index)
+            if not known:
+                lower, upper = node.operation.interval([analysis.boxes[source] for source in node.inputs])
+                analysis.boxes[index] = or_infinite(lower, -1), or_infinite(upper, 1)
+                analysis.widths[index] = upper - lower
+            box = analysis.boxes[index]
+            if isinstance(node.operation, LinearOperation) and all(source in affine for source in node.inputs):
                 affine.add(index)
-                if ball.is_box:
+                if ball.is_box or known:
                     continue
             readers = [graph.nodes[reader].operation for reader in graph.readers[index]]
             curved = [reader for reader in readers if isinstance(reader, Curved)]
@@ -93,13 +94,15 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
     return analysis
 
 
-def _interval(analysis: Analysis, index: int) -> Interval:
-    """The interval of a node; the one of the analysis before where nothing that it reads has become tighter."""
-    node, before = analysis.graph.nodes[index], analysis.simpler
-    if before is not None and all(analysis.boxes[source] is before.boxes[source] for source in node.inputs):
-        return before.boxes[index]
-    lower, upper = node.operation.interval([analysis.boxes[source] for source in node.inputs])
-    return or_infinite(lower, -1), or_infinite(upper, 1)
+def _known(analysis: Analysis, index: int) -> bool:
+    """Take over what the analysis before knows of a node where nothing that it reads has become tighter since."""
+    before = analysis.simpler
+    if before is None or any(
+        analysis.boxes[source] is not before.boxes[source] for source in analysis.graph.nodes[index].inputs
+    ):
+        return False
+    analysis.boxes[index], analysis.widths[index] = before.boxes[index], before.widths[index]
+    return True
 
 
 def _affordable(method: str, graph: Graph, images: int, budget: float, dtype: torch.dtype) -> str:

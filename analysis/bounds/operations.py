@@ -322,19 +322,19 @@ class Concatenation(LinearOperation):
 
 def in_precision(operation: Operation, dtype: torch.dtype) -> Operation:
     """The operation with all its constants in another precision."""
-    constants = {
-        name: value.to(dtype)
-        for name, value in vars(operation).items()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    }
-    if not constants:
+
+    def given(name: str) -> bool:
+        """Whether an attribute is no `cached_property`, which is computed from the others."""
+        return not isinstance(getattr(type(operation), name, None), cached_property)
+
+    parts = {name: value for name, value in vars(operation).items() if given(name)}
+    if not any(isinstance(value, Tensor) for value in parts.values()):
         return operation
     found = copy.copy(operation)
-    # Without what was derived from the constants before.
     vars(found).clear()
-    vars(found).update(vars(operation) | constants)
-    for derived in ("magnitude", "_phase_kernel"):
-        vars(found).pop(derived, None)
+    for name, value in parts.items():
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        vars(found)[name] = value.to(dtype) if floating else value
     return found
 
 

@@ -92,6 +92,7 @@ def rounded_passage(
     `after` is the loss of adding up the rows A themselves.
     """
     middle, half, shift, gap = passage.planes
+    axes = reach.ndim - 1
     if middle.ndim > reach.ndim:
         reach, after, before = reach[:, None], after[:, None], None if before is None else before[:, None]
     size = middle.abs() + half.abs()
@@ -100,7 +101,7 @@ def rounded_passage(
     gap = gap + after + SAFETY * UNIT * EXTRA * torch.where(rounds, size * reach, 0.0)
     gap = gap if before is None else gap + size * before
     # Zeros add without rounding.
-    count = int(((shift != 0) | (gap != 0)).flatten(1 - reach.ndim).sum(-1).max()) + EXTRA
+    count = int(((shift != 0) | (gap != 0)).flatten(-axes).sum(-1).max()) + EXTRA
     gap = gap + SAFETY * UNIT * count * (shift.abs() + gap)
     return Passage(middle, half, shift, gap).to(dtype)
 

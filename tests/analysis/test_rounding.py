@@ -1,5 +1,6 @@
 """Bounds in float32: close to those in float64, and sound where rounding alone decides."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from certood.analysis.bounds import LpBall, analyse, bound, capture, rounding
 from certood.analysis.bounds import ball as region
+from certood.analysis.bounds.operations import Linear
 from certood.errors import CertoodError
 from tests.analysis.networks import NETWORKS, NORMS, RADII, images, network
 
@@ -43,7 +45,7 @@ def affine() -> nn.Module:
 def test_rounding_that_decides_is_covered(norm: float, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = affine(), 0.2 + 0.6 * images(6)
     graph, ball = capture(model, x), LpBall(x, 0.1, norm)
-    last, rows = len(graph.nodes) - 1, torch.eye(4).double().expand(6, -1, -1)
+    last, rows = len(graph.nodes) - 1, torch.randn(6, 32, 4).double()
     exact = analyse(graph, ball, "crown-ibp").least(last, rows, both=True)
     found = analyse(graph, ball, "crown-ibp", dtype=torch.float32).least(last, rows, both=True)
     assert (found <= exact).all()
@@ -52,6 +54,34 @@ def test_rounding_that_decides_is_covered(norm: float, monkeypatch: pytest.Monke
         monkeypatch.setattr(module, "UNIT", 0.0)
     # Without what is subtracted they are wrong.
     assert (analyse(graph, ball, "crown-ibp", dtype=torch.float32).least(last, rows, both=True) > exact).any()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_rounding_in_affine_chains_that_cancel_is_covered(norm: float) -> None:
+    """Two matrices whose product is a millionth of either: what rounds in one is not small beside the range of both."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(72, 40), nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 4)
+    ).double()
+    with torch.no_grad():
+        model[1].weight[20:] = model[1].weight[:20] + 1e-6 * torch.randn(20, 72).double()
+        model[1].bias[20:] = model[1].bias[:20]
+        model[2].weight[:, 20:] = -model[2].weight[:, :20]
+        model[2].bias.add_(5.0)
+        model[4].bias.add_(20.0)
+    x = (0.2 + 0.6 * images(6)).view(6, -1)[:, :72].reshape(6, 2, 6, 6)
+    graph, ball = capture(model, x), LpBall(x, 0.1, norm)
+    exact, rounded = (analyse(graph, ball, "crown", dtype=dtype) for dtype in (torch.float64, torch.float32))
+    # Every ReLU is active, so that float64 is exact.
+    assert all((exact.boxes[node][0] > 0).all() for node in (3, 5))
+    rows = torch.randn(6, 32, 10).double()
+    here = replace(rounded, dtype=torch.float32, passages={}, losses={}, matrices={})
+    found, truth = here.least(5, rows, both=True), exact.least(5, rows, both=True)
+    assert (found <= truth + 1e-12).all()
+    # What is counted is the range of every product by itself, not that of their sum.
+    inner, middle = graph.nodes[3].operation, rounded.boxes[2]
+    assert isinstance(inner, Linear)
+    assert (rounded.widths[3] >= (middle[1] - middle[0]) @ inner.weight.abs().T - 1e-12).all()
 
 
 def test_a_point_loses_nothing() -> None:
