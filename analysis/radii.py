@@ -128,7 +128,7 @@ def certified_radii(
         ) -> tuple[Tensor, Tensor]:
             whole = LpBall(images[members[chosen]], eps, question.norm)
             # auto_LiRPA parses the network once a call.
-            at_once = len(whole) if engine == "auto-lirpa" else images_at_once(question.graph, budget, dtype)
+            at_once = len(whole) if engine == "auto-lirpa" else images_at_once(question.graph, budget, dtype, method)
             found = [probe(ball, decision) for ball in whole.split(at_once)]
             margins, closed = zip(*found, strict=True)
             return torch.cat(margins), torch.cat(closed)

@@ -77,7 +77,7 @@ def bound(
     rows, constant = _specification(specification, graph.outputs, len(ball))
     budget = max_memory or default_memory()
     # auto_LiRPA parses the network once a call.
-    at_once = len(ball) if engine == "auto-lirpa" else images_at_once(graph, budget, dtype)
+    at_once = len(ball) if engine == "auto-lirpa" else images_at_once(graph, budget, dtype, method)
     found = []
     for start, part in zip(range(0, len(ball), at_once), ball.split(at_once), strict=True):
         analysis: Analysis | AutoLirpa

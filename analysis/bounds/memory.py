@@ -44,10 +44,11 @@ def default_memory() -> float:
     return MEMORY_SHARE * free
 
 
-def images_at_once(graph: Graph, max_memory: float, dtype: torch.dtype) -> int:
-    """How many images are best analysed together: as many as fit into memory, and no more than fit into the caches."""
+def images_at_once(graph: Graph, max_memory: float, dtype: torch.dtype, method: str) -> int:
+    """How many images are best analysed together: as many as fit into memory, and for rows no more than fit into the caches."""
     row = row_memory(graph, dtype)
-    return max(1, min(int(max_memory // row), int(CHUNK_BYTES // (2 * ROWS_AT_ONCE * row // COPIES))))
+    most = max(1, int(max_memory // row))
+    return most if method == "interval" else max(1, min(most, int(CHUNK_BYTES // (2 * ROWS_AT_ONCE * row // COPIES))))
 
 
 def row_memory(graph: Graph, dtype: torch.dtype) -> int:
