@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.rounding import UNIT
+from certood.analysis.bounds.rows import contracted
 from certood.analysis.bounds.windows import Windows
 from certood.errors import CertoodError
 
@@ -123,13 +124,13 @@ class LpBall:
         ball for every norm; both are sound. For rows in float32 what rounding may cost is subtracted.
         """
         values = rows.values if isinstance(rows, Windows) else rows
-        reach = self._contracted(rows, values.abs(), (self.upper - self.lower) / 2).to(torch.float64)
+        reach = contracted(rows, values.abs(), (self.upper - self.lower) / 2).to(torch.float64)
         if values.dtype == torch.float32:
             # Of both products together: the centre lies in the box.
             reach = reach * (1 + 2 * UNIT * (values[0, 0].numel() + 8))
         box = -reach
         if self._shifted:
-            box = box + self._contracted(rows, values, self._shift)
+            box = box + contracted(rows, values, self._shift)
         if self.norm == math.inf:
             return box
         flat = (rows.cleaned().values if isinstance(rows, Windows) else rows).to(torch.float64).flatten(2)
@@ -145,12 +146,3 @@ class LpBall:
     def _shifted(self) -> bool:
         """Whether it does, by more than rounding."""
         return bool(self._shift.abs().max() > 1e-15)
-
-    def _contracted(self, rows: Tensor | Windows, values: Tensor, plane: Tensor) -> Tensor:
-        plane = plane.to(values.dtype)
-        if isinstance(rows, Windows) and not rows.covers:
-            return (rows.gather(rows.laid(plane)) * values).flatten(2).sum(2)
-        beside = rows.beside(plane) if isinstance(rows, Windows) else plane[:, None]
-        if len(values) == 1:
-            return values.flatten(2) @ beside.flatten()
-        return (values * beside).flatten(2).sum(2)

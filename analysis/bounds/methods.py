@@ -140,11 +140,9 @@ def _tighten(analysis: Analysis, index: int, chosen: Tensor) -> None:
 
 def _unit_changes(analysis: Analysis, index: int, neurons: Tensor) -> Tensor:
     """Lower bounds (N, 2R) of how far single neurons (N, R) of a node rise, and how far they fall, from their references."""
-    node = analysis.graph.nodes[index]
-    if isinstance(node.operation, LinearOperation):
+    node, operation = analysis.graph.nodes[index], analysis.operations[index]
+    if isinstance(operation, LinearOperation):
         # What the node reads where it reads one thing linearly.
-        operation = analysis.operations[index]
-        assert isinstance(operation, LinearOperation)
         shapes = [analysis.graph.nodes[source].shape for source in node.inputs]
         direct = operation.unit_rows(neurons, shapes, node.shape)
         if direct is not None:

@@ -296,7 +296,7 @@ class Analysis:
             loss = loss + (len(self.graph.readers[index]) - 1) * self._casting_loss(index)
             if isinstance(node.operation, WeightedSum):
                 for source, factor in zip(node.inputs, node.operation.factors, strict=True):
-                    if isinstance(self.operations[source], LinearOperation) and self._paid_later(source):
+                    if self._paid_later(source):
                         loss = loss + abs(factor) * self._linear_loss(source)
             self.losses[index] = loss
         return self.losses[index]

@@ -93,11 +93,15 @@ def signed(rows: Rows) -> Rows:
 
 def magnitude(rows: Rows, plane: Tensor) -> Tensor:
     """Σ |row|·plane (N, R), for a plane (N, *shape), or one a row, of no negative value."""
-    if isinstance(rows, Windows):
-        if rows.covers:
-            return _contracted(rows.values.abs(), _beside(rows, plane.to(rows.values.dtype)))
-        return (rows.gather(rows.laid(plane.to(rows.values.dtype))) * rows.values.abs()).flatten(2).sum(2)
-    return _contracted(rows.abs(), _beside(rows, plane.to(rows.dtype)))
+    return contracted(rows, rows.values.abs() if isinstance(rows, Windows) else rows.abs(), plane)
+
+
+def contracted(rows: Rows, values: Tensor, plane: Tensor) -> Tensor:
+    """Σ values·plane (N, R), for values that stand where those of the rows do, and a plane (N, *shape), or one a row."""
+    plane = plane.to(values.dtype)
+    if isinstance(rows, Windows) and not rows.covers:
+        return (rows.gather(rows.laid(plane)) * values).flatten(2).sum(2)
+    return _contracted(values, _beside(rows, plane))
 
 
 def relaxed(rows: Rows, passage: Passage, *, both: bool = False) -> tuple[Rows, Tensor]:
@@ -128,7 +132,7 @@ def _relaxed(values: Tensor, planes: list[Tensor], both: bool) -> tuple[Tensor, 
     moved, lost = _contracted(values, shift), _contracted(size, gap)
     through = values * middle
     if both:
-        return _two_sided(through, size.mul_(half)), torch.cat([moved - lost, -moved - lost], 1)
+        return _two_sided(through, size.mul_(half)), _two_sided(moved, lost)
     return through.addcmul_(size, half, value=-1), moved - lost
 
 
@@ -140,7 +144,7 @@ def _relaxed_windows(rows: Windows, passage: Passage, both: bool) -> tuple[Rows,
     # Beyond the border every plane is zero, and so are the rows now.
     if both:
         found = replace(rows.repeated(_two_sided(through, spread), 2), clean=True)
-        return found, torch.cat([moved - lost, -moved - lost], 1)
+        return found, _two_sided(moved, lost)
     return replace(rows, values=through.sub_(spread), clean=True), moved - lost
 
 
@@ -160,7 +164,7 @@ def relaxed_through(rows: Tensor, passage: Passage, matrix: Tensor, *, both: boo
         return values @ matrix, moved - lost
     through = values.mul_(middle) @ matrix
     spread = (size[..., :count] * half[..., :count]) @ matrix[:, :count]
-    return _two_sided(through, spread), torch.cat([moved - lost, -moved - lost], 1)
+    return _two_sided(through, spread), _two_sided(moved, lost)
 
 
 def _two_sided(through: Tensor, spread: Tensor) -> Tensor:

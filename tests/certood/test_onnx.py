@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from certood.analysis.bounds import LpBall, bound, capture
-from certood.checkpoints import load_foreign
+from certood.checkpoints import Detector, load_foreign
 from certood.errors import CheckpointError
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -40,6 +40,11 @@ def written(path: Path, operators: int, weights: dict[str, torch.Tensor], last: 
     onnx.save(model, str(path))
 
 
+def read(path: Path) -> Detector:
+    normalisation = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+    return load_foreign(path, architecture="onnx", classes=4, input_shape=(3, 8, 8), **normalisation)
+
+
 @pytest.fixture
 def weights() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
@@ -53,14 +58,7 @@ def test_it_gives_the_same_logits_within_its_bounds(
     written(tmp_path / "net.onnx", operators, weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        detector = load_foreign(
-            tmp_path / "net.onnx",
-            architecture="onnx",
-            classes=4,
-            input_shape=(3, 8, 8),
-            mean=(0.5, 0.5, 0.5),
-            std=(0.2, 0.2, 0.2),
-        )
+        detector = read(tmp_path / "net.onnx")
     x = torch.rand(2, 3, 8, 8).double()
     w = {name: value.double() for name, value in weights.items()}
 
@@ -79,11 +77,4 @@ def test_it_gives_the_same_logits_within_its_bounds(
 def test_an_operation_that_is_not_known_is_named(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     written(tmp_path / "net.onnx", 17, weights, last="Gamma")
     with pytest.raises(CheckpointError, match="Gamma"):
-        load_foreign(
-            tmp_path / "net.onnx",
-            architecture="onnx",
-            classes=4,
-            input_shape=(3, 8, 8),
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
-        )
+        read(tmp_path / "net.onnx")
