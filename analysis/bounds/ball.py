@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.rounding import UNIT
-from certood.analysis.bounds.rows import contracted
+from certood.analysis.bounds.rows import contracted, magnitude
 from certood.analysis.bounds.windows import Windows
 from certood.errors import CertoodError
 
@@ -124,13 +124,13 @@ class LpBall:
         ball for every norm; both are sound. For rows in float32 what rounding may cost is subtracted.
         """
         values = rows.values if isinstance(rows, Windows) else rows
-        reach = contracted(rows, values.abs(), (self.upper - self.lower) / 2).to(torch.float64)
+        reach = magnitude(rows, (self.upper - self.lower) / 2).to(torch.float64)
         if values.dtype == torch.float32:
             # Of both products together: the centre lies in the box.
             reach = reach * (1 + 2 * UNIT * (values[0, 0].numel() + 8))
         box = -reach
         if self._shifted:
-            box = box + contracted(rows, values, self._shift)
+            box = box + contracted(rows, self._shift)
         if self.norm == math.inf:
             return box
         flat = (rows.cleaned().values if isinstance(rows, Windows) else rows).to(torch.float64).flatten(2)

@@ -89,7 +89,7 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
             _tighten(analysis, index, chosen.flatten(1))
     if linear_bounds:
         # What is asked of the logits is a few rows: they lose nothing to rounding.
-        analysis = replace(analysis, dtype=torch.float64, passages={}, losses={}, matrices={})
+        analysis = replace(analysis, dtype=torch.float64, passages={}, losses={}, doors={})
     analysis.iterations = iterations if kind == "alpha-crown" else 0
     return analysis
 

@@ -35,7 +35,7 @@ from certood.analysis.bounds.rounding import (
     linear_loss,
     rounded_passage,
 )
-from certood.analysis.bounds.rows import Passage, magnitude, relaxed, relaxed_through, signed, summed
+from certood.analysis.bounds.rows import Door, Passage, magnitude, relaxed, relaxed_through, signed, summed
 from certood.analysis.bounds.windows import Windows
 
 # So many rows are worth a matrix of only those lines that count.
@@ -76,7 +76,7 @@ class Analysis:
     widths: dict[int, Tensor] = field(default_factory=dict)
     passages: dict[int, Passage] = field(default_factory=dict)
     losses: dict[int, Tensor] = field(default_factory=dict)
-    matrices: dict[int, Tensor] = field(default_factory=dict)
+    doors: dict[int, list[Door]] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -147,10 +147,9 @@ class Analysis:
             dense = rows.dense() if isinstance(rows, Windows) else rows
             dense = torch.cat([dense, -dense], 1) if both else dense
             return torch.cat([optimised_least(self, node, part, self.iterations) for part in dense.split(chunk, 1)], 1)
-        if isinstance(rows, Windows):
-            size = self.graph.row_size(node, rows.size)
-        size = self.dtype.itemsize * size * len(self.ball) * signs
-        chunk = min(chunk, max(1, CHUNK_BYTES // size))
+        # What goes back through matrices goes image by image, windows all together.
+        size = self.graph.row_size(node, rows.size) * len(self.ball) if isinstance(rows, Windows) else size
+        chunk = min(chunk, max(1, CHUNK_BYTES // (self.dtype.itemsize * size * signs)))
         parts = rows.split(chunk) if isinstance(rows, Windows) else rows.split(chunk, 1)
         found = [self.plain_least(node, part, both=both).unflatten(1, (signs, -1)) for part in parts]
         return torch.cat(found, 2).flatten(1)
@@ -266,10 +265,9 @@ class Analysis:
         operation = self.operations[index]
         assert isinstance(operation, Elementwise)
         passage = self._passage(index, operation, None)
-        if index not in self.matrices:
-            order, _ = passage.columns
-            self.matrices[index] = linear.weight.index_select(0, order.flatten()).unflatten(0, order.shape)
-        found, added = relaxed_through(own, passage, self.matrices[index], both=both)
+        if index not in self.doors:
+            self.doors[index] = Door.of(passage, linear.weight)
+        found, added = relaxed_through(own, self.doors[index], both=both)
         return [found], added.to(torch.float64)
 
     def _lost(self, rows: Rows, loss: Callable[[], Tensor]) -> Tensor | float:
@@ -285,6 +283,11 @@ class Analysis:
     def _casting_loss(self, node: int) -> Tensor:
         return casting_loss(self._reach(node))
 
+    def _adding_loss(self, node: int) -> Tensor | None:
+        """What adding up the rows that several readers ask of a node may cost."""
+        more = len(self.graph.readers[node]) - 1
+        return more * self._casting_loss(node) if more > 0 else None
+
     def _linear_loss(self, index: int) -> Tensor:
         """What rounding may cost for a coefficient of one of a linear node: in its operation, in adding up what its readers ask
         of it, and in nodes before it that it pays for."""
@@ -293,7 +296,8 @@ class Analysis:
             assert isinstance(node.operation, LinearOperation)
             shapes = [self.graph.nodes[source].shape for source in node.inputs]
             loss = linear_loss(node.operation, self.widths[index], shapes, node.shape)
-            loss = loss + (len(self.graph.readers[index]) - 1) * self._casting_loss(index)
+            added = self._adding_loss(index)
+            loss = loss if added is None else loss + added
             if isinstance(node.operation, WeightedSum):
                 for source, factor in zip(node.inputs, node.operation.factors, strict=True):
                     if self._paid_later(source):
@@ -334,8 +338,7 @@ class Analysis:
         if self.dtype == torch.float64:
             return passage
         before = self._linear_loss(source) if self._paid_later(source) else None
-        after = (len(self.graph.readers[index]) - 1) * self._casting_loss(index)
-        return rounded_passage(passage, self._reach(source), before, after, self.dtype)
+        return rounded_passage(passage, self._reach(source), before, self._adding_loss(index), self.dtype)
 
 
 def _twice(constant: Tensor) -> Tensor:
@@ -345,4 +348,4 @@ def _twice(constant: Tensor) -> Tensor:
 
 def or_infinite(values: Tensor, sign: int) -> Tensor:
     """Not a number means nothing is known: infinity on the side of this sign."""
-    return torch.where(values.isnan(), sign * math.inf, values)
+    return torch.nan_to_num(values, nan=sign * math.inf, posinf=math.inf, neginf=-math.inf)

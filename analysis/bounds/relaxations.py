@@ -3,47 +3,26 @@
 A relaxation of f on [l, u] is four tensors with lower_slope·x + lower_shift ≤ f(x) ≤ upper_slope·x + upper_shift there.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 GRID = 33
+# The smallest positive number.
+LEAST = math.ulp(0.0)
 
 
 @dataclass(frozen=True)
 class Relaxation:
-    """Two lines, elementwise: one below the function and one above it.
-
-    `loss`, if there is one, is what going back through the lines may cost by rounding, for a coefficient of one.
-    """
+    """Two lines, elementwise: one below the function and one above it."""
 
     lower_slope: Tensor
     lower_shift: Tensor
     upper_slope: Tensor
     upper_shift: Tensor
-    loss: Tensor | None = None
-
-    def rounded(self, dtype: torch.dtype, loss: Tensor) -> "Relaxation":
-        """The lines with coefficients of this type, and what that may cost."""
-        parts = self.lower_slope, self.lower_shift, self.upper_slope, self.upper_shift, loss
-        return Relaxation(*(part.to(dtype) for part in parts))
-
-    @cached_property
-    def shifted(self) -> bool:
-        """Whether any lower line misses the origin."""
-        return bool(self.lower_shift.any())
-
-    @cached_property
-    def stacked(self) -> tuple[Tensor, int]:
-        """Slopes below and above, the shift above, the shift below if there is one, the loss if there is one: as channels."""
-        parts = [self.lower_slope, self.upper_slope, self.upper_shift, *([self.lower_shift] if self.shifted else [])]
-        parts += [] if self.loss is None else [self.loss]
-        # Channels last in memory: what is gathered for a window is then copied in whole runs.
-        joined = torch.cat([part.permute(0, 2, 3, 1) for part in parts], 3)
-        return joined.permute(0, 3, 1, 2), len(parts)
 
 
 Function = Callable[[Tensor], Tensor]
@@ -74,16 +53,11 @@ def relu_relaxation(lower: Tensor, upper: Tensor, slope: Tensor | None = None) -
 
     Without a slope, `crown_slope` is taken.
     """
-    unstable = (lower < 0) & (upper > 0)
-    active = (lower >= 0).to(lower.dtype)
-    chord = upper / torch.where(unstable, upper - lower, torch.ones_like(lower))
-    chosen = crown_slope(lower, upper) if slope is None else slope
-    return Relaxation(
-        torch.where(unstable, chosen, active),
-        torch.zeros_like(lower),
-        torch.where(unstable, chord, active),
-        torch.where(unstable, -chord * lower, torch.zeros_like(lower)),
-    )
+    below, above = lower.clamp_max(0), upper.clamp_min(0)
+    # 1 where the sign is positive and 0 where it is negative, as is CROWN's slope.
+    chord = above / (above - below).clamp_min_(LEAST)
+    lower_slope = crown_slope(lower, upper) if slope is None else torch.where(below * above < 0, slope, chord)
+    return Relaxation(lower_slope, torch.zeros_like(lower), chord, (chord * below).neg_())
 
 
 def kinked_relaxation(function: Function, kinks: Sequence[float], lower: Tensor, upper: Tensor) -> Relaxation:

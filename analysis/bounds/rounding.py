@@ -83,27 +83,26 @@ def _products(operation: LinearOperation, inputs: Sequence[torch.Size], shape: t
 
 
 def rounded_passage(
-    passage: Passage, reach: Tensor, before: Tensor | None, after: Tensor, dtype: torch.dtype
+    passage: Passage, reach: Tensor, before: Tensor | None, after: Tensor | None, dtype: torch.dtype
 ) -> Passage:
     """The passage in this precision; its gap pays for rounding.
 
     `reach` (N, *shape) is how far the input of the operation may lie from x₀; `before` is the loss e of the linear operation
     which computed that input, if it is to be paid for here: rows that go on to it are no larger than |A|(|middle| + |half|).
-    `after` is the loss of adding up the rows A themselves.
+    `after` is the loss of adding up the rows A themselves, where several operations ask for them.
     """
     middle, half, shift, gap = passage.planes
-    axes = reach.ndim - 1
+    axes = list(range(-(reach.ndim - 1), 0))
+    loss = reach * (SAFETY * UNIT * EXTRA)
+    loss = loss if before is None else loss + before
     if middle.ndim > reach.ndim:
-        reach, after, before = reach[:, None], after[:, None], None if before is None else before[:, None]
-    size = middle.abs() + half.abs()
-    # Nothing rounds where the factor is 0, 1 or −1.
-    rounds = (half != 0) | ((middle != 0) & (middle.abs() != 1))
-    gap = gap + after + SAFETY * UNIT * EXTRA * torch.where(rounds, size * reach, 0.0)
-    gap = gap if before is None else gap + size * before
+        loss, after = loss[:, None], None if after is None else after[:, None]
+    gap = torch.addcmul(gap, middle.abs() + half.abs(), loss)
+    gap = gap if after is None else gap + after
+    total = shift.abs() + gap
     # Zeros add without rounding.
-    count = int(((shift != 0) | (gap != 0)).flatten(-axes).sum(-1).max()) + EXTRA
-    gap = gap + SAFETY * UNIT * count * (shift.abs() + gap)
-    return Passage(middle, half, shift, gap).to(dtype)
+    count = int(total.count_nonzero(dim=axes).max()) + EXTRA
+    return Passage(middle, half, shift, gap.add(total, alpha=SAFETY * UNIT * count)).to(dtype)
 
 
 def casting_loss(reach: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from certood.analysis.bounds.operations import Rows
 from certood.analysis.bounds.relaxations import Relaxation
 from certood.analysis.bounds.windows import Windows
+
+# Rows of an image with so many numbers are contracted by a product of their own.
+ALONE = 2**15
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,10 @@ class Passage:
     @staticmethod
     def about(lines: Relaxation, x: Tensor, y: Tensor) -> Passage:
         """A positive coefficient takes the lower line, a negative one the upper; through (x₀, y₀) neither need go."""
-        below = lines.lower_slope * x + lines.lower_shift - y
-        above = lines.upper_slope * x + lines.upper_shift - y
-        return Passage(
-            (lines.lower_slope + lines.upper_slope) / 2,
-            (lines.upper_slope - lines.lower_slope) / 2,
-            (below + above) / 2,
-            (above - below) / 2,
-        )
+        below = torch.addcmul(lines.lower_shift - y, lines.lower_slope, x)
+        above = torch.addcmul(lines.upper_shift - y, lines.upper_slope, x)
+        middle, shift = torch.lerp(lines.lower_slope, lines.upper_slope, 0.5), torch.lerp(below, above, 0.5)
+        return Passage(middle, middle - lines.lower_slope, shift, shift - below)
 
     @property
     def planes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -47,23 +47,15 @@ class Passage:
         """The same in another precision."""
         return Passage(*(plane.to(dtype) for plane in self.planes))
 
-    @cached_property
-    def columns(self) -> tuple[Tensor, int]:
-        """The elements (N, L) of which anything remains, those with two different lines first, and how many of these there are.
-
-        Lists shorter than the longest go on with elements of which less remains.
-        """
+    def columns(self) -> list[tuple[Tensor, int]]:
+        """For every image the elements (L,) of which anything remains, those with two different lines first, and how many of
+        these there are."""
         middle, half, shift, gap = self.planes
         two = half != 0
-        rank = two.to(torch.int8) + (two | (middle != 0) | (shift != 0) | (gap != 0)).to(torch.int8)
-        count = int((rank > 0).sum(1).max())
-        order = rank.argsort(dim=1, descending=True, stable=True)[:, :count]
-        return order, int(two.sum(1).max())
-
-    @cached_property
-    def chosen(self) -> Passage:
-        """The planes of those elements."""
-        return Passage(*(plane.gather(1, self.columns[0]) for plane in self.planes))
+        some = two | (middle != 0) | (shift != 0) | (gap != 0)
+        order = (two.to(torch.int8) + some.to(torch.int8)).argsort(dim=1, descending=True, stable=True)
+        counts = zip(some.sum(1).tolist(), two.sum(1).tolist(), strict=True)
+        return [(places[:count], twice) for places, (count, twice) in zip(order, counts, strict=True)]
 
     @cached_property
     def _laid(self) -> dict[tuple[int, ...], list[Tensor]]:
@@ -93,14 +85,22 @@ def signed(rows: Rows) -> Rows:
 
 def magnitude(rows: Rows, plane: Tensor) -> Tensor:
     """Σ |row|·plane (N, R), for a plane (N, *shape), or one a row, of no negative value."""
-    return contracted(rows, rows.values.abs() if isinstance(rows, Windows) else rows.abs(), plane)
-
-
-def contracted(rows: Rows, values: Tensor, plane: Tensor) -> Tensor:
-    """Σ values·plane (N, R), for values that stand where those of the rows do, and a plane (N, *shape), or one a row."""
+    values = rows.values if isinstance(rows, Windows) else rows
     plane = plane.to(values.dtype)
     if isinstance(rows, Windows) and not rows.covers:
-        return (rows.gather(rows.laid(plane)) * values).flatten(2).sum(2)
+        return rows.gather(rows.laid(plane)).mul_(values.abs()).flatten(2).sum(2)
+    beside = _beside(rows, plane)
+    if _alone(values, beside):
+        return torch.stack([own.abs().flatten(1) @ one.flatten() for own, one in zip(values, beside, strict=True)])
+    return (values.abs() * beside).flatten(2).sum(2)
+
+
+def contracted(rows: Rows, plane: Tensor) -> Tensor:
+    """Σ row·plane (N, R), for a plane (N, *shape), or one a row."""
+    values = rows.values if isinstance(rows, Windows) else rows
+    plane = plane.to(values.dtype)
+    if isinstance(rows, Windows) and not rows.covers:
+        return rows.gather(rows.laid(plane)).mul_(values).flatten(2).sum(2)
     return _contracted(values, _beside(rows, plane))
 
 
@@ -132,7 +132,7 @@ def _relaxed(values: Tensor, planes: list[Tensor], both: bool) -> tuple[Tensor, 
     moved, lost = _contracted(values, shift), _contracted(size, gap)
     through = values * middle
     if both:
-        return _two_sided(through, size.mul_(half)), _two_sided(moved, lost)
+        return _both(through, size.mul_(half)), _both(moved, lost)
     return through.addcmul_(size, half, value=-1), moved - lost
 
 
@@ -143,31 +143,61 @@ def _relaxed_windows(rows: Windows, passage: Passage, both: bool) -> tuple[Rows,
     through, spread = middle.mul_(values), half.mul_(size)
     # Beyond the border every plane is zero, and so are the rows now.
     if both:
-        found = replace(rows.repeated(_two_sided(through, spread), 2), clean=True)
-        return found, _two_sided(moved, lost)
+        found = replace(rows.repeated(_both(through, spread), 2), clean=True)
+        return found, _both(moved, lost)
     return replace(rows, values=through.sub_(spread), clean=True), moved - lost
 
 
-def relaxed_through(rows: Tensor, passage: Passage, matrix: Tensor, *, both: bool) -> tuple[Tensor, Tensor]:
-    """`relaxed` for rows (N, R, D), then times the lines (N, L, …) of a matrix that stand at `passage.columns`.
+@dataclass(frozen=True)
+class Door:
+    """What an elementwise operation lets through of one image, and the lines (L, D) of the matrix before it that stand there.
+
+    Planes of the passage are (L,); its first `two` elements have two different lines.
+    """
+
+    order: Tensor
+    two: int
+    passage: Passage
+    matrix: Tensor
+
+    @staticmethod
+    def of(passage: Passage, weight: Tensor) -> list[Door]:
+        """One for every image, for planes (N, D') and a matrix (D', D)."""
+        return [
+            Door(order, two, Passage(*(plane[index, order] for plane in passage.planes)), weight.index_select(0, order))
+            for index, (order, two) in enumerate(passage.columns())
+        ]
+
+
+def relaxed_through(rows: Tensor, doors: Sequence[Door], *, both: bool) -> tuple[Tensor, Tensor]:
+    """`relaxed` for rows (N, R, D'), then times the matrix: image by image, so that all of one stays in the caches.
 
     Rows and their negatives differ by what has two different lines only: a fraction of the second product.
     """
-    order, count = passage.columns
-    middle, half, shift, gap = (plane[:, None] for plane in passage.chosen.planes)
-    places = order[:, None].expand(-1, rows.shape[1], -1)
-    values = rows.index_select(2, order[0]) if len(rows) == 1 else rows.gather(2, places)
-    size = values.abs()
-    moved, lost = _contracted(values, shift), _contracted(size, gap)
-    if not both:
-        values.mul_(middle)[..., :count].addcmul_(size[..., :count], half[..., :count], value=-1)
-        return values @ matrix, moved - lost
-    through = values.mul_(middle) @ matrix
-    spread = (size[..., :count] * half[..., :count]) @ matrix[:, :count]
-    return _two_sided(through, spread), _two_sided(moved, lost)
+    count = rows.shape[1]
+    found = rows.new_empty(len(rows), (1 + both) * count, doors[0].matrix.shape[1])
+    constant = rows.new_empty(found.shape[:2])
+    for own, door, through, added in zip(rows, doors, found, constant, strict=True):
+        middle, half, shift, gap = door.passage.planes
+        values = own.index_select(1, door.order)
+        size = values.abs()
+        moved, lost = values @ shift, size @ gap
+        spread = size[:, : door.two].mul_(half[: door.two])
+        values.mul_(middle)
+        if not both:
+            values[:, : door.two] -= spread
+            torch.mm(values, door.matrix, out=through)
+            torch.sub(moved, lost, out=added)
+            continue
+        torch.mm(values, door.matrix, out=through[:count])
+        spread = spread @ door.matrix[: door.two]
+        torch.add(through[:count], spread, out=through[count:]).neg_()
+        through[:count] -= spread
+        torch.cat([moved - lost, -moved - lost], out=added)
+    return found, constant
 
 
-def _two_sided(through: Tensor, spread: Tensor) -> Tensor:
+def _both(through: Tensor, spread: Tensor) -> Tensor:
     """through − spread, the rows, and −through − spread, those of their negatives: (N, 2R, …)."""
     count = through.shape[1]
     found = through.new_empty(len(through), 2 * count, *through.shape[2:])
@@ -178,6 +208,11 @@ def _two_sided(through: Tensor, spread: Tensor) -> Tensor:
 
 def _contracted(values: Tensor, plane: Tensor) -> Tensor:
     """Σ values·plane (N, R), for a plane (N, 1 or R, …)."""
-    if len(values) == 1 and plane.shape[1] == 1:
-        return values.flatten(2) @ plane.flatten()
+    if _alone(values, plane):
+        return torch.stack([own.flatten(1) @ one.flatten() for own, one in zip(values, plane, strict=True)])
     return (values * plane).flatten(2).sum(2)
+
+
+def _alone(values: Tensor, plane: Tensor) -> bool:
+    """Whether every image is best contracted by a product of its own: what belongs to it then stays in the caches."""
+    return plane.shape[1] == 1 and (len(values) == 1 or values[0].numel() >= ALONE)

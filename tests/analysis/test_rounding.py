@@ -75,7 +75,7 @@ def test_rounding_in_affine_chains_that_cancel_is_covered(norm: float) -> None:
     # Every ReLU is active, so that float64 is exact.
     assert all((exact.boxes[node][0] > 0).all() for node in (3, 5))
     rows = torch.randn(6, 32, 10).double()
-    here = replace(rounded, dtype=torch.float32, passages={}, losses={}, matrices={})
+    here = replace(rounded, dtype=torch.float32, passages={}, losses={}, doors={})
     found, truth = here.least(5, rows, both=True), exact.least(5, rows, both=True)
     assert (found <= truth + 1e-12).all()
     # What is counted is the range of every product by itself, not that of their sum.
