@@ -15,6 +15,7 @@ from torch import Tensor
 from certood.analysis.bounds.activations import RELU
 from certood.analysis.bounds.ball import LpBall
 from certood.analysis.bounds.choices import Choices
+from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.propagation import Analysis
 from certood.analysis.bounds.relaxations import crown_slope
 
@@ -75,7 +76,7 @@ def _one_image(
     analysis: Analysis, index: int, objective: Objective, start: Tensor, shift: Tensor, effort: Branching
 ) -> Tensor:
     graph = analysis.graph
-    nodes = sorted({node.inputs[0] for node in graph.nodes if node.operation is RELU})
+    nodes = sorted(set(_relus(graph).values()))
     root = {node: torch.zeros(1, *graph.nodes[node].shape, dtype=torch.int8) for node in nodes}
     waiting = _bounded(analysis, index, root, objective, start, shift, effort.steps)
     made = 1
@@ -95,6 +96,11 @@ def _one_image(
         if not len(waiting.bounds):
             return found.bounds.min()
     return waiting.bounds.min()
+
+
+def _relus(graph: Graph) -> dict[int, int]:
+    """The ReLUs of a graph, and what each reads."""
+    return {index: node.inputs[0] for index, node in enumerate(graph.nodes) if node.operation is RELU}
 
 
 def _split(parts: _Parts) -> dict[int, Tensor] | None:
@@ -126,6 +132,7 @@ def _bounded(
     count = len(next(iter(signs.values()))) if signs else 1
     part = _restricted(analysis, index, signs, count)
     last = len(analysis.graph.nodes) - 1
+    relus = _relus(analysis.graph)
     slopes: dict[int, Tensor] = {}
     multipliers: dict[int, Tensor] = {}
     for node, sign in signs.items():
@@ -136,11 +143,12 @@ def _bounded(
     values = [parameters, *slopes.values(), *multipliers.values()]
     optimiser = torch.optim.Adam(values, LEARNING_RATE)
     best = torch.full((count,), -torch.inf, dtype=torch.float64)
+    reached: dict[int, Tensor] = {}
     for step in range(steps + 1):
         with torch.enable_grad():
             rows, constant = objective(parameters)
             pulls = {node: signs[node].to(torch.float64)[:, None] * value for node, value in multipliers.items()}
-            choices = Choices(slopes, pulls)
+            choices = Choices({relu: slopes[read] for relu, read in relus.items()}, pulls, reached)
             linear = part.linear_lower(last, rows[:, None], choices)
             found = (part.ball.least(linear.rows) + linear.constant)[:, 0] + constant + shift
         best = torch.maximum(best, torch.where(found.isnan(), -torch.inf, found).detach())
@@ -155,7 +163,7 @@ def _bounded(
                 value.clamp_(0, 1)
             for value in multipliers.values():
                 value.clamp_min_(0)
-    costs = {node: _cost(part, node, choices.reached[node][:, 0]) * (signs[node] == 0) for node in signs}
+    costs = {node: _cost(part, node, reached[node][:, 0]) * (signs[node] == 0) for node in signs}
     return _Parts(signs, best, costs)
 
 
@@ -179,5 +187,5 @@ def _restricted(analysis: Analysis, index: int, signs: dict[int, Tensor], count:
             low = torch.where(signs[node] > 0, low.clamp_min(0), low)
             high = torch.where(signs[node] < 0, high.clamp_max(0), high)
         boxes[node] = (low, high)
-    references = {node: value[index].expand(count, *value.shape[1:]) for node, value in analysis.references.items()}
-    return Analysis(analysis.graph, own, "crown", analysis.max_memory, references, boxes=boxes)
+    values = {node: value[index].expand(count, *value.shape[1:]) for node, value in analysis.references.items()}
+    return Analysis(analysis.graph, own, "crown", analysis.max_memory, centre_values=values, boxes=boxes)

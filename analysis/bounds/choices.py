@@ -5,14 +5,34 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from certood.analysis.bounds.operations import Rows
+from certood.analysis.bounds.relaxations import crown_slope
+from certood.analysis.bounds.rows import beside
+from certood.analysis.bounds.windows import Windows
+
 
 @dataclass(frozen=True)
 class Choices:
-    """What a linear bound leaves open, by the node that a ReLU reads: lower slopes, multiples of the node to subtract.
+    """What a linear bound leaves open: by the node of a ReLU its lower slopes, by the node it reads multiples to subtract.
 
-    Subtracting is sound only where the multiple is not negative. Coefficients that arrive at the ReLUs are noted in `reached`.
+    Slopes are (N, 1 or R, *shape), or as the values of the rows where these are windows. A ReLU without any gets CROWN's own,
+    one for every coefficient that reaches it, as a new leaf. Subtracting is sound only where the multiple is not negative.
+    Coefficients that arrive at the ReLUs are noted in `reached`, if there is one, by the node that is read; `met` keeps planes
+    as the rows meet them, which stay the same from step to step.
     """
 
-    slopes: Mapping[int, Tensor]
+    slopes: dict[int, Tensor] = field(default_factory=dict)
     subtracted: Mapping[int, Tensor] = field(default_factory=dict)
-    reached: dict[int, Tensor] = field(default_factory=dict)
+    reached: dict[int, Tensor] | None = None
+    met: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def slope(self, index: int, rows: Rows, lower: Tensor, upper: Tensor) -> Tensor:
+        """The slopes of a ReLU as these rows meet them, for bounds of what it reads that are laid out likewise."""
+        windows = isinstance(rows, Windows) and not rows.covers
+        if index not in self.slopes:
+            values = rows.values if isinstance(rows, Windows) else rows
+            start = crown_slope(lower, upper).expand(values.shape)
+            if isinstance(rows, Windows) and rows.covers:
+                start = rows.aside(start)
+            self.slopes[index] = start.to(values.dtype).contiguous().requires_grad_()
+        return self.slopes[index] if windows else beside(rows, self.slopes[index])

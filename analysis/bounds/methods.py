@@ -15,8 +15,8 @@ from certood.analysis.bounds.windows import Windows
 from certood.errors import CertoodError
 
 METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")
-# Neurons of a layer times those of the largest: above it the slopes of its rows are not optimised.
-INTERMEDIATE_WORK = 2_000_000
+# Neurons of a layer times the numbers that a row of one takes: above it the slopes of these rows are not optimised.
+INTERMEDIATE_WORK = 10_000_000
 
 
 def analyse(
@@ -48,18 +48,16 @@ def analyse(
     keep_freed_blocks()
     budget = max_memory or default_memory()
     kind = _affordable(method, graph, len(ball), budget, dtype)
-    with torch.no_grad():
-        references = graph.values(ball.centre)
     instead_of = "" if kind == method else method
-    return _analysed(Analysis(graph, ball, kind, budget, references, dtype, instead_of), iterations)
+    return _analysed(Analysis(graph, ball, kind, budget, dtype, instead_of), iterations)
 
 
 def _analysed(analysis: Analysis, iterations: int) -> Analysis:
     """Fill in the boxes, and the analysis by the method before."""
     graph, ball, kind = analysis.graph, analysis.ball, analysis.kind
     if kind in ("crown", "alpha-crown"):
-        simpler = METHODS[METHODS.index(kind) - 1]
-        before = Analysis(graph, ball, simpler, analysis.max_memory, analysis.references, analysis.dtype)
+        previous = METHODS[METHODS.index(kind) - 1]
+        before = Analysis(graph, ball, previous, analysis.max_memory, analysis.dtype, centre_values=analysis.references)
         analysis.simpler = _analysed(before, 0)
     analysis.boxes[0] = (ball.lower, ball.upper) if analysis.simpler is None else analysis.simpler.boxes[0]
     affine = {0}
@@ -84,12 +82,18 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
                 chosen = torch.stack([reader.unsettled(analysis.boxes[index]) for reader in curved]).any(0)
             else:
                 continue
-            work = node.shape.numel() * max(part.shape.numel() for part in graph.nodes)
+            work = node.shape.numel() * graph.row_size(index, (1, 1))
             analysis.iterations = iterations if kind == "alpha-crown" and work <= INTERMEDIATE_WORK else 0
             _tighten(analysis, index, chosen.flatten(1))
+    simpler = analysis.simpler
+    if simpler is not None and all(box is simpler.boxes[index] for index, box in analysis.boxes.items()):
+        # Nothing became tighter: it would bound the same rows by the same lines.
+        analysis.simpler = simpler.simpler
     if linear_bounds:
         # What is asked of the logits is a few rows: they lose nothing to rounding.
-        analysis = replace(analysis, dtype=torch.float64, passages={}, losses={}, doors={})
+        analysis = replace(
+            analysis, dtype=torch.float64, centre_values=analysis.references, passages={}, losses={}, doors={}
+        )
     analysis.iterations = iterations if kind == "alpha-crown" else 0
     return analysis
 

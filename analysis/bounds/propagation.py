@@ -29,13 +29,24 @@ from certood.analysis.bounds.operations import (
 )
 from certood.analysis.bounds.optimised import optimised_least
 from certood.analysis.bounds.pairs import JointRelaxation
-from certood.analysis.bounds.relaxations import Relaxation, relu_relaxation
+from certood.analysis.bounds.relaxations import relu_relaxation
 from certood.analysis.bounds.rounding import (
     casting_loss,
     linear_loss,
+    passing_loss,
     rounded_passage,
 )
-from certood.analysis.bounds.rows import Door, Passage, magnitude, relaxed, relaxed_through, signed, summed
+from certood.analysis.bounds.rows import (
+    Door,
+    Passage,
+    magnitude,
+    met,
+    relaxed,
+    relaxed_each,
+    relaxed_through,
+    signed,
+    summed,
+)
 from certood.analysis.bounds.windows import Windows
 
 # So many rows are worth a matrix of only those lines that count.
@@ -54,10 +65,10 @@ class LinearBound:
 class Analysis:
     """What is known of a graph over a ball: a box for every node, and linear bounds of any rows of a node.
 
-    `references` are the values of the nodes at the centre of the ball, in whose differences rows are propagated. `kind` is one
-    of METHODS, and `instead_of` the one that was asked for where it did not fit into `max_memory`. `passages` keeps the
-    relaxations of elementwise nodes, whose boxes are final once something after them is bounded; `widths` are those of
-    intervals, before linear bounds tightened them.
+    Rows are propagated in differences from the values at the centre of the ball, `centre_values` where they are known already.
+    `kind` is one of METHODS, and `instead_of` the one that was asked for where it did not fit into `max_memory`. `passages`
+    keeps the relaxations of elementwise nodes, whose boxes are final once something after them is bounded; `widths` are those
+    of intervals, before linear bounds tightened them.
 
     With `iterations` above 0 the slopes of ReLU are optimised for every row that is bounded. Tighter boxes usually give
     tighter rows, but not always: `simpler` is the analysis by the method before, with which rows are intersected.
@@ -67,11 +78,11 @@ class Analysis:
     ball: Region
     kind: str
     max_memory: float
-    references: Mapping[int, Tensor]
     dtype: torch.dtype = torch.float64
     instead_of: str = ""
     iterations: int = 0
     simpler: "Analysis | None" = None
+    centre_values: Mapping[int, Tensor] | None = None
     boxes: dict[int, Interval] = field(default_factory=dict)
     widths: dict[int, Tensor] = field(default_factory=dict)
     passages: dict[int, Passage] = field(default_factory=dict)
@@ -82,6 +93,12 @@ class Analysis:
     def method(self) -> str:
         """What computed the bounds, in words: also where another method was asked for."""
         return f"{self.kind} ({self.instead_of} exceeded the memory budget)" if self.instead_of else self.kind
+
+    @cached_property
+    def references(self) -> Mapping[int, Tensor]:
+        """The values of every node at the centre of the ball."""
+        with torch.no_grad():
+            return self.centre_values or self.graph.values(self.ball.centre)
 
     @cached_property
     def operations(self) -> Sequence[Operation]:
@@ -115,8 +132,8 @@ class Analysis:
         With `both` of the rows and of their negatives (N, 2M).
         """
         box, size = self.logits(), coefficients.abs()
-        middle = torch.einsum("nmk,nk->nm", coefficients, (box.lower + box.upper) / 2)
-        reach = torch.einsum("nmk,nk->nm", size, (box.upper - box.lower) / 2)
+        middle = (coefficients @ ((box.lower + box.upper) / 2)[..., None])[..., 0]
+        reach = (size @ ((box.upper - box.lower) / 2)[..., None])[..., 0]
         lower = torch.cat([middle - reach, -middle - reach], 1) if both else middle - reach
         gained = 0
         if self.kind != "interval":
@@ -134,43 +151,40 @@ class Analysis:
         return or_infinite((torch.cat([start, -start], 1) if both else start) + change, -1)
 
     def _at_centre(self, node: int, rows: Tensor) -> Tensor:
-        return torch.einsum("nrd,nd->nr", rows.to(torch.float64).flatten(2), self.references[node].flatten(1))
+        return (rows.to(torch.float64).flatten(2) @ self.references[node].flatten(1)[..., None])[..., 0]
 
     def least_change(self, node: int, rows: Rows, *, both: bool = False) -> Tensor:
         """The same of rows·(y − y₀), for the value y of a node and its reference y₀, in chunks that keep to the memory budget."""
-        size = max(other.shape.numel() for other in self.graph.nodes[: node + 1])
         signs = 1 + both
-        chunk = max(1, int(self.max_memory // (COPIES * self.dtype.itemsize * size * len(self.ball) * signs)))
-        if self.iterations:
-            # The graph of the ascent keeps every layer's coefficients, and every row has slopes of its own.
-            chunk = max(1, chunk // len(self.graph.nodes))
-            dense = rows.dense() if isinstance(rows, Windows) else rows
-            dense = torch.cat([dense, -dense], 1) if both else dense
-            return torch.cat([optimised_least(self, node, part, self.iterations) for part in dense.split(chunk, 1)], 1)
+        most = max(other.shape.numel() for other in self.graph.nodes[: node + 1])
+        chunk = max(1, int(self.max_memory // (COPIES * self.dtype.itemsize * most * len(self.ball) * signs)))
         # What goes back through matrices goes image by image, windows all together.
-        size = self.graph.row_size(node, rows.size) * len(self.ball) if isinstance(rows, Windows) else size
-        chunk = min(chunk, max(1, CHUNK_BYTES // (self.dtype.itemsize * size * signs)))
+        size = self.graph.row_size(node, rows.size) * len(self.ball) if isinstance(rows, Windows) else most
+        cached = max(1, CHUNK_BYTES // (self.dtype.itemsize * size * signs))
+        # The graph of an ascent keeps every layer's coefficients, and every row has slopes of its own.
+        chunk = max(1, min(chunk // len(self.graph.nodes), cached)) if self.iterations else min(chunk, cached)
         parts = rows.split(chunk) if isinstance(rows, Windows) else rows.split(chunk, 1)
-        found = [self.plain_least(node, part, both=both).unflatten(1, (signs, -1)) for part in parts]
+        found = []
+        for part in parts:
+            if self.iterations:
+                least = optimised_least(self, node, signed(part) if both else part, self.iterations)
+            else:
+                least = self.plain_least(node, part, both=both)
+            found.append(least.unflatten(1, (signs, -1)))
         return torch.cat(found, 2).flatten(1)
 
     def plain_least(self, node: int, rows: Rows, *, both: bool = False) -> Tensor:
         """Lower bounds (N, R) of rows·(y − y₀) with CROWN's own slopes, all at once; with `both` (N, 2R)."""
-        reached, constant = self._propagated(node, rows, both=both)
+        reached, constant = self.linear_change(node, rows, both=both)
         return self.ball.least(reached) + constant
 
     def linear_lower(self, node: int, rows: Tensor, choices: Choices | None = None) -> LinearBound:
         """A linear function of the image that bounds rows (N, R, *shape) of a node from below over the ball."""
-        found = self.linear_change(node, rows, choices)
-        return LinearBound(found.rows, found.constant + self._at_centre(node, rows))
+        reached, constant = self.linear_change(node, rows, choices=choices)
+        dense = (reached.dense() if isinstance(reached, Windows) else reached).to(torch.float64)
+        return LinearBound(dense, constant + self._at_centre(node, rows))
 
-    def linear_change(self, node: int, rows: Tensor, choices: Choices | None = None) -> LinearBound:
-        """The same of rows·(y − y₀)."""
-        reached, constant = self._propagated(node, rows, choices=choices)
-        dense = reached.dense() if isinstance(reached, Windows) else reached
-        return LinearBound(dense.to(torch.float64), constant)
-
-    def _propagated(
+    def linear_change(
         self, node: int, rows: Rows, *, both: bool = False, choices: Choices | None = None
     ) -> tuple[Rows, Tensor]:
         """Rows of the image, and constants in float64, that bound rows·(y − y₀) of a node from below.
@@ -236,15 +250,31 @@ class Analysis:
                 added = added - self._lost(part, partial(self._casting_loss, source))
             return [part.to(self.dtype) for part in exact], added
         assert isinstance(operation, Elementwise)
-        before, added = relaxed(own, self._passage(index, operation, choices), both=both)
-        added = added.to(torch.float64)
         if choices is not None and operation is RELU:
-            source = node.inputs[0]
+            return self._chosen_step(index, own, choices)
+        before, added = relaxed(own, self._passage(index, operation), both=both)
+        return [before], added.to(torch.float64)
+
+    def _chosen_step(self, index: int, own: Rows, choices: Choices) -> tuple[Sequence[Rows], Tensor]:
+        """The same of a ReLU whose lower slopes are chosen."""
+        source = self.graph.nodes[index].inputs[0]
+        if index not in choices.met:
+            losses = self._passage_losses(index)
+            planes = [*self.boxes[source], self.references[source], self.references[index], *losses]
+            choices.met[index] = [met(own, plane) for plane in planes]
+        lower, upper, x, y, *losses = choices.met[index]
+        slope = choices.slope(index, own, lower, upper)
+        passage = Passage.about(relu_relaxation(lower, upper, slope), x, y)
+        if self.dtype == torch.float32:
+            passage = rounded_passage(passage, losses, self.dtype, each=True)
+        before, added = relaxed_each(own, passage)
+        added = added.to(torch.float64)
+        if choices.reached is not None:
             choices.reached[source] = (own.dense() if isinstance(own, Windows) else own).detach()
-            if source in choices.subtracted:
-                multiple = choices.subtracted[source]
-                before = summed(before, -multiple)
-                added = added - (multiple * self.references[source][:, None]).flatten(2).sum(2)
+        if source in choices.subtracted:
+            multiple = choices.subtracted[source]
+            before = summed(before, -multiple)
+            added = added - (multiple * self.references[source][:, None]).flatten(2).sum(2)
         return [before], added
 
     def _through(self, index: int, rows: Rows) -> Linear | None:
@@ -264,7 +294,7 @@ class Analysis:
         """Rows of what a matrix reads, from rows of the elementwise operation after it; its gap pays for rounding in both."""
         operation = self.operations[index]
         assert isinstance(operation, Elementwise)
-        passage = self._passage(index, operation, None)
+        passage = self._passage(index, operation)
         if index not in self.doors:
             self.doors[index] = Door.of(passage, linear.weight)
         found, added = relaxed_through(own, self.doors[index], both=both)
@@ -319,26 +349,26 @@ class Analysis:
                 return False
         return True
 
-    def _passage(self, index: int, operation: Elementwise, choices: Choices | None) -> Passage:
+    def _passage(self, index: int, operation: Elementwise) -> Passage:
         """How rows go back through an elementwise operation, in their precision."""
-        source = self.graph.nodes[index].inputs[0]
-        if operation is RELU and choices is not None:
-            lower, upper = (bound[:, None] for bound in self.boxes[source])
-            return self._rounded(index, relu_relaxation(lower, upper, choices.slopes.get(source)))
         if index not in self.passages:
-            self.passages[index] = self._rounded(index, operation.lines(*self.boxes[source]))
+            source = self.graph.nodes[index].inputs[0]
+            lines = operation.lines(*self.boxes[source])
+            passage = Passage.about(lines, self.references[source], self.references[index])
+            exact = self.dtype == torch.float64
+            self.passages[index] = (
+                passage if exact else rounded_passage(passage, self._passage_losses(index), self.dtype)
+            )
         return self.passages[index]
 
-    def _rounded(self, index: int, lines: Relaxation) -> Passage:
-        source = self.graph.nodes[index].inputs[0]
-        points = self.references[source], self.references[index]
-        if lines.lower_slope.ndim > points[0].ndim:
-            points = points[0][:, None], points[1][:, None]
-        passage = Passage.about(lines, *points)
+    def _passage_losses(self, index: int) -> list[Tensor]:
+        """What its gap pays for; nothing in float64."""
         if self.dtype == torch.float64:
-            return passage
+            return []
+        source = self.graph.nodes[index].inputs[0]
         before = self._linear_loss(source) if self._paid_later(source) else None
-        return rounded_passage(passage, self._reach(source), before, self._adding_loss(index), self.dtype)
+        adding = self._adding_loss(index)
+        return [passing_loss(self._reach(source), before), *([] if adding is None else [adding])]
 
 
 def _twice(constant: Tensor) -> Tensor:

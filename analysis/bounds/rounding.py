@@ -82,26 +82,30 @@ def _products(operation: LinearOperation, inputs: Sequence[torch.Size], shape: t
     return count + EXTRA
 
 
-def rounded_passage(
-    passage: Passage, reach: Tensor, before: Tensor | None, after: Tensor | None, dtype: torch.dtype
-) -> Passage:
+def passing_loss(reach: Tensor, before: Tensor | None) -> Tensor:
+    """e (N, *shape): going back through |middle| + |half| of one in float32 changes a bound by at most e.
+
+    `reach` is how far the input of the operation may lie from x₀; `before` is the loss of the linear operation which computed
+    that input, if it is to be paid for here: rows that go on to it are no larger than |A|(|middle| + |half|).
+    """
+    own = reach * (SAFETY * UNIT * EXTRA)
+    return own if before is None else own + before
+
+
+def rounded_passage(passage: Passage, losses: Sequence[Tensor], dtype: torch.dtype, *, each: bool = False) -> Passage:
     """The passage in this precision; its gap pays for rounding.
 
-    `reach` (N, *shape) is how far the input of the operation may lie from x₀; `before` is the loss e of the linear operation
-    which computed that input, if it is to be paid for here: rows that go on to it are no larger than |A|(|middle| + |half|).
-    `after` is the loss of adding up the rows A themselves, where several operations ask for them.
+    `losses` are that of `passing_loss`, and that of adding up the rows A themselves where several operations ask for them.
+    With `each` all planes are (N, 1 or R, …).
     """
     middle, half, shift, gap = passage.planes
-    axes = list(range(-(reach.ndim - 1), 0))
-    loss = reach * (SAFETY * UNIT * EXTRA)
-    loss = loss if before is None else loss + before
-    if middle.ndim > reach.ndim:
-        loss, after = loss[:, None], None if after is None else after[:, None]
-    gap = torch.addcmul(gap, middle.abs() + half.abs(), loss)
-    gap = gap if after is None else gap + after
+    passing, *adding = losses
+    gap = torch.addcmul(gap, middle.abs() + half.abs(), passing)
+    for loss in adding:
+        gap = gap + loss
     total = shift.abs() + gap
     # Zeros add without rounding.
-    count = int(total.count_nonzero(dim=axes).max()) + EXTRA
+    count = int(total.count_nonzero(dim=list(range(1 + each, total.ndim))).max()) + EXTRA
     return Passage(middle, half, shift, gap.add(total, alpha=SAFETY * UNIT * count)).to(dtype)
 
 

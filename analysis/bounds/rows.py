@@ -89,10 +89,11 @@ def magnitude(rows: Rows, plane: Tensor) -> Tensor:
     plane = plane.to(values.dtype)
     if isinstance(rows, Windows) and not rows.covers:
         return rows.gather(rows.laid(plane)).mul_(values.abs()).flatten(2).sum(2)
-    beside = _beside(rows, plane)
-    if _alone(values, beside):
-        return torch.stack([own.abs().flatten(1) @ one.flatten() for own, one in zip(values, beside, strict=True)])
-    return (values.abs() * beside).flatten(2).sum(2)
+    plane = beside(rows, plane)
+    # Image by image, so that what is made of one stays in the caches.
+    alone = plane.shape[1] == 1 and values[0].numel() >= ALONE
+    parts = zip(values.split(1), plane.split(1), strict=True) if alone else ((values, plane),)
+    return torch.cat([_contracted(own.abs(), one) for own, one in parts])
 
 
 def contracted(rows: Rows, plane: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ def contracted(rows: Rows, plane: Tensor) -> Tensor:
     plane = plane.to(values.dtype)
     if isinstance(rows, Windows) and not rows.covers:
         return rows.gather(rows.laid(plane)).mul_(values).flatten(2).sum(2)
-    return _contracted(values, _beside(rows, plane))
+    return _contracted(values, beside(rows, plane))
 
 
 def relaxed(rows: Rows, passage: Passage, *, both: bool = False) -> tuple[Rows, Tensor]:
@@ -109,21 +110,35 @@ def relaxed(rows: Rows, passage: Passage, *, both: bool = False) -> tuple[Rows, 
 
     With `both`, for the rows and for their negatives: (N, 2R, …), the negatives last.
     """
-    if isinstance(rows, Windows):
-        if not rows.covers and passage.middle.ndim == 4:
-            return _relaxed_windows(rows, passage, both)
-        # Slopes of their own for every row are whole planes.
-        whole = rows if rows.covers else rows.spread()
-        values, constant = _relaxed(whole.values, [_beside(whole, plane) for plane in passage.planes], both)
-        return whole.repeated(values, 1 + both), constant
-    return _relaxed(rows, [_beside(rows, plane) for plane in passage.planes], both)
+    if not isinstance(rows, Windows):
+        return _relaxed(rows, [beside(rows, plane) for plane in passage.planes], both)
+    if not rows.covers:
+        return _relaxed_windows(rows, passage, both)
+    values, constant = _relaxed(rows.values, [beside(rows, plane) for plane in passage.planes], both)
+    return rows.repeated(values, 1 + both), constant
 
 
-def _beside(rows: Rows, plane: Tensor) -> Tensor:
+def relaxed_each(rows: Rows, passage: Passage) -> tuple[Rows, Tensor]:
+    """`relaxed` with planes that are laid out as the values of the rows."""
+    if not isinstance(rows, Windows):
+        return _relaxed(rows, list(passage.planes), both=False)
+    values, constant = _relaxed(rows.values, list(passage.planes), both=False)
+    # Beyond the border every plane is zero, and so are the rows now.
+    return replace(rows, values=values, clean=True), constant
+
+
+def beside(rows: Rows, plane: Tensor) -> Tensor:
     """A plane (N, *shape), or (N, R, *shape), so that it broadcasts against rows: (N, 1 or R, …), channels last for windows."""
     if isinstance(rows, Windows):
         return rows.beside(plane)
     return plane if plane.ndim == rows.ndim else plane[:, None]
+
+
+def met(rows: Rows, plane: Tensor) -> Tensor:
+    """A plane (N, *shape) as the values of rows meet it: gathered for windows, zero beyond the border."""
+    if isinstance(rows, Windows) and not rows.covers:
+        return rows.gather(rows.laid(plane))
+    return beside(rows, plane)
 
 
 def _relaxed(values: Tensor, planes: list[Tensor], both: bool) -> tuple[Tensor, Tensor]:
@@ -208,11 +223,8 @@ def _both(through: Tensor, spread: Tensor) -> Tensor:
 
 def _contracted(values: Tensor, plane: Tensor) -> Tensor:
     """Σ values·plane (N, R), for a plane (N, 1 or R, …)."""
-    if _alone(values, plane):
+    if plane.shape[1] == 1 and len(values) == 1:
+        return values.flatten(2) @ plane.flatten()
+    if plane.shape[1] == 1 and values[0].numel() >= ALONE:
         return torch.stack([own.flatten(1) @ one.flatten() for own, one in zip(values, plane, strict=True)])
     return (values * plane).flatten(2).sum(2)
-
-
-def _alone(values: Tensor, plane: Tensor) -> bool:
-    """Whether every image is best contracted by a product of its own: what belongs to it then stays in the caches."""
-    return plane.shape[1] == 1 and (len(values) == 1 or values[0].numel() >= ALONE)

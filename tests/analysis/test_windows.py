@@ -2,17 +2,18 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from certood.analysis.bounds import LpBall, analyse, capture, gradient_bound, propagation
 from certood.analysis.bounds.convolutions import Convolution
 from certood.analysis.bounds.operations import in_precision
+from certood.analysis.bounds.optimised import optimised_least
 from certood.analysis.bounds.relaxations import relu_relaxation
 from certood.analysis.bounds.rows import Passage, magnitude, relaxed, summed
 from certood.analysis.bounds.windows import Windows
 from certood.scores import Energy
-from tests.analysis.networks import NORMS, RADII, images, network
+from tests.analysis.networks import NORMS, RADII, images, network, sampled
 
 GEOMETRIES = [(1, 1, 3), (2, 1, 3), (2, 0, 1), (2, 0, 2), (2, 2, 5), (3, 1, 4), (4, 3, 3), (2, 3, 3), (1, 0, 5)]
 
@@ -95,3 +96,38 @@ def test_chunks_of_rows_give_what_all_at_once_give(
             torch.testing.assert_close(parts.boxes[node][1], upper, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(others.lower, gradients.lower)
         torch.testing.assert_close(others.dual_norm, gradients.dual_norm)
+
+
+def stages() -> nn.Module:
+    """Convolutions whose windows grow over an image of 16 × 16, with one of stride 2 into few channels."""
+    torch.manual_seed(2)
+    convolutions = nn.Conv2d(2, 3, 3, 1, 1), nn.ReLU(), nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 1, 1)
+    return nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), nn.Linear(256, 4)).double().eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["conv", "residual", "stages"])
+def test_slopes_of_windows_are_optimised_as_those_of_whole_planes(name: str, dtype: torch.dtype) -> None:
+    """And what they give holds at points of the ball."""
+    model = stages() if name == "stages" else network(name, trained=True)
+    x = images() if name != "stages" else images().repeat(1, 1, 2, 2)
+    graph = capture(model, x)
+    close = 1e-9 if dtype == torch.float64 else 1e-4
+    for norm in NORMS:
+        analysis = analyse(graph, LpBall(x, RADII[norm], norm), "crown-ibp", dtype=dtype)
+        values = [graph.values(point) for point in sampled(x, RADII[norm], norm, 40)]
+        for node, found in enumerate(graph.nodes):
+            if not isinstance(found.operation, Convolution) or node < 3:
+                continue
+            neurons = torch.arange(0, found.shape.numel(), 7).expand(len(x), -1)
+            rows = Windows.units(neurons, found.shape, dtype)
+            with torch.no_grad():
+                plain = analysis.plain_least(node, rows)
+                least = optimised_least(analysis, node, rows, 6)
+                whole = optimised_least(analysis, node, rows.dense(), 6)
+            torch.testing.assert_close(least, whole, rtol=close, atol=close)
+            assert (least >= plain - close).all()
+            assert (least > plain + close).any()
+            centre = analysis.references[node].flatten(1).gather(1, neurons)
+            for value in values:
+                assert (value[node].flatten(1).gather(1, neurons) >= centre + least - 1e-9).all()
