@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from certood.analysis.reporting.runs import Run
-from certood.analysis.reporting.tables import COLUMNS, TITLES, best_cells, tables
+from certood.analysis.reporting.tables import COLUMNS, TITLES, best_cells, shown, tables
 
 
 def tables_as_json(runs: Sequence[Run]) -> str:
@@ -47,7 +47,8 @@ def tables_as_latex(runs: Sequence[Run]) -> str:
     for name, rows in tables(runs).items():
         if not rows:
             continue
-        columns, best = COLUMNS[name], best_cells(rows, COLUMNS[name])
+        columns = shown(COLUMNS[name], rows)
+        best = best_cells(rows, columns)
         lines = [
             f"% {escape_latex(TITLES[name])}",
             f"\\begin{{tabular}}{{{''.join('l' if column.text else 'r' for column in columns)}}}",

@@ -14,7 +14,7 @@ from certood.analysis.reporting.links import image_correlations, run_correlation
 from certood.analysis.reporting.pictures import worst_images
 from certood.analysis.reporting.plots import curves, run_scatter, scatters
 from certood.analysis.reporting.runs import Run
-from certood.analysis.reporting.tables import COLUMNS, Column, Row, best_cells, tables
+from certood.analysis.reporting.tables import COLUMNS, Column, Row, best_cells, shown, tables
 from certood.analysis.reporting.verdict import verdict
 from certood.files import write_atomically
 
@@ -99,5 +99,5 @@ def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Mapping[str, Any]:
         for column in columns
         if column.key in COMMON and len(rows) > 1 and len({row[column.key] for row in rows}) == 1
     ]
-    kept = [column for column in columns if column not in [one for one, _ in common]]
+    kept = [column for column in shown(columns, rows) if column not in [one for one, _ in common]]
     return {"columns": kept, "rows": rows, "best": best_cells(rows, columns), "common": common}

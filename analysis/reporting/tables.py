@@ -15,13 +15,15 @@ Row = Mapping[str, str | float | None]
 class Column:
     """A column of a table: its key in a row, what people read above it, the format of its numbers.
 
-    `lowest` says which number is best: the lowest, the highest, or none (None). A column of text has no format.
+    `lowest` says which number is best: the lowest, the highest, or none (None). A column of text has no format. One that is
+    `optional` is not shown where no row knows it.
     """
 
     key: str
     head: str
     format: str = ""
     lowest: bool | None = None
+    optional: bool = False
 
     @property
     def text(self) -> bool:
@@ -48,7 +50,11 @@ BENCHMARK = (
     Column("score", "score"),
     Column("accuracy", "accuracy %", ".1f"),
     Column("fpr95", "FPR95 %", ".1f", lowest=True),
+    Column("fpr95_low", "95 % from", ".1f", optional=True),
+    Column("fpr95_high", "95 % to", ".1f", optional=True),
     Column("auroc", "AUROC %", ".1f", lowest=False),
+    Column("auroc_low", "95 % from", ".1f", optional=True),
+    Column("auroc_high", "95 % to", ".1f", optional=True),
 )
 _THREAT = (Column("norm", "norm"), Column("eps", "ε", "g"), Column("n", "images", "d"))
 THEORY = (
@@ -117,7 +123,10 @@ def tables(runs: Sequence[Run]) -> dict[str, list[Row]]:
 
 
 def benchmark_rows(runs: Sequence[Run]) -> list[Row]:
-    """A row an OOD set and run, and one for the mean over a run's sets: clean FPR95 and AUROC in per cent."""
+    """A row an OOD set and run, and one for the mean over a run's sets: clean FPR95 and AUROC in per cent.
+
+    With the ends of their bootstrap intervals where `evaluate --bootstrap` computed them.
+    """
     rows: list[Row] = []
     for run in runs:
         if run.evaluation is None:
@@ -131,8 +140,8 @@ def benchmark_rows(runs: Sequence[Run]) -> list[Row]:
                 "score": run.score,
                 "set": name,
                 "accuracy": _percent(run.evaluation["accuracy"]),
-                "fpr95": _percent(entry["fpr95"]),
-                "auroc": _percent(entry["auroc"]),
+                **_measured(entry, "fpr95"),
+                **_measured(entry, "auroc"),
             }
             for name, entry in sets.items()
         ]
@@ -207,6 +216,11 @@ def smoothing_rows(runs: Sequence[Run]) -> list[Row]:
     )
 
 
+def shown(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
+    """The columns without optional ones that no row knows."""
+    return [column for column in columns if not column.optional or any(row[column.key] is not None for row in rows)]
+
+
 def best_cells(rows: Sequence[Row], columns: Sequence[Column]) -> set[tuple[int, str]]:
     """(row, column) of the cells that are best, as they read, among runs asked the same: the same set, norm and ε.
 
@@ -239,6 +253,12 @@ def _threat(run: Run, entry: Mapping[str, Any], place: int) -> dict[str, Any]:
         "eps": run.certification["eps"][place],
         "n": entry["n"],
     }
+
+
+def _measured(entry: Mapping[str, Any], metric: str) -> dict[str, float | None]:
+    """A metric of a set and, where it was resampled, the ends of its interval, in per cent."""
+    low, high = entry.get(f"{metric}_interval", (None, None))
+    return {metric: _percent(entry[metric]), f"{metric}_low": _percent(low), f"{metric}_high": _percent(high)}
 
 
 def _by_set(rows: Iterable[Row]) -> list[Row]:

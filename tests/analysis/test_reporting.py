@@ -76,6 +76,28 @@ def test_the_tables_are_the_numbers_of_the_files(two: list[Path]) -> None:
     assert [row["run"] for row in theory_rows(runs)] == ["sharp", "stiff"] * 2
 
 
+def test_intervals_are_shown_where_they_were_computed(two: list[Path], tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    report(two, page)
+    assert "% from" not in page.read_text() + report(two, format="latex")
+    path = two[0] / "evaluation.json"
+    stored = json.loads(path.read_text())
+    stored["scores"][stored["score"]]["sets"]["digits-near"] |= {
+        "fpr95_interval": [0.1, 0.2],
+        "auroc_interval": [0.8, 0.9],
+    }
+    path.write_text(json.dumps(stored))
+    rows = {(row["run"], row["set"]): row for row in benchmark_rows(read_runs(two))}
+    found = [
+        rows["sharp", "digits-near"][f"{metric}_{end}"] for metric in ("fpr95", "auroc") for end in ("low", "high")
+    ]
+    assert found == [10.0, 20.0, 80.0, 90.0]
+    assert rows["sharp", "mean"]["fpr95_low"] is rows["stiff", "digits-near"]["auroc_high"] is None
+    report(two, page)
+    assert "% from" in page.read_text()
+    assert "% from" in report(two, format="latex")
+
+
 def test_the_best_cell_is_the_best_of_its_set(two: list[Path]) -> None:
     rows = benchmark_rows(read_runs(two))
     best = best_cells(rows, BENCHMARK)
