@@ -98,6 +98,31 @@ def test_chunks_of_rows_give_what_all_at_once_give(
         torch.testing.assert_close(others.dual_norm, gradients.dual_norm)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["mlp", "elu", "elementwise first"])
+def test_an_operation_and_the_matrix_before_it_at_once_give_what_one_by_one_give(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, x = capture(network(name, trained=True), images(3)), images(3)
+    unit = torch.eye(graph.outputs, dtype=torch.float64).expand(len(x), -1, -1)
+    close = 1e-12 if dtype == torch.float64 else 1e-5
+    for norm in NORMS:
+        ball = LpBall(x, RADII[norm], norm)
+        monkeypatch.setattr(propagation, "MANY_ROWS", 10**9)
+        single = analyse(graph, ball, "crown", dtype=dtype)
+        expected = single.rows(unit), single.lower_rows(unit)
+        monkeypatch.setattr(propagation, "MANY_ROWS", 1)
+        double = analyse(graph, ball, "crown", dtype=dtype)
+        found = double.rows(unit), double.lower_rows(unit)
+        assert double.doors
+        for node, (lower, upper) in single.boxes.items():
+            torch.testing.assert_close(double.boxes[node][0], lower, rtol=close, atol=close)
+            torch.testing.assert_close(double.boxes[node][1], upper, rtol=close, atol=close)
+        torch.testing.assert_close(found[0].lower, expected[0].lower, rtol=close, atol=close)
+        torch.testing.assert_close(found[0].upper, expected[0].upper, rtol=close, atol=close)
+        torch.testing.assert_close(found[1], expected[1], rtol=close, atol=close)
+
+
 def stages() -> nn.Module:
     """Convolutions whose windows grow over an image of 16 × 16, with one of stride 2 into few channels."""
     torch.manual_seed(2)
