@@ -4,8 +4,8 @@ Both bound the logits of the same network around the same images, l_inf, by the 
 auto_LiRPA computes in float32, its default, with the patches mode for convolutions; ours in float64, and with the rows of
 intermediate layers in float32 and their rounding subtracted. Ours tells the memory allocator to keep freed blocks, which serves
 both. `products` is the share of our time (float64) that goes into matrix products and convolutions; the rest moves memory:
-relaxing, gathering and adding up rows. Times are medians over the repeats, after one run that is not counted; ratios are of one
-run of this script. auto_LiRPA is optional: `uv sync --group oracle`.
+relaxing, gathering and adding up rows. Times are medians over the repeats, in which the engines take turns, after one run that is
+not counted; ratios are of one run of this script. auto_LiRPA is optional: `uv sync --group oracle`.
 
     python benchmarks/bounds.py --threads 1 --json bounds.json
     python benchmarks/bounds.py --networks cnn --batches 16 --methods crown
@@ -17,7 +17,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -89,18 +89,26 @@ def network(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
     return model.eval(), shape
 
 
-def timed(call: Callable[[], Bounds], repeats: int, patience: float) -> tuple[float, Bounds]:
-    """Median seconds of a call, and its bounds; a call that takes longer than `patience` is timed once."""
-    begin = time.perf_counter()
-    found = call()
-    seconds = [time.perf_counter() - begin]
-    if seconds[0] < patience:
-        seconds = []
-        for _ in range(repeats):
+def timed(calls: Sequence[Callable[[], Bounds]], repeats: int, patience: float) -> list[tuple[float, Bounds]]:
+    """Median seconds of each call, and its bounds.
+
+    The calls take turns, so that what else the machine does falls on all of them. Those that take longer than `patience` are
+    timed once.
+    """
+    found, seconds = [], []
+    for call in calls:
+        begin = time.perf_counter()
+        found.append(call())
+        seconds.append([time.perf_counter() - begin])
+    quick = [place for place, (first,) in enumerate(seconds) if first < patience]
+    for place in quick:
+        seconds[place] = []
+    for _ in range(repeats):
+        for place in quick:
             begin = time.perf_counter()
-            found = call()
-            seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds), found
+            calls[place]()
+            seconds[place].append(time.perf_counter() - begin)
+    return [(statistics.median(one), bounds) for one, bounds in zip(seconds, found, strict=True)]
 
 
 def product_share(call: Callable[[], Bounds]) -> float:
@@ -120,27 +128,26 @@ def compared(name: str, batch: int, method: str, arguments: argparse.Namespace) 
     def ours(dtype: torch.dtype) -> Callable[[], Bounds]:
         return lambda: bound(graph, ball, method, iterations=arguments.iterations, dtype=dtype)
 
-    seconds, own = timed(ours(torch.float64), arguments.repeats, arguments.patience)
-    seconds32, own32 = timed(ours(torch.float32), arguments.repeats, arguments.patience)
-    row: dict[str, str | int | float | None] = {
+    calls = [ours(torch.float64), ours(torch.float32)]
+    try:
+        engine = AutoLirpa(graph, ball, method, iterations=arguments.iterations, dtype=torch.float32)
+        calls.append(lambda: engine.rows(rows))
+    except CertoodError as error:
+        print(f"auto_LiRPA: {error}", flush=True)
+    (seconds, own), (seconds32, own32), *others = timed(calls, arguments.repeats, arguments.patience)
+    theirs = others[0] if others else None
+    return {
         "network": name,
         "batch": batch,
         "method": method,
         "seconds": seconds,
         "seconds_float32": seconds32,
-        "auto_lirpa_seconds": None,
+        "auto_lirpa_seconds": None if theirs is None else theirs[0],
         "mean_width": float(own.width.mean()),
         "mean_width_float32": float(own32.width.mean()),
-        "auto_lirpa_mean_width": None,
-        "products_percent": product_share(ours(torch.float64)) if seconds < arguments.patience else None,
+        "auto_lirpa_mean_width": None if theirs is None else float(theirs[1].width.mean()),
+        "products_percent": product_share(calls[0]) if seconds < arguments.patience else None,
     }
-    try:
-        engine = AutoLirpa(graph, ball, method, iterations=arguments.iterations, dtype=torch.float32)
-        theirs, other = timed(lambda: engine.rows(rows), arguments.repeats, arguments.patience)
-    except CertoodError as error:
-        print(f"auto_LiRPA: {error}", flush=True)
-        return row
-    return row | {"auto_lirpa_seconds": theirs, "auto_lirpa_mean_width": float(other.width.mean())}
 
 
 def line(row: dict[str, str | int | float | None]) -> str:
