@@ -15,8 +15,9 @@ from certood.analysis.bounds.windows import Windows
 from certood.errors import CertoodError
 
 METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")
-# Neurons of a layer times the numbers that a row of one takes: above it the slopes of these rows are not optimised.
-INTERMEDIATE_WORK = 10_000_000
+# Neurons of a layer times the numbers that a row of one takes: above it the slopes of these rows are not optimised, which takes
+# a minute and more for an image.
+INTERMEDIATE_WORK = 4_000_000
 
 
 def analyse(
