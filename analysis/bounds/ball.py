@@ -41,6 +41,11 @@ class Bounds:
         return self.upper - self.lower
 
 
+def or_infinite(values: Tensor, sign: int) -> Tensor:
+    """Not a number means nothing is known: infinity on the side of this sign."""
+    return torch.nan_to_num(values, nan=sign * math.inf, posinf=math.inf, neginf=-math.inf)
+
+
 class Region(Protocol):
     """A convex set of inputs for every image of a batch: within a box, and with a least value of linear functions."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.activations import RELU
-from certood.analysis.bounds.ball import LpBall
+from certood.analysis.bounds.ball import LpBall, or_infinite
 from certood.analysis.bounds.choices import Choices
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.propagation import Analysis
@@ -151,7 +151,7 @@ def _bounded(
             choices = Choices({relu: slopes[read] for relu, read in relus.items()}, pulls, reached)
             linear = part.linear_lower(last, rows[:, None], choices)
             found = (part.ball.least(linear.rows) + linear.constant)[:, 0] + constant + shift
-        best = torch.maximum(best, torch.where(found.isnan(), -torch.inf, found).detach())
+        best = torch.maximum(best, or_infinite(found.detach(), -1))
         # A network without ReLU and an objective without parameters leave nothing to ascend.
         if step == steps or not found.requires_grad or bool((best > 0).all()):
             break

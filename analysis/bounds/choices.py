@@ -33,6 +33,6 @@ class Choices:
             values = rows.values if isinstance(rows, Windows) else rows
             start = crown_slope(lower, upper).expand(values.shape)
             if isinstance(rows, Windows) and rows.covers:
-                start = rows.aside(start)
+                start = rows.repeated(start, 1).dense()
             self.slopes[index] = start.to(values.dtype).contiguous().requires_grad_()
         return self.slopes[index] if windows else beside(rows, self.slopes[index])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.axis_functions import probability_jacobian
 from certood.analysis.bounds.backward_graph import backward_graph
-from certood.analysis.bounds.ball import LpBall
+from certood.analysis.bounds.ball import LpBall, or_infinite
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.methods import analyse
 from certood.analysis.bounds.operations import Rows
@@ -135,8 +135,7 @@ def _backwards(forward: Analysis, ball: LpBall, gradients: SumBox, *, elementwis
         linear = constant - backward.least(last, -row[:, None].unflatten(2, shape))[:, 0]
         linear = linear * (1 + SLACK) if ball.norm == math.inf else linear.clamp_min(0).sqrt() * (1 + SLACK)
         norm = torch.minimum(norm, torch.where(linear.isfinite(), linear, math.inf))
-    norm = torch.where(norm.isnan(), math.inf, norm)
-    return GradientBounds(lower.unflatten(1, shape), upper.unflatten(1, shape), norm, forward.method)
+    return GradientBounds(lower.unflatten(1, shape), upper.unflatten(1, shape), or_infinite(norm, 1), forward.method)
 
 
 def _dual_norm(lower: Tensor, upper: Tensor, norm: float) -> Tensor:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.ball import Region
+from certood.analysis.bounds.ball import Region, or_infinite
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.memory import COPIES, default_memory, keep_freed_blocks, row_memory
 from certood.analysis.bounds.operations import Curved, LinearOperation, Rows
-from certood.analysis.bounds.propagation import Analysis, or_infinite
+from certood.analysis.bounds.propagation import Analysis
 from certood.analysis.bounds.rounding import check_precision
 from certood.analysis.bounds.windows import Windows
 from certood.errors import CertoodError
@@ -83,8 +83,7 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
                 chosen = torch.stack([reader.unsettled(analysis.boxes[index]) for reader in curved]).any(0)
             else:
                 continue
-            work = node.shape.numel() * graph.row_size(index, (1, 1))
-            analysis.iterations = iterations if kind == "alpha-crown" and work <= INTERMEDIATE_WORK else 0
+            analysis.iterations = iterations if kind == "alpha-crown" and _optimisable(graph, index) else 0
             _tighten(analysis, index, chosen.flatten(1))
     simpler = analysis.simpler
     if simpler is not None and all(box is simpler.boxes[index] for index, box in analysis.boxes.items()):
@@ -97,6 +96,11 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
         )
     analysis.iterations = iterations if kind == "alpha-crown" else 0
     return analysis
+
+
+def _optimisable(graph: Graph, index: int) -> bool:
+    """Whether the slopes of rows of a node are worth optimising."""
+    return graph.nodes[index].shape.numel() * graph.row_size(index, (1, 1)) <= INTERMEDIATE_WORK
 
 
 def _known(analysis: Analysis, index: int) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from certood.analysis.bounds.ball import or_infinite
 from certood.analysis.bounds.choices import Choices
 from certood.analysis.bounds.operations import Rows
 
@@ -30,7 +31,7 @@ def optimised_least(analysis: Analysis, node: int, rows: Rows, iterations: int) 
             reached, constant = analysis.linear_change(node, rows, choices=choices)
             found = analysis.ball.least(reached) + constant
             loss = -found.sum()
-        values = torch.nan_to_num(found.detach(), nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        values = or_infinite(found.detach(), -1)
         if best is None:
             best = values
             if not choices.slopes:

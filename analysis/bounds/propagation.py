@@ -4,7 +4,6 @@ Zhang et al., NeurIPS 2018 (arXiv 1811.00866); Xu et al., NeurIPS 2020 (arXiv 20
 float32, with what rounding may cost subtracted (`rounding`).
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.activations import RELU
-from certood.analysis.bounds.ball import Bounds, Region
+from certood.analysis.bounds.ball import Bounds, Region, or_infinite
 from certood.analysis.bounds.choices import Choices
 from certood.analysis.bounds.convolutions import Convolution
 from certood.analysis.bounds.graph import Graph
@@ -374,8 +373,3 @@ class Analysis:
 def _twice(constant: Tensor) -> Tensor:
     """Constants of rows, for the rows and for their negatives."""
     return torch.cat([constant, constant], 1) if constant.ndim else constant
-
-
-def or_infinite(values: Tensor, sign: int) -> Tensor:
-    """Not a number means nothing is known: infinity on the side of this sign."""
-    return torch.nan_to_num(values, nan=sign * math.inf, posinf=math.inf, neginf=-math.inf)

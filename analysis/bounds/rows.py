@@ -110,21 +110,18 @@ def relaxed(rows: Rows, passage: Passage, *, both: bool = False) -> tuple[Rows, 
 
     With `both`, for the rows and for their negatives: (N, 2R, …), the negatives last.
     """
-    if not isinstance(rows, Windows):
-        return _relaxed(rows, [beside(rows, plane) for plane in passage.planes], both)
-    if not rows.covers:
+    if isinstance(rows, Windows) and not rows.covers:
         return _relaxed_windows(rows, passage, both)
-    values, constant = _relaxed(rows.values, [beside(rows, plane) for plane in passage.planes], both)
-    return rows.repeated(values, 1 + both), constant
+    return relaxed_each(rows, Passage(*(beside(rows, plane) for plane in passage.planes)), both=both)
 
 
-def relaxed_each(rows: Rows, passage: Passage) -> tuple[Rows, Tensor]:
+def relaxed_each(rows: Rows, passage: Passage, *, both: bool = False) -> tuple[Rows, Tensor]:
     """`relaxed` with planes that are laid out as the values of the rows."""
     if not isinstance(rows, Windows):
-        return _relaxed(rows, list(passage.planes), both=False)
-    values, constant = _relaxed(rows.values, list(passage.planes), both=False)
+        return _relaxed(rows, passage, both)
+    values, constant = _relaxed(rows.values, passage, both)
     # Beyond the border every plane is zero, and so are the rows now.
-    return replace(rows, values=values, clean=True), constant
+    return replace(rows.repeated(values, 1 + both), clean=True), constant
 
 
 def beside(rows: Rows, plane: Tensor) -> Tensor:
@@ -141,8 +138,8 @@ def met(rows: Rows, plane: Tensor) -> Tensor:
     return beside(rows, plane)
 
 
-def _relaxed(values: Tensor, planes: list[Tensor], both: bool) -> tuple[Tensor, Tensor]:
-    middle, half, shift, gap = planes
+def _relaxed(values: Tensor, passage: Passage, both: bool) -> tuple[Tensor, Tensor]:
+    middle, half, shift, gap = passage.planes
     size = values.abs()
     moved, lost = _contracted(values, shift), _contracted(size, gap)
     through = values * middle

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.ball import Bounds, Region
+from certood.analysis.bounds.ball import Bounds, Region, or_infinite
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.relaxations import chord_of_exp
 from certood.errors import CannotCertify
@@ -113,9 +113,7 @@ def score_bounds(analysis: RowBounds, score: Score, *, absent_class: bool = Fals
             )
     lower, upper = found
     lower, upper = lower - SLACK * (1 + lower.abs()), upper + SLACK * (1 + upper.abs())
-    return Bounds(
-        torch.where(lower.isnan(), -math.inf, lower), torch.where(upper.isnan(), math.inf, upper), analysis.method
-    )
+    return Bounds(or_infinite(lower, -1), or_infinite(upper, 1), analysis.method)
 
 
 def scaled_logits(analysis: RowBounds, score: Score, *, absent_class: bool = False) -> Logits:
@@ -135,7 +133,7 @@ def score_upper(analysis: RowBounds, score: Score, *, absent_class: bool = False
     weights = logits.centre.softmax(1)[:, None]
     upper = -score.temperature * (logits.lower_rows(weights) + torch.special.entr(weights).sum(2))[:, 0]
     upper = upper + SLACK * (1 + upper.abs())
-    return torch.where(upper.isnan(), math.inf, upper)
+    return or_infinite(upper, 1)
 
 
 def score_lower(analysis: RowBounds, score: Score, *, absent_class: bool = False) -> Tensor:
@@ -145,7 +143,7 @@ def score_lower(analysis: RowBounds, score: Score, *, absent_class: bool = False
     logits = scaled_logits(analysis, score, absent_class=absent_class)
     lower = -score.temperature * logsumexp_upper(logits, logits.box())
     lower = lower - SLACK * (1 + lower.abs())
-    return torch.where(lower.isnan(), -math.inf, lower)
+    return or_infinite(lower, -1)
 
 
 def logsumexp_bounds(logits: Logits) -> tuple[Tensor, Tensor]:
@@ -172,7 +170,7 @@ def logsumexp_upper(logits: Logits, box: Bounds) -> Tensor:
         ],
         1,
     )
-    return torch.where(uppers.isnan(), math.inf, uppers).amin(1)
+    return or_infinite(uppers, 1).amin(1)
 
 
 def chord_rows(logits: Logits, box: Bounds | None = None, differences: Bounds | None = None) -> tuple[Tensor, Tensor]:

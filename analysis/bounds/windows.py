@@ -114,10 +114,6 @@ class Windows:
             return plane.flatten(4)
         return plane.permute(0, 1, 3, 4, 2)
 
-    def aside(self, values: Tensor) -> Tensor:
-        """The planes (N, R, C, H, W) of values that stand where those of rows do that cover theirs: the reverse of `beside`."""
-        return replace(self, values=values).unphased().values.permute(0, 1, 4, 2, 3)
-
     def cleaned(self) -> Windows:
         """The same rows with zeros beyond the border."""
         if self.clean:
