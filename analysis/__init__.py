@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from certood.analysis.records import Certificate
-    from certood.checkpoints import Detector
+    from certood.detector import Detector
 
 __all__ = ["FORMATS", "certify", "report"]
 

@@ -7,18 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from certood.analysis.attacks import generators
 from certood.analysis.bounds import LpBall, capture
-from certood.analysis.estimates import gradient_norms
-from certood.analysis.lipschitz import min_rule_radius, step_rule_radius
-from certood.analysis.nearest import attack_radii
-from certood.analysis.per_radius import Known, all_balls
-from certood.analysis.radii import Question, certified_radii, largest_radius
+from certood.analysis.evidence.attacks import generators
+from certood.analysis.evidence.direct import certified_radii, largest_radius
+from certood.analysis.evidence.estimates import gradient_norms
+from certood.analysis.evidence.lipschitz import min_rule_radius, step_rule_radius
+from certood.analysis.evidence.nearest import attack_radii
+from certood.analysis.evidence.per_radius import Known, all_balls
+from certood.analysis.evidence.refined import refined_radii
+from certood.analysis.evidence.smoothed import smoothed_certificate
+from certood.analysis.question import Question
 from certood.analysis.records import AtRadius, Certificate
-from certood.analysis.refined import refined_radii
 from certood.analysis.settings import Settings
-from certood.analysis.smoothed import smoothed_certificate
-from certood.checkpoints import Detector
+from certood.detector import Detector
 from certood.errors import CannotCertify, CertoodError, MissingThreshold
 
 # Two computations of the same score in float64 differ by rounding; what exceeds this is a violation.

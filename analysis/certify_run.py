@@ -16,15 +16,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from certood import __version__
 from certood.analysis.bounds.auto_lirpa import load_auto_lirpa
 from certood.analysis.certification import question_of
-from certood.analysis.figures import draw_figures
-from certood.analysis.lipschitz import global_lipschitz
-from certood.analysis.radii import Question
+from certood.analysis.evidence.lipschitz import global_lipschitz
+from certood.analysis.question import Question
 from certood.analysis.records import CERTIFICATES_FILE, Certificate, append_certificates, read_certificates
+from certood.analysis.reporting.figures import draw_figures
 from certood.analysis.settings import Settings
 from certood.analysis.summary import summarise
 from certood.analysis.workers import Job, results
-from certood.checkpoints import Detector
 from certood.data import ImageSource
+from certood.detector import Detector
 from certood.errors import CertoodError, DataError, RunDirectoryError
 from certood.files import write_atomically
 

@@ -8,8 +8,8 @@ import torch
 
 from certood.analysis.bounds import ENGINES
 from certood.analysis.bounds import METHODS as BOUND_METHODS
+from certood.analysis.evidence.smoothing import MedianSmoothing
 from certood.analysis.records import column
-from certood.analysis.smoothing import MedianSmoothing
 from certood.errors import CertoodError
 
 METHODS = (*BOUND_METHODS, "smoothing")

@@ -11,11 +11,11 @@ from multiprocessing import get_context, parent_process
 import torch
 
 from certood.analysis.certification import certify, question_of
-from certood.analysis.radii import Question
+from certood.analysis.question import Question
 from certood.analysis.records import Certificate
 from certood.analysis.settings import Settings
-from certood.checkpoints import Detector
 from certood.data import ImageSource, to_pixels
+from certood.detector import Detector
 from certood.errors import CertoodError
 
 

@@ -31,8 +31,9 @@ from torch.nn import functional as F
 
 from certood.analysis.bounds import Bounds, Graph, LpBall, capture
 from certood.analysis.bounds.auto_lirpa import AutoLirpa
-from certood.analysis.estimates import gradient_norms
-from certood.analysis.radii import Question, certified_radii
+from certood.analysis.evidence.direct import certified_radii
+from certood.analysis.evidence.estimates import gradient_norms
+from certood.analysis.question import Question
 from certood.data import load_set, to_pixels
 from certood.scores import Energy
 

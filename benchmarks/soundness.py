@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.attacks import ascend, generators
 from certood.analysis.bounds import METHODS, Graph, LpBall, analyse, capture, score_bounds
+from certood.analysis.evidence.attacks import ascend, generators
 from certood.scores import SCORES, Score, score_by_name
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

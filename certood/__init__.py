@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from certood import analysis, train
     from certood.analysis import certify
-    from certood.checkpoints import Detector, load
+    from certood.checkpoints import load
+    from certood.detector import Detector
 
 __version__ = version("certood")
 __all__ = ["Detector", "__version__", "analysis", "certify", "load", "train"]
 
 # Name -> the module that has it; None: a subpackage.
 _LAZY = {
-    "Detector": "certood.checkpoints",
+    "Detector": "certood.detector",
     "analysis": None,
     "certify": "certood.analysis",
     "load": "certood.checkpoints",

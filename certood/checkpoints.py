@@ -3,7 +3,7 @@
 import json
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,62 +13,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from certood import __version__
+from certood.detector import Detector
 from certood.errors import CheckpointError
 from certood.files import replacing
-from certood.metrics import threshold_at_tpr
 from certood.models import Classifier, build_model
 from certood.models.wrapped import WrappedClassifier
-from certood.scores import Energy, Score, score_by_name, score_logits
+from certood.scores import Energy, Score, score_by_name
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 METADATA_KEY = "certood"
-CALIBRATION_BATCH = 512
 # The newest set of ONNX operators that onnx2torch knows all of.
 ONNX_OPERATORS = 17
-
-
-@dataclass(frozen=True)
-class Detector:
-    """An OOD detector: a network in eval mode, a score of its logits, and the threshold γ that accepts.
-
-    `input_shape` is (C, H, W) in pixels; `mean` and `std` are the network's own normalisation, for the record;
-    `options` are those with which the architecture was built. With an absent class the last output is none of `classes`.
-    """
-
-    model: nn.Module
-    score: Score
-    threshold: float | None
-    architecture: str
-    input_shape: tuple[int, int, int]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
-    absent_class: bool = False
-    tpr: float = 0.95
-
-    def scores(self, images: Tensor) -> Tensor:
-        """Scores (N,) of images (N, C, H, W) in [0, 1]; higher is more outlying; differentiable."""
-        return score_logits(self.score, self.model(images), absent_class=self.absent_class)
-
-    def accepts(self, images: Tensor) -> Tensor:
-        """Whether each image is accepted as in-distribution, S(x) ≤ γ: bool (N,).
-
-        Raises CheckpointError when the detector has no threshold.
-        """
-        if self.threshold is None:
-            raise CheckpointError("this detector has no threshold γ; calibrate it with `certood evaluate --calibrate`")
-        with torch.no_grad():
-            return self.scores(images) <= self.threshold
-
-    def calibrated(self, images: Tensor, tpr: float = 0.95) -> "Detector":
-        """The same detector with the γ that accepts the share `tpr` of these in-distribution images (N, C, H, W).
-
-        They must be held out: neither trained on nor tested on. Raises CertoodError where a score is not finite.
-        """
-        with torch.no_grad():
-            scores = torch.cat([self.scores(part) for part in images.split(CALIBRATION_BATCH)])
-        return replace(self, threshold=threshold_at_tpr(scores.double().cpu().numpy(), tpr), tpr=tpr)
 
 
 def save_checkpoint(detector: Detector, path: Path) -> None:

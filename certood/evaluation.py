@@ -12,8 +12,8 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor, nn
 
-from certood.checkpoints import Detector
 from certood.data import IdSplits, ImageSource, to_pixels
+from certood.detector import Detector
 from certood.errors import CertoodError, DataError
 from certood.files import write_atomically
 from certood.metrics import Metric, aupr_in, aupr_out, auroc, bootstrap_interval, fpr_at_threshold, threshold_at_tpr

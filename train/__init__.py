@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from certood.checkpoints import Detector
+    from certood.detector import Detector
     from certood.train.recipe import Recipe
 
 __all__ = ["fit"]

@@ -14,9 +14,10 @@ from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from certood.checkpoints import CHECKPOINT_FILE, Detector, load_checkpoint, save_checkpoint
+from certood.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from certood.data.augment import Augmentation
 from certood.data.source import ImageSource, to_pixels
+from certood.detector import Detector
 from certood.errors import RecipeError, TrainingDiverged
 from certood.evaluation import collect_logits, evaluate, write_evaluation
 from certood.metrics import threshold_at_tpr

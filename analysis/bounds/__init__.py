@@ -11,12 +11,12 @@ from torch import Tensor
 
 from certood.analysis.bounds.auto_lirpa import AutoLirpa
 from certood.analysis.bounds.ball import Bounds, LpBall
-from certood.analysis.bounds.capture import capture, list_operations, supported_operations
+from certood.analysis.bounds.capturing import capture, list_operations, supported_operations
 from certood.analysis.bounds.gradient_bounds import GradientBounds, gradient_bound, logit_gradient_bound, score_gradient
 from certood.analysis.bounds.graph import Graph, Node
+from certood.analysis.bounds.linear.propagation import Analysis, LinearBound
 from certood.analysis.bounds.memory import default_memory, images_at_once
 from certood.analysis.bounds.methods import METHODS, analyse
-from certood.analysis.bounds.propagation import Analysis, LinearBound
 from certood.analysis.bounds.score_bounds import score_bounds, score_lower, score_upper
 from certood.errors import CertoodError
 from certood.scores import Score

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.activations import Activation
-from certood.analysis.bounds.axis_functions import AxisFunction
 from certood.analysis.bounds.graph import Graph, Node
-from certood.analysis.bounds.operations import (
+from certood.analysis.bounds.operations.activations import Activation
+from certood.analysis.bounds.operations.axis import AxisFunction
+from certood.analysis.bounds.operations.base import (
     Elementwise,
     Input,
     Interval,
@@ -23,8 +23,8 @@ from certood.analysis.bounds.operations import (
     WeightedSum,
     sum_to_shape,
 )
-from certood.analysis.bounds.pairs import MaxPool, Product
-from certood.analysis.bounds.relaxations import Relaxation
+from certood.analysis.bounds.operations.pairs import MaxPool, Product
+from certood.analysis.bounds.operations.relaxations import Relaxation
 from certood.errors import CannotCertify
 
 

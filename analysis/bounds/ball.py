@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.rounding import UNIT
-from certood.analysis.bounds.rows import contracted, magnitude
-from certood.analysis.bounds.windows import Windows
+from certood.analysis.bounds.linear.rounding import UNIT
+from certood.analysis.bounds.linear.rows import contracted, magnitude
+from certood.analysis.bounds.linear.windows import Windows
 from certood.errors import CertoodError
 
 # The dual exponent q of each norm p.

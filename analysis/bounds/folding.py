@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.convolutions import Convolution
 from certood.analysis.bounds.graph import Graph, Node
-from certood.analysis.bounds.operations import ChannelAffine, Linear, Operation
+from certood.analysis.bounds.operations.base import ChannelAffine, Linear, Operation
+from certood.analysis.bounds.operations.convolution import Convolution
 
 
 def folded(graph: Graph) -> Graph:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.axis_functions import probability_jacobian
 from certood.analysis.bounds.backward_graph import backward_graph
 from certood.analysis.bounds.ball import LpBall, or_infinite
 from certood.analysis.bounds.graph import Graph
+from certood.analysis.bounds.linear.propagation import Analysis
 from certood.analysis.bounds.methods import analyse
-from certood.analysis.bounds.operations import Rows
-from certood.analysis.bounds.propagation import Analysis
+from certood.analysis.bounds.operations.axis import probability_jacobian
+from certood.analysis.bounds.operations.base import Rows
 from certood.analysis.bounds.score_bounds import Logits, entropy_bounds, log_probability_bounds, scaled_logits
 from certood.errors import CannotCertify
 from certood.scores import MSP, AbsentClass, Energy, Entropy, MaxLogit, Score

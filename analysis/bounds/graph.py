@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.bounds.operations import Operation, in_precision
+from certood.analysis.bounds.operations.base import Operation, in_precision
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from certood.analysis.bounds.ball import Region, or_infinite
 from certood.analysis.bounds.graph import Graph
+from certood.analysis.bounds.linear.propagation import Analysis
+from certood.analysis.bounds.linear.rounding import check_precision
+from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import COPIES, default_memory, keep_freed_blocks, row_memory
-from certood.analysis.bounds.operations import Curved, LinearOperation, Rows
-from certood.analysis.bounds.propagation import Analysis
-from certood.analysis.bounds.rounding import check_precision
-from certood.analysis.bounds.windows import Windows
+from certood.analysis.bounds.operations.base import Curved, LinearOperation, Rows
 from certood.errors import CertoodError
 
 METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.ball import Bounds, Region, or_infinite
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.relaxations import chord_of_exp
+from certood.analysis.bounds.operations.relaxations import chord_of_exp
 from certood.errors import CannotCertify
 from certood.scores import MSP, AbsentClass, Energy, Entropy, MaxLogit, Score
 

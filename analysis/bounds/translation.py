@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from certood.analysis.bounds import activations
-from certood.analysis.bounds.axis_functions import AxisFunction, LogSoftmax, LogSumExp, Maximum, Softmax
-from certood.analysis.bounds.convolutions import Convolution
-from certood.analysis.bounds.operations import (
+from certood.analysis.bounds.operations import activations
+from certood.analysis.bounds.operations.axis import AxisFunction, LogSoftmax, LogSumExp, Maximum, Softmax
+from certood.analysis.bounds.operations.base import (
     ChannelAffine,
     Concatenation,
     Linear,
@@ -20,7 +19,8 @@ from certood.analysis.bounds.operations import (
     Reshape,
     WeightedSum,
 )
-from certood.analysis.bounds.pairs import MaxPool, Product
+from certood.analysis.bounds.operations.convolution import Convolution
+from certood.analysis.bounds.operations.pairs import MaxPool, Product
 from certood.errors import UnsupportedOperation
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import jinja2
 
 from certood import __version__
-from certood.analysis.figures import NORM_NAMES
 from certood.analysis.reporting import provenance
+from certood.analysis.reporting.figures import NORM_NAMES
 from certood.analysis.reporting.links import image_correlations, run_correlations, run_points
 from certood.analysis.reporting.pictures import worst_images
 from certood.analysis.reporting.plots import curves, run_scatter, scatters

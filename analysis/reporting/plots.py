@@ -17,8 +17,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from certood.analysis.figures import COLOURS, MARKERS, NORM_NAMES, STYLES, share_above
 from certood.analysis.records import Certificate
+from certood.analysis.reporting.figures import COLOURS, MARKERS, NORM_NAMES, STYLES, share_above
 from certood.analysis.reporting.links import RunPoint
 from certood.analysis.reporting.runs import Run
 

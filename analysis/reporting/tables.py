@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from certood.analysis.figures import NORM_NAMES
+from certood.analysis.reporting.figures import NORM_NAMES
 from certood.analysis.reporting.runs import Run
 
 Row = Mapping[str, str | float | None]

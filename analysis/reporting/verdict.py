@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from certood.analysis.figures import NORM_NAMES
+from certood.analysis.reporting.figures import NORM_NAMES
 from certood.analysis.reporting.runs import Run
 
 RATE, RADIUS = ".1f", ".4f"

@@ -101,9 +101,9 @@ def command(
     from rich.console import Console
 
     from certood.analysis.certify_run import certify_sets
+    from certood.analysis.evidence.smoothing import MedianSmoothing
     from certood.analysis.requirements import check_names, check_requirements, parse_requirement
     from certood.analysis.settings import Settings
-    from certood.analysis.smoothing import MedianSmoothing
     from certood.analysis.summary import summary_table
     from certood.cli.detectors import calibrated, open_detector
     from certood.run_data import load_run_data

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from certood.checkpoints import Detector
     from certood.data import IdSplits
+    from certood.detector import Detector
 
 Command = Callable[..., Any]
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from scipy.optimize import linprog, minimize
 
-from certood.analysis.attacks import ascend, distances, generators, random_start, sparse_corner
 from certood.analysis.bounds import capture
-from certood.analysis.nearest import attack_radii, smallest_step
-from certood.analysis.radii import Question
+from certood.analysis.evidence.attacks import ascend, distances, generators, random_start, sparse_corner
+from certood.analysis.evidence.nearest import attack_radii, smallest_step
+from certood.analysis.question import Question
 from certood.scores import Energy, MaxLogit
 from tests.analysis.networks import NORMS, images, network
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from certood.analysis.bounds.axis_functions import AxisFunction, LogSoftmax, LogSumExp, Maximum, Softmax
+from certood.analysis.bounds.operations.axis import AxisFunction, LogSoftmax, LogSumExp, Maximum, Softmax
 
 KINDS: tuple[type[AxisFunction], ...] = (Maximum, LogSumExp, LogSoftmax, Softmax)
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.attacks import generators
 from certood.analysis.bounds import LpBall, analyse, capture
-from certood.analysis.bounds.branching import Branching, branched_least
-from certood.analysis.nearest import attack_radii
-from certood.analysis.radii import Question, certified_radii
-from certood.analysis.refined import refined_radii
+from certood.analysis.bounds.linear.branching import Branching, branched_least
+from certood.analysis.evidence.attacks import generators
+from certood.analysis.evidence.direct import certified_radii
+from certood.analysis.evidence.nearest import attack_radii
+from certood.analysis.evidence.refined import refined_radii
+from certood.analysis.question import Question
 from certood.scores import MSP, Energy
 from tests.analysis.networks import NORMS, RADII, attacked, images, network, sampled
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from certood.analysis.attacks import ascend, distances, generators, project
 from certood.analysis.bounds import LpBall, analyse, capture
-from certood.analysis.bounds.convolutions import Convolution
+from certood.analysis.bounds.operations.convolution import Convolution
 from certood.analysis.certification import certify, question_of
-from certood.analysis.estimates import clever, gradient_norms
-from certood.analysis.lipschitz import (
+from certood.analysis.evidence.attacks import ascend, distances, generators, project
+from certood.analysis.evidence.direct import _largest, certified_radii
+from certood.analysis.evidence.estimates import clever, gradient_norms
+from certood.analysis.evidence.lipschitz import (
     convolution_norm,
     global_lipschitz,
     local_lipschitz,
@@ -20,12 +21,12 @@ from certood.analysis.lipschitz import (
     nested,
     step_rule_radius,
 )
-from certood.analysis.nearest import attack_radii
-from certood.analysis.radii import Question, _largest, certified_radii
+from certood.analysis.evidence.nearest import attack_radii
+from certood.analysis.evidence.smoothing import MedianSmoothing
+from certood.analysis.question import Question
 from certood.analysis.records import append_certificates, read_certificates
 from certood.analysis.settings import Settings
-from certood.analysis.smoothing import MedianSmoothing
-from certood.checkpoints import Detector
+from certood.detector import Detector
 from certood.errors import CannotCertify, CertoodError, RunDirectoryError
 from certood.models.classifier import Normalise
 from certood.scores import MSP, SCORES, Energy, MaxLogit, score_by_name

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from certood.analysis.figures import draw_figures
-from certood.analysis.panels import logarithmic
 from certood.analysis.records import AtRadius, Certificate
+from certood.analysis.reporting.figures import draw_figures
+from certood.analysis.reporting.panels import logarithmic
 
 
 def record(name: str, kind: str, index: int, *, right: bool = True, size: float = 1.0) -> Certificate:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from certood.analysis.bounds import LpBall, capture, gradient_bound, logit_gradient_bound
-from certood.analysis.bounds import activations as known
 from certood.analysis.bounds.gradient_bounds import SumBox
+from certood.analysis.bounds.operations import activations as known
 from certood.models.classifier import Normalise
 from certood.scores import SCORES, Energy, Score, score_by_name
 from tests.analysis.networks import NETWORKS, NORMS, RADII, SHAPE, images, network, sampled

@@ -5,13 +5,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from certood.analysis.bounds import LpBall, analyse, capture, gradient_bound, propagation
-from certood.analysis.bounds.convolutions import Convolution
-from certood.analysis.bounds.operations import in_precision
-from certood.analysis.bounds.optimised import optimised_least
-from certood.analysis.bounds.relaxations import relu_relaxation
-from certood.analysis.bounds.rows import Passage, magnitude, relaxed, summed
-from certood.analysis.bounds.windows import Windows
+from certood.analysis.bounds import LpBall, analyse, capture, gradient_bound
+from certood.analysis.bounds.linear import propagation
+from certood.analysis.bounds.linear.optimised import optimised_least
+from certood.analysis.bounds.linear.rows import Passage, magnitude, relaxed, summed
+from certood.analysis.bounds.linear.windows import Windows
+from certood.analysis.bounds.operations.base import in_precision
+from certood.analysis.bounds.operations.convolution import Convolution
+from certood.analysis.bounds.operations.relaxations import relu_relaxation
 from certood.scores import Energy
 from tests.analysis.networks import NORMS, RADII, images, network, sampled
 

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from certood.checkpoints import Detector, load_checkpoint, load_foreign, save_checkpoint
+from certood.checkpoints import load_checkpoint, load_foreign, save_checkpoint
+from certood.detector import Detector
 from certood.errors import CertoodError, CheckpointError
 from certood.models import build_model
 from certood.scores import AbsentClass, Energy

@@ -11,8 +11,8 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from certood.checkpoints import Detector
 from certood.data import IdSplits, ImageSet, to_pixels
+from certood.detector import Detector
 from certood.errors import CertoodError, DataError
 from certood.evaluation import collect_logits, evaluate, evaluation_table, write_evaluation
 from certood.metrics import threshold_at_tpr

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from certood.analysis.bounds import LpBall, bound, capture
-from certood.checkpoints import Detector, load_foreign
+from certood.checkpoints import load_foreign
+from certood.detector import Detector
 from certood.errors import CheckpointError
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certood.analysis.attacks import ascend, distances, random_start
-from certood.analysis.estimates import gradient_norms
-from certood.analysis.radii import Question, largest_radius
+from certood.analysis.evidence.attacks import ascend, distances, random_start
+from certood.analysis.evidence.direct import largest_radius
+from certood.analysis.evidence.estimates import gradient_norms
+from certood.analysis.question import Question
 from certood.scores import MSP, Energy, MaxLogit
 
 # FAB's own constants: how far beyond the linearised boundary, how strong a pull, how far back after crossing.

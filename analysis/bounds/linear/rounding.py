@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.convolutions import Convolution
-from certood.analysis.bounds.operations import (
+from certood.analysis.bounds.linear.rows import Passage
+from certood.analysis.bounds.operations.base import (
     ChannelAffine,
     Concatenation,
     Linear,
@@ -22,7 +22,7 @@ from certood.analysis.bounds.operations import (
     Monotone,
     WeightedSum,
 )
-from certood.analysis.bounds.rows import Passage
+from certood.analysis.bounds.operations.convolution import Convolution
 from certood.errors import CertoodError
 
 # The unit roundoff of float32.

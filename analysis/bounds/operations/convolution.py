@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from certood.analysis.bounds.operations import Interval, LinearOperation, Rows
-from certood.analysis.bounds.windows import Windows
+from certood.analysis.bounds.linear.windows import Windows
+from certood.analysis.bounds.operations.base import Interval, LinearOperation, Rows
 
 # Windows that cover more than one part in so many of the plane become whole planes.
 WINDOW_SHARE = 2

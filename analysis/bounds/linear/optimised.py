@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.ball import or_infinite
-from certood.analysis.bounds.choices import Choices
-from certood.analysis.bounds.operations import Rows
+from certood.analysis.bounds.linear.choices import Choices
+from certood.analysis.bounds.operations.base import Rows
 
 if TYPE_CHECKING:
-    from certood.analysis.bounds.propagation import Analysis
+    from certood.analysis.bounds.linear.propagation import Analysis
 
 LEARNING_RATE = 0.25
 DECAY = 0.97

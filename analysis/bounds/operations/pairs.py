@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from certood.analysis.bounds.operations import Curved, Interval, sum_to_shape
+from certood.analysis.bounds.operations.base import Curved, Interval, sum_to_shape
 
 
 class JointRelaxation(Curved):

@@ -9,9 +9,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.operations import Rows
-from certood.analysis.bounds.relaxations import Relaxation
-from certood.analysis.bounds.windows import Windows
+from certood.analysis.bounds.linear.windows import Windows
+from certood.analysis.bounds.operations.base import Rows
+from certood.analysis.bounds.operations.relaxations import Relaxation
 
 # Rows of an image with so many numbers are contracted by a product of their own.
 ALONE = 2**15

@@ -7,9 +7,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from certood.analysis.attacks import random_start, steepest_step
 from certood.analysis.bounds.ball import DUAL
-from certood.analysis.radii import Question
+from certood.analysis.evidence.attacks import random_start, steepest_step
+from certood.analysis.question import Question
 
 
 def gradient_norms(question: Question, images: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from certood.analysis.bounds.operations import Rows
-from certood.analysis.bounds.relaxations import crown_slope
-from certood.analysis.bounds.rows import beside
-from certood.analysis.bounds.windows import Windows
+from certood.analysis.bounds.linear.rows import beside
+from certood.analysis.bounds.linear.windows import Windows
+from certood.analysis.bounds.operations.base import Rows
+from certood.analysis.bounds.operations.relaxations import crown_slope
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds import Analysis, LpBall, analyse, score_gradient
-from certood.analysis.bounds.activations import Activation
-from certood.analysis.bounds.axis_functions import LogSoftmax, LogSumExp, Maximum, Softmax
 from certood.analysis.bounds.ball import DUAL
-from certood.analysis.bounds.convolutions import Convolution
-from certood.analysis.bounds.operations import (
+from certood.analysis.bounds.operations.activations import Activation
+from certood.analysis.bounds.operations.axis import LogSoftmax, LogSumExp, Maximum, Softmax
+from certood.analysis.bounds.operations.base import (
     ChannelAffine,
     Concatenation,
     Interval,
@@ -20,8 +19,9 @@ from certood.analysis.bounds.operations import (
     Operation,
     WeightedSum,
 )
-from certood.analysis.bounds.pairs import MaxPool, Product
-from certood.analysis.radii import Question
+from certood.analysis.bounds.operations.convolution import Convolution
+from certood.analysis.bounds.operations.pairs import MaxPool, Product
+from certood.analysis.question import Question
 from certood.scores import MSP, AbsentClass, Energy, MaxLogit, Score
 
 # Rounding of norms computed in float64, relative.

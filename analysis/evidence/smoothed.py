@@ -9,7 +9,7 @@ from torch import Tensor
 from certood.analysis.bounds import LpBall
 from certood.analysis.records import AtRadius, Certificate
 from certood.analysis.settings import Settings
-from certood.checkpoints import Detector
+from certood.detector import Detector
 from certood.errors import MissingThreshold
 
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.operations import Interval
-from certood.analysis.bounds.pairs import JointRelaxation
-from certood.analysis.bounds.relaxations import chord_of_exp
+from certood.analysis.bounds.operations.base import Interval
+from certood.analysis.bounds.operations.pairs import JointRelaxation
+from certood.analysis.bounds.operations.relaxations import chord_of_exp
 
 # What rounding may move a plane by, relative to the magnitude of its terms.
 SLACK = 1e-13

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from certood.analysis.bounds.relaxations import Relaxation
-from certood.analysis.bounds.windows import Windows
+from certood.analysis.bounds.linear.windows import Windows
+from certood.analysis.bounds.operations.relaxations import Relaxation
 
 Interval = tuple[Tensor, Tensor]
 Rows = Tensor | Windows

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.activations import RELU
 from certood.analysis.bounds.ball import LpBall, or_infinite
-from certood.analysis.bounds.choices import Choices
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.propagation import Analysis
-from certood.analysis.bounds.relaxations import crown_slope
+from certood.analysis.bounds.linear.choices import Choices
+from certood.analysis.bounds.linear.propagation import Analysis
+from certood.analysis.bounds.operations.activations import RELU
+from certood.analysis.bounds.operations.relaxations import crown_slope
 
 LEARNING_RATE = 0.1
 

@@ -11,31 +11,17 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.activations import RELU
 from certood.analysis.bounds.ball import Bounds, Region, or_infinite
-from certood.analysis.bounds.choices import Choices
-from certood.analysis.bounds.convolutions import Convolution
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.memory import CHUNK_BYTES, COPIES
-from certood.analysis.bounds.operations import (
-    Elementwise,
-    Interval,
-    Linear,
-    LinearOperation,
-    Operation,
-    Rows,
-    WeightedSum,
-)
-from certood.analysis.bounds.optimised import optimised_least
-from certood.analysis.bounds.pairs import JointRelaxation
-from certood.analysis.bounds.relaxations import relu_relaxation
-from certood.analysis.bounds.rounding import (
+from certood.analysis.bounds.linear.choices import Choices
+from certood.analysis.bounds.linear.optimised import optimised_least
+from certood.analysis.bounds.linear.rounding import (
     casting_loss,
     linear_loss,
     passing_loss,
     rounded_passage,
 )
-from certood.analysis.bounds.rows import (
+from certood.analysis.bounds.linear.rows import (
     Door,
     Passage,
     magnitude,
@@ -46,7 +32,21 @@ from certood.analysis.bounds.rows import (
     signed,
     summed,
 )
-from certood.analysis.bounds.windows import Windows
+from certood.analysis.bounds.linear.windows import Windows
+from certood.analysis.bounds.memory import CHUNK_BYTES, COPIES
+from certood.analysis.bounds.operations.activations import RELU
+from certood.analysis.bounds.operations.base import (
+    Elementwise,
+    Interval,
+    Linear,
+    LinearOperation,
+    Operation,
+    Rows,
+    WeightedSum,
+)
+from certood.analysis.bounds.operations.convolution import Convolution
+from certood.analysis.bounds.operations.pairs import JointRelaxation
+from certood.analysis.bounds.operations.relaxations import relu_relaxation
 
 # So many rows are worth a matrix of only those lines that count.
 MANY_ROWS = 32

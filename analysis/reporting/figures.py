@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from certood.analysis.panels import (
+from certood.analysis.records import Certificate
+from certood.analysis.reporting.panels import (
     COLOURS,
     KIND_COLOURS,
     KIND_HATCHES,
@@ -25,7 +26,6 @@ from certood.analysis.panels import (
     radius_label,
     titled,
 )
-from certood.analysis.records import Certificate
 from certood.errors import RunDirectoryError
 
 __all__ = ["COLOURS", "MARKERS", "NORM_NAMES", "STYLES", "draw_figures"]

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds import LpBall, analyse
-from certood.analysis.bounds.branching import Branching, branched_least
+from certood.analysis.bounds.linear.branching import Branching, branched_least
 from certood.analysis.bounds.score_bounds import chord_rows, scaled_logits
-from certood.analysis.radii import Question, largest_radius
+from certood.analysis.evidence.direct import largest_radius
+from certood.analysis.question import Question
 from certood.scores import Energy
 
 # Bounds so little above 0 are not told from rounding.

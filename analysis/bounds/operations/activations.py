@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from certood.analysis.bounds.operations import Elementwise, Interval
-from certood.analysis.bounds.relaxations import (
+from certood.analysis.bounds.operations.base import Elementwise, Interval
+from certood.analysis.bounds.operations.derivatives import bell_slopes, rising_slopes, sampled_slopes, step_slopes
+from certood.analysis.bounds.operations.relaxations import (
     Function,
     Relaxation,
     kinked_relaxation,
@@ -18,7 +19,6 @@ from certood.analysis.bounds.relaxations import (
     relu_relaxation,
     smooth_relaxation,
 )
-from certood.analysis.bounds.slopes import bell_slopes, rising_slopes, sampled_slopes, step_slopes
 
 
 @dataclass(frozen=True)

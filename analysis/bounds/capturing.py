@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from certood.analysis.bounds.folding import folded
 from certood.analysis.bounds.graph import Graph, Node
-from certood.analysis.bounds.operations import Input, Monotone
+from certood.analysis.bounds.operations.base import Input, Monotone
 from certood.analysis.bounds.translation import TRANSLATORS, Call, Reference
 from certood.errors import CannotCertify, UnsupportedOperation
 

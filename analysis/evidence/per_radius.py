@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from certood.analysis.attacks import ascend
 from certood.analysis.bounds import LpBall, analyse, score_bounds
 from certood.analysis.bounds.auto_lirpa import AutoLirpa
-from certood.analysis.estimates import clever, sampled_gradient_norms
-from certood.analysis.lipschitz import local_lipschitz, nested
-from certood.analysis.radii import Question
+from certood.analysis.evidence.attacks import ascend
+from certood.analysis.evidence.estimates import clever, sampled_gradient_norms
+from certood.analysis.evidence.lipschitz import local_lipschitz, nested
+from certood.analysis.question import Question
 from certood.analysis.records import AtRadius
 from certood.analysis.settings import Settings
 

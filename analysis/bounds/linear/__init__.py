@@ -1,0 +1,1 @@
+"""Linear bounds: rows of coefficients, propagated backwards (CROWN)."""

@@ -1,0 +1,1 @@
+"""Operations of a captured network: each knows its value, its bounds and its derivative."""

@@ -1,0 +1,1 @@
+"""What can be said of an image, and by whom: certificates, attacks and estimates."""
