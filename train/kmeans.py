@@ -1,12 +1,16 @@
-"""k-means in torch, on the device of the points, all restarts at once."""
+"""k-means in torch, on the device of the points, all restarts at once, accurate wherever the points lie."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from certood.errors import CertoodError
+
+PAIRS_AT_ONCE = 4096
+POINTS_WITH_ALL_PAIRS = 4096
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,13 @@ def kmeans(
     if not points.isfinite().all():
         broken = int((~points.isfinite()).any(1).sum())
         raise CertoodError(f"{broken} of {len(points)} points are not finite; the network's features have diverged")
-    points = points.detach().float()
     if len(points) <= k:
-        return KMeansResult(torch.arange(len(points), device=points.device), points.clone(), 0.0)
+        return KMeansResult(torch.arange(len(points), device=points.device), points.detach().clone(), 0.0)
+    given = points.dtype
+    # Apple's GPUs have no float64; there the pairs that need exact differences are more.
+    points = points.detach().to(torch.float32 if points.device.type == "mps" else torch.float64)
+    origin = points.mean(0)
+    points = points - origin
     centres = _spread_start(points, k, restarts, generator)
     labels = torch.full((restarts, len(points)), -1, device=points.device)
     for _ in range(iterations):
@@ -45,37 +53,54 @@ def kmeans(
             break
         labels = nearest
         centres = _means(points, labels, distances.gather(2, labels[..., None])[..., 0], centres)
-    distances = _squared_distances(points, centres)
-    labels = distances.argmin(2)
-    # Inertia by differences: the expanded form above loses digits where points nearly coincide with their centres.
-    inertia = torch.stack(
-        [(points - centre[label]).square().sum() for centre, label in zip(centres, labels, strict=True)]
-    )
+    nearest, labels = _squared_distances(points, centres).min(2)
+    inertia = nearest.sum(1)
     best = int(inertia.argmin())
-    return KMeansResult(labels[best], centres[best], inertia[best].item())
+    return KMeansResult(labels[best], (centres[best] + origin).to(given), inertia[best].item())
 
 
 def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
-    """(restarts, n, k) of points (n, d) and centres (restarts, k, d)."""
-    cross = torch.matmul(points, centres.transpose(1, 2))
-    return (points.square().sum(1)[None, :, None] - 2 * cross + centres.square().sum(2)[:, None, :]).clamp_min(0)
+    """(restarts, n, k) of points (n, d) and centres (restarts, k, d), with half of the digits of their type or more.
+
+    The expanded form ‖x‖² − 2x·c + ‖c‖² is one matrix product, but its error is relative to ‖x‖² + ‖c‖²: of two points
+    that lie near each other and far from the origin no digit would be left. Such pairs are computed again by differences.
+    """
+    scale = points.square().sum(1)[None, :, None] + centres.square().sum(2)[:, None, :]
+    distances = scale - 2 * torch.matmul(points, centres.transpose(1, 2))
+    cancelled = (distances <= math.sqrt(torch.finfo(points.dtype).eps) * scale).nonzero()
+    for pairs in cancelled.split(PAIRS_AT_ONCE):
+        restart, point, centre = pairs.unbind(1)
+        distances[restart, point, centre] = (points[point] - centres[restart, centre]).square().sum(1)
+    return distances
 
 
 def _spread_start(points: Tensor, k: int, restarts: int, generator: torch.Generator) -> Tensor:
     """Greedy k-means++: of 2 + log k points drawn with probability proportional to their squared distance, the best."""
     trials = 2 + int(math.log(k))
+    distances_from = _distances_between(points)
     chosen = torch.randint(len(points), (restarts, 1), device=points.device, generator=generator)
-    nearest = _squared_distances(points, points[chosen])[..., 0]
+    nearest = distances_from(chosen)[:, 0]
     rows = torch.arange(restarts, device=points.device)
     for _ in range(k - 1):
         # Where all points coincide with centres every distance is zero; any point then serves.
         weights = torch.where(nearest.sum(1, keepdim=True) > 0, nearest, torch.ones_like(nearest))
         drawn = torch.multinomial(weights, trials, replacement=True, generator=generator)
-        after = torch.minimum(nearest[..., None], _squared_distances(points, points[drawn]))
-        best = after.sum(1).argmin(1)
-        nearest = after[rows, :, best]
+        after = torch.minimum(nearest[:, None], distances_from(drawn))
+        best = after.sum(2).argmin(1)
+        nearest = after[rows, best]
         chosen = torch.cat([chosen, drawn[rows, best][:, None]], 1)
     return points[chosen]
+
+
+def _distances_between(points: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function from indices (restarts, m) to squared distances (restarts, m, n) of those points from all points.
+
+    Up to a few thousand points all pairs are computed at once, which is a single matrix product.
+    """
+    if len(points) > POINTS_WITH_ALL_PAIRS:
+        return lambda indices: _squared_distances(points, points[indices]).transpose(1, 2)
+    between = _squared_distances(points, points[None])[0]
+    return lambda indices: between[indices]
 
 
 def _means(points: Tensor, labels: Tensor, distances: Tensor, centres: Tensor) -> Tensor:

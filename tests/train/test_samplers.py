@@ -60,6 +60,40 @@ def test_every_cluster_of_distinct_points_has_a_member() -> None:
     assert len(result.labels.unique()) == 12
 
 
+@pytest.mark.parametrize("origin", [0.0, 1e4, -3e5])
+def test_clusters_do_not_depend_on_where_the_origin_is(origin: float) -> None:
+    # Groups of diameter 0.25 that are 2 apart, on a grid that float32 represents exactly at every origin:
+    # an expanded |x|² - 2x·c + |c|² in float32 is off by 8 and more at 1e4.
+    corners = torch.cartesian_prod(*[torch.tensor([0.0, 2.0])] * 3)
+    offsets = torch.randint(2, (8, 12, 3), generator=generator()) / 4
+    points = (corners[:, None] + offsets).flatten(0, 1)
+    found, expected = kmeans(points + origin, 8, generator=generator()), kmeans(points, 8, generator=generator())
+    labels = found.labels.view(8, 12)
+    assert (labels == labels[:, :1]).all()
+    assert torch.equal(found.labels, expected.labels)
+    groups = (corners[:, None] + offsets).double()
+    assert found.inertia == pytest.approx((groups - groups.mean(1, keepdim=True)).square().sum().item(), rel=1e-6)
+    torch.testing.assert_close(found.centres, expected.centres + origin, rtol=1e-7, atol=0)
+
+
+def test_a_far_group_leaves_the_distances_within_a_near_one_accurate() -> None:
+    # Centring cannot help here: the mean lies at 1e8, where |x|² has an error of 2 in float64.
+    near = torch.tensor([0.0, 1e-2, 1.0, 1.01, 2.0, 2.01])
+    points = torch.cat([near, torch.full((6,), 2e8)])[:, None]
+    result = kmeans(points, 4, restarts=10, generator=generator())
+    labels = result.labels.tolist()
+    assert [labels[i] == labels[i + 1] for i in range(5)] == [True, False, True, False, True]
+    assert result.inertia == pytest.approx(3 * 2 * 0.005**2, rel=1e-3)
+
+
+def test_starts_are_the_same_however_distances_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = digits_features(100)
+    whole = kmeans(features, 12, generator=generator())
+    monkeypatch.setattr("certood.train.kmeans.POINTS_WITH_ALL_PAIRS", 0)
+    monkeypatch.setattr("certood.train.kmeans.PAIRS_AT_ONCE", 7)
+    assert torch.equal(kmeans(features, 12, generator=generator()).labels, whole.labels)
+
+
 def test_duplicates_and_few_points_do_no_harm() -> None:
     same = kmeans(torch.ones(30, 4), 5, generator=generator())
     assert same.inertia == 0
