@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from certood import __version__
+from certood.data.splits import Split
 from certood.detector import Detector
-from certood.errors import CheckpointError
+from certood.errors import CheckpointError, DataError
 from certood.files import replacing
-from certood.models import Classifier, build_model
-from certood.models.wrapped import WrappedClassifier
+from certood.models import build_model
+from certood.models.foreign_weights import renamed
 from certood.scores import Energy, Score, score_by_name
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -40,6 +41,7 @@ def save_checkpoint(detector: Detector, path: Path) -> None:
         "score": asdict(detector.score),  # type: ignore[call-overload]
         "threshold": detector.threshold,
         "tpr": detector.tpr,
+        "split": None if detector.split is None else detector.split.to_plain(),
     }
     weights = {name: value.detach().cpu().contiguous() for name, value in detector.model.state_dict().items()}
     try:
@@ -123,8 +125,9 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Det
             options=stored["options"],
             absent_class=stored["absent_class"],
             tpr=stored["tpr"],
+            split=None if stored.get("split") is None else Split.from_plain(stored["split"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, DataError) as error:
         raise CheckpointError(f"{path} has damaged metadata ({type(error).__name__}: {error})") from error
     _load_weights(detector.model, weights, path)
     detector.model.to(device).eval()
@@ -146,8 +149,9 @@ def load_foreign(
     """Somebody else's weights in a named architecture, without a threshold; the score is energy unless given.
 
     Reads safetensors and state dicts that `torch.load(weights_only=True)` accepts, bare or under `state_dict`, `model` or
-    `net`, with or without the prefix `module.`; and ONNX files (extra `onnx`), for which `architecture` is "onnx". Raises
-    CheckpointError where the file needs code execution to be read, is damaged, or does not fit the architecture.
+    `net`, by the rules for names of `certood.models.foreign_weights`; and ONNX files (extra `onnx`), for which
+    `architecture` is "onnx". Raises CheckpointError where the file needs code execution to be read, is damaged, or does
+    not fit the architecture.
     """
     path = Path(path)
     names = classes if isinstance(classes, tuple) else tuple(str(index) for index in range(classes))
@@ -211,7 +215,7 @@ def _foreign_weights(path: Path) -> dict[str, Tensor]:
             loaded = loaded[key]
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"{path} holds no state dict (names to tensors), but {type(loaded).__name__}")
-    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+    return {str(name): value for name, value in loaded.items()}
 
 
 def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -219,12 +223,7 @@ def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     if broken:
         raise CheckpointError(f"{path}: weights are infinite or not a number: {', '.join(broken[:5])}")
     own = model.state_dict()
-    target: nn.Module = model
-    if isinstance(model, Classifier) and not set(weights) & {"normalise.mean", "normalise.std"}:
-        # Weights from elsewhere know nothing of the normalisation that stands before the network here.
-        weights = {**weights, "normalise.mean": own["normalise.mean"], "normalise.std": own["normalise.std"]}
-        if isinstance(model, WrappedClassifier):
-            weights = {name if name.startswith("normalise.") else f"inner.{name}": w for name, w in weights.items()}
+    weights = renamed(weights, model)
     missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     wrong = [
         f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
@@ -238,7 +237,7 @@ def _load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     ]
     if problems:
         raise CheckpointError(f"{path} does not fit {type(model).__name__}; {'; '.join(problems)}")
-    target.load_state_dict(dict(weights))
+    model.load_state_dict(weights)
 
 
 def _onnx_model(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from certood.data.splits import Split
 from certood.errors import CheckpointError
 from certood.metrics import threshold_at_tpr
 from certood.scores import Score, score_logits
@@ -19,6 +20,7 @@ class Detector:
 
     `input_shape` is (C, H, W) in pixels; `mean` and `std` are the network's own normalisation, for the record;
     `options` are those with which the architecture was built. With an absent class the last output is none of `classes`.
+    `split` says which in-distribution images were trained on and which held out, where that is known.
     """
 
     model: nn.Module
@@ -32,6 +34,7 @@ class Detector:
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     absent_class: bool = False
     tpr: float = 0.95
+    split: Split | None = None
 
     def scores(self, images: Tensor) -> Tensor:
         """Scores (N,) of images (N, C, H, W) in [0, 1]; higher is more outlying; differentiable."""

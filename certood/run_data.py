@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from certood.data import IdSplits, ImageSource, load_id, load_set
+from certood.data import IdSplits, ImageSource, Split, load_id, load_set
 from certood.errors import DataError, RunDirectoryError
 
 
@@ -27,11 +27,13 @@ def load_run_data(
     id_test: str | None = None,
     ood: Sequence[str] = (),
     root: Path | None = None,
+    recorded: Split | None = None,
 ) -> tuple[IdSplits, dict[str, ImageSource]]:
     """ID splits and OOD sets of a run, each replaced by what is given here.
 
-    The splits are those of the training (same seed and share), so that γ never sees a test image. Raises DataError where
-    nothing says which ID images to take.
+    The splits are those of the training (same seed and share), so that γ never sees a test image; runs from before
+    `data.split_seed` was a key were split by `run.seed`. The split that a checkpoint carries is `recorded`, and wins.
+    Raises DataError where nothing says which ID images to take.
     """
     tables = recipe_tables(run)
     data: dict[str, Any] = tables.get("data", {})
@@ -47,7 +49,8 @@ def load_run_data(
         root=root,
         test=id_test or (data.get("id_test") if own else None),
         validation=held_out if held_out < 1 else int(held_out),
-        seed=tables.get("run", {}).get("seed", 0),
+        seed=data.get("split_seed", tables.get("run", {}).get("seed", 0)),
         size=size,
+        recorded=recorded,
     )
     return splits, {one: load_set(one, root=root, split="test", size=size) for one in ood or data.get("ood", ())}

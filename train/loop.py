@@ -97,7 +97,7 @@ def fit(
     fabric = build_fabric(recipe.run)
     data = load_training_data(recipe)
     steps = steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
-    network = build_network(recipe, data.id.train)
+    network = build_network(recipe, data.id)
     fabric.launch()
     if recipe.training.batch_size % fabric.world_size:
         raise RecipeError(
@@ -327,6 +327,7 @@ def _calibrated(training: Training) -> Detector:
         std=network.interface.std,
         options=dict(recipe.model.options),
         absent_class=recipe.absent_class,
+        split=data.id.split,
     )
 
 

@@ -42,7 +42,12 @@ class DataSection(Section):
         None, description="Auxiliary outliers; required by every objective but cross-entropy."
     )
     ood: tuple[str, ...] = Field((), description="Test OOD sets.")
-    validation: float = Field(0.1, gt=0, description="Share (< 1) or number (≥ 1) of training images held out for γ.")
+    validation: float = Field(
+        0.1, gt=0, allow_inf_nan=False, description="Share (< 1) or number (≥ 1) of training images held out for γ."
+    )
+    split_seed: int = Field(
+        0, ge=0, description="Of the division into training, validation and test; independent of run.seed."
+    )
     root: Path = Field(
         Path("data"), description="Folder of downloaded sets; relative npz: and folder: paths start here."
     )

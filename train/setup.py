@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from certood.checkpoints import load_checkpoint
-from certood.data import IdSplits, load_id, load_set
+from certood.data import IdSplits, Split, load_id, load_set, seen_in_training
 from certood.data.source import ImageSet, ImageSource, require_same_shape, to_pixels
 from certood.devices import resolve_device
 from certood.errors import ArchitectureError, CheckpointError, DataError
@@ -81,7 +81,7 @@ def load_training_data(recipe: Recipe) -> TrainingData:
         root=data.root,
         test=data.id_test,
         validation=data.validation if data.validation < 1 else int(data.validation),
-        seed=recipe.run.seed,
+        seed=data.split_seed,
         size=data.size,
     )
     if len(splits.train.classes) < 2:
@@ -122,8 +122,12 @@ def channel_statistics(source: ImageSource) -> tuple[tuple[float, ...], tuple[fl
     return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in deviation.tolist())
 
 
-def build_network(recipe: Recipe, train: ImageSource) -> Classifier:
-    """The recipe's network for these images, initialised from the seed or from `training.init`."""
+def build_network(recipe: Recipe, splits: IdSplits) -> Classifier:
+    """The recipe's network for these images, initialised from the seed or from `training.init`.
+
+    Raises DataError where the weights of `training.init` were trained on images that are held out here.
+    """
+    train = splits.train
     torch.manual_seed(recipe.run.seed)
     mean, std = recipe.model.mean, recipe.model.std
     if mean is None or std is None:
@@ -142,9 +146,21 @@ def build_network(recipe: Recipe, train: ImageSource) -> Classifier:
         options=recipe.model.options,
     )
     if recipe.training.init is not None:
-        initial = load_checkpoint(recipe.training.init).model.state_dict()
-        model.load_state_dict(_fitted(initial, model.state_dict(), recipe))
+        start = load_checkpoint(recipe.training.init)
+        _require_unseen(start.split, splits, recipe)
+        model.load_state_dict(_fitted(start.model.state_dict(), model.state_dict(), recipe))
     return model
+
+
+def _require_unseen(start: Split | None, splits: IdSplits, recipe: Recipe) -> None:
+    """Raise DataError where the weights to start from were trained on what is now a validation or test image."""
+    seen = None if start is None else seen_in_training(start, splits, root=recipe.data.root)
+    if start is not None and seen:
+        raise DataError(
+            f"{recipe.training.init} was trained on {seen} of the images that are validation or test images here; use its "
+            f"split: data.split_seed={start.seed}, data.validation={start.validation:g}, "
+            f"data.id={start.id}, data.id_test={start.id_test or ''}"
+        )
 
 
 def _fitted(initial: Mapping[str, Tensor], wanted: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:

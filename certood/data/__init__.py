@@ -1,9 +1,10 @@
 """Image sets by name, split for training, calibration and test."""
 
 from certood.data.augment import Augmentation, random_crop, random_flip
-from certood.data.catalogue import IdSplits, fetch, load_id, load_set, set_names, stratified_split
+from certood.data.catalogue import fetch, load_set, set_names
 from certood.data.files import FolderSet, load_folder, load_npz
-from certood.data.source import ImageSet, ImageSource, require_same_shape, to_pixels
+from certood.data.source import ImageSet, ImageSource, require_same_classes, require_same_shape, to_pixels
+from certood.data.splits import IdSplits, Split, load_id, seen_in_training, stratified_split
 
 __all__ = [
     "Augmentation",
@@ -11,6 +12,7 @@ __all__ = [
     "IdSplits",
     "ImageSet",
     "ImageSource",
+    "Split",
     "fetch",
     "load_folder",
     "load_id",
@@ -18,7 +20,9 @@ __all__ = [
     "load_set",
     "random_crop",
     "random_flip",
+    "require_same_classes",
     "require_same_shape",
+    "seen_in_training",
     "set_names",
     "stratified_split",
     "to_pixels",

@@ -128,3 +128,28 @@ def require_same_shape(sources: Sequence[ImageSource]) -> tuple[int, int, int]:
                 "resize one of them (option `size` of folder sets) or leave it out"
             )
     return first.shape
+
+
+def require_same_classes(expected: Sequence[str], source: ImageSource, whose: str) -> None:
+    """Raise DataError where a set's classes are not these names in this order; `whose` says where they come from.
+
+    Expected names that are no more than their own indices (0, 1, 2 …) fix only the number of classes.
+    """
+    found = source.classes
+    numbered = all(name == str(index) for index, name in enumerate(expected))
+    if tuple(expected) == tuple(found) or (numbered and len(expected) == len(found)):
+        return
+    where = f"{source.name} must have {whose} in the same order"
+    absent = [name for name in expected if name not in found]
+    more = [name for name in found if name not in expected]
+    if absent or more:
+        differences = [
+            f"{label} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+            for label, names in (("missing", absent), ("unexpected", more))
+            if names
+        ]
+        raise DataError(f"{where}: {len(expected)} expected, {len(found)} found; {'; '.join(differences)}")
+    index = next(index for index, name in enumerate(expected) if found[index] != name)
+    raise DataError(
+        f"{where}: class {index} is {found[index]!r}, expected {expected[index]!r}; store labels in the order expected"
+    )

@@ -2,11 +2,13 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from certood.errors import ArchitectureError
+from certood.models.cifar_resnet import CifarResNet
 from certood.models.classifier import Classifier, Interface
 from certood.models.densenet import DenseNetBC
 from certood.models.resnet import ResNet18
@@ -18,6 +20,10 @@ ARCHITECTURES: dict[str, Callable[..., Classifier]] = {
     "small-cnn": SmallCNN,
     "small-mlp": SmallMLP,
     "resnet18": ResNet18,
+    "resnet20": partial(CifarResNet, depth=20),
+    "resnet32": partial(CifarResNet, depth=32),
+    "resnet44": partial(CifarResNet, depth=44),
+    "resnet56": partial(CifarResNet, depth=56),
     "wrn-40-2": WideResNet,
     "densenet-bc-100-12": DenseNetBC,
     "densenet121": lambda interface, **options: torchvision_classifier(interface, "densenet121", **options),

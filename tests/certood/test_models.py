@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from certood.analysis.bounds import LpBall, bound, capture
 from certood.errors import ArchitectureError
 from certood.models import Classifier, build_model
+from certood.models.cifar_resnet import IdentityBlock
 
 
 def make(name: str, classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), **options: int) -> Classifier:
@@ -21,6 +23,10 @@ def make(name: str, classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32)
     [
         ("wrn-40-2", 2_243_546),  # 2.2 M in Zagoruyko & Komodakis, table 4
         ("densenet-bc-100-12", 769_162),  # 0.8 M in Huang et al., table 2
+        ("resnet20", 269_722),  # 0.27 M in He et al. 2016, table 6
+        ("resnet32", 464_154),  # 0.46 M
+        ("resnet44", 658_586),  # 0.66 M
+        ("resnet56", 853_018),  # 0.85 M
         ("resnet18", 11_173_962),  # 11.17 M in the common 32×32 variant
         ("densenet121", 6_964_106),  # torchvision's 7,978,856 with ten classes instead of a thousand
     ],
@@ -36,6 +42,9 @@ def test_parameter_counts_are_the_published_ones(name: str, parameters: int) -> 
         ("small-cnn", (3, 33, 33)),
         ("small-mlp", (1, 28, 28)),
         ("resnet18", (3, 32, 32)),
+        ("resnet20", (3, 32, 32)),
+        ("resnet32", (1, 28, 28)),
+        ("resnet20", (3, 33, 33)),
         ("wrn-40-2", (3, 32, 32)),
         ("densenet-bc-100-12", (3, 32, 32)),
         ("torchvision:mobilenet_v2", (3, 64, 64)),
@@ -138,3 +147,33 @@ def test_a_normalisation_that_does_not_fit_is_refused() -> None:
 
 def test_batch_normalisation_is_part_of_the_published_networks() -> None:
     assert any(isinstance(part, nn.BatchNorm2d) for part in make("wrn-40-2").modules())
+
+
+def test_the_shortcut_of_a_cifar_resnet_strides_and_fills_with_zeros() -> None:
+    """With both convolutions at zero a block is relu of its shortcut: every second pixel, 8 zero channels on either side."""
+    block = IdentityBlock(16, 32, 2).eval()
+    nn.init.zeros_(block.conv2.weight)
+    x = torch.randn(2, 16, 8, 8)
+    found = block(x)
+    assert found.shape == (2, 32, 4, 4)
+    for channel in range(32):
+        expected = x[:, channel - 8, ::2, ::2].relu() if 8 <= channel < 24 else torch.zeros(2, 4, 4)
+        assert torch.equal(found[:, channel], expected)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet32"])
+def test_cifar_resnets_are_captured_and_bounded(name: str) -> None:
+    model = make(name).eval()
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    graph = capture(model, images[:1].float())
+    found = bound(graph, LpBall(images, 1e-4), method="interval")
+    with torch.no_grad():
+        logits = model.double()(images)
+    assert (found.lower <= logits).all()
+    assert (logits <= found.upper).all()
+    assert found.upper.isfinite().all()
+
+
+def test_every_depth_of_a_cifar_resnet_is_6n_plus_2() -> None:
+    with pytest.raises(ArchitectureError, match="6n \\+ 2"):
+        make("resnet20", depth=21)

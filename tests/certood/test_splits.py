@@ -1,0 +1,164 @@
+"""Splits: which image is where, its record, and training that starts from weights that have seen too much."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from certood.checkpoints import load_checkpoint
+from certood.data import ImageSet, Split, load_id, load_set, require_same_classes, seen_in_training
+from certood.data.check import image_digests
+from certood.errors import CertoodError, DataError
+from certood.train.loop import fit
+from certood.train.recipe import load_recipe
+
+SHORT = ["training.epochs=1", "run.device=cpu", "training.steps_per_epoch=2", "data.ood=[]"]
+
+
+def arrays(count: int = 60, seed: int = 0) -> dict[str, np.ndarray]:
+    images = np.random.default_rng(seed).integers(0, 256, (count, 6, 6), dtype=np.uint8)
+    return {"images": images, "labels": np.arange(count) % 3, "classes": np.array(["a", "b", "c"])}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    np.savez(tmp_path / "x.npz", **arrays())
+    np.savez(tmp_path / "t.npz", **arrays(30, seed=1))
+    return tmp_path
+
+
+def test_the_record_names_the_images_of_every_part(root: Path) -> None:
+    splits = load_id("npz:x.npz", root=root, validation=0.2, seed=5)
+    assert splits.split is not None
+    restored = Split.from_plain(json.loads(json.dumps(splits.split.to_plain())))
+    assert restored == splits.split
+    pixels = torch.from_numpy(arrays()["images"])[:, None]
+    everything = torch.arange(60)
+    for part, mask in [
+        (splits.train, restored.trained()),
+        (splits.validation, restored.held_out("validation")),
+        (splits.test, restored.held_out("test")),
+    ]:
+        assert torch.equal(part.batch(torch.arange(len(part))), pixels[mask])
+        everything = everything[~torch.isin(everything, mask.nonzero().flatten())]
+    assert not len(everything)
+
+
+def test_a_recorded_split_wins_over_seed_and_share(root: Path) -> None:
+    made = load_id("npz:x.npz", root=root, validation=0.2, seed=5)
+    again = load_id("npz:x.npz", root=root, validation=0.4, seed=6, recorded=made.split)
+    assert again.train.fingerprint == made.train.fingerprint
+    assert again.test.fingerprint == made.test.fingerprint
+    # The same images under another name are the same images.
+    (root / "moved.npz").write_bytes((root / "x.npz").read_bytes())
+    moved = load_id("npz:moved.npz", root=root, seed=6, recorded=made.split)
+    assert moved.test.fingerprint == made.test.fingerprint
+
+
+def test_changed_images_are_noticed_where_a_split_was_recorded(root: Path) -> None:
+    made = load_id("npz:x.npz", root=root)
+    changed = arrays()
+    changed["images"][7, 2, 3] ^= 1
+    np.savez(root / "x.npz", **changed)
+    with pytest.raises(DataError, match="is not the set that the detector was trained on"):
+        load_id("npz:x.npz", root=root, recorded=made.split)
+
+
+def test_test_images_of_their_own_are_remembered(root: Path) -> None:
+    made = load_id("npz:x.npz", root=root, test="npz:t.npz")
+    assert made.split is not None
+    assert made.split.test_images == ""
+    again = load_id("npz:x.npz", root=root, recorded=made.split)
+    assert again.test.fingerprint == load_set("npz:t.npz", root=root).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("count", 61_000),
+        ("count", True),
+        ("validation_images", "AAAA"),
+        ("validation_images", "no base64!"),
+        ("seed", "3"),
+        ("validation", None),
+        ("id_test", 4),
+        ("other", 1),
+    ],
+)
+def test_a_damaged_record_is_one_error(root: Path, key: str, value: object) -> None:
+    split = load_id("npz:x.npz", root=root).split
+    assert split is not None
+    with pytest.raises(DataError, match="record"):
+        Split.from_plain(split.to_plain() | {key: value})
+    with pytest.raises(DataError, match="both validation and test"):
+        Split.from_plain(split.to_plain() | {"validation_images": split.test_images})
+
+
+def test_images_seen_in_training_are_counted(root: Path) -> None:
+    start = load_id("npz:x.npz", root=root, validation=0.2, seed=1)
+    now = load_id("npz:x.npz", root=root, validation=0.2, seed=2)
+    assert start.split is not None
+    trained = set(image_digests(start.train))
+    expected = sum(digest in trained for part in (now.validation, now.test) for digest in image_digests(part))
+    assert expected > 10
+    assert seen_in_training(start.split, now, root=root) == expected
+    assert seen_in_training(start.split, start, root=root) == 0
+    # Part of the same images in a set of another name: only their pixels tell.
+    some = {key: value[:30] if len(value) == 60 else value for key, value in arrays().items()}
+    np.savez(root / "some.npz", **some)
+    other = load_id("npz:some.npz", root=root, validation=0.2, seed=2)
+    expected = sum(digest in trained for part in (other.validation, other.test) for digest in image_digests(part))
+    assert expected > 0
+    assert seen_in_training(start.split, other, root=root) == expected
+    (root / "x.npz").unlink()
+    assert seen_in_training(start.split, other, root=root) is None
+
+
+def test_a_test_set_that_was_trained_on_is_seen(root: Path) -> None:
+    start = load_id("npz:t.npz", root=root, seed=1)
+    now = load_id("npz:x.npz", root=root, test="npz:t.npz")
+    assert start.split is not None
+    assert seen_in_training(start.split, now, root=root) == len(start.train)
+
+
+def test_training_does_not_start_from_weights_that_saw_held_out_images(tmp_path: Path) -> None:
+    fit(load_recipe("digits-ce", [*SHORT, "data.split_seed=3"]), tmp_path / "start", progress=False)
+    stored = load_checkpoint(tmp_path / "start").split
+    assert stored == load_id("digits", root=Path("data"), validation=0.2, seed=3).split
+    init = f"training.init={tmp_path / 'start'}"
+    with pytest.raises(DataError, match=r"was trained on \d+ of the images .*data.split_seed=3"):
+        fit(load_recipe("digits-ce", [*SHORT, init]), tmp_path / "other", progress=False)
+    assert not (tmp_path / "other").exists()
+    fine = load_recipe("digits-ce", [*SHORT, init, "data.split_seed=3", "run.seed=8"])
+    assert fit(fine, tmp_path / "fine", progress=False).split == stored
+
+
+def test_the_split_does_not_follow_the_seed_of_the_run(tmp_path: Path) -> None:
+    runs = [
+        fit(load_recipe("digits-ce", [*SHORT, f"run.seed={seed}"]), tmp_path / str(seed), progress=False)
+        for seed in (0, 1)
+    ]
+    assert runs[0].split == runs[1].split
+
+
+def test_classes_are_compared_by_name_and_order() -> None:
+    def labelled(*classes: str) -> ImageSet:
+        count = len(classes)
+        return ImageSet("x", torch.zeros(count, 1, 2, 2, dtype=torch.uint8), torch.arange(count), classes)
+
+    require_same_classes(("cat", "dog"), labelled("cat", "dog"), "the network's classes")
+    require_same_classes(("0", "1"), labelled("cat", "dog"), "the network's classes")
+    with pytest.raises(DataError, match="class 0 is 'dog', expected 'cat'"):
+        require_same_classes(("cat", "dog"), labelled("dog", "cat"), "the network's classes")
+    with pytest.raises(DataError, match="2 expected, 1 found; missing dog"):
+        require_same_classes(("cat", "dog"), labelled("cat"), "the network's classes")
+    with pytest.raises(DataError, match="3 expected, 2 found"):
+        require_same_classes(("0", "1", "2"), labelled("cat", "dog"), "the network's classes")
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "0", "-1"])
+def test_an_impossible_share_is_an_error(value: str) -> None:
+    with pytest.raises(CertoodError, match=r"data\.validation"):
+        load_recipe("digits-ce", [f"data.validation={value}"])
