@@ -51,12 +51,12 @@ def certify(
 
     from certood.analysis.certification import certify as certify_images  # noqa: PLC0415
     from certood.analysis.certify_run import certify_sets  # noqa: PLC0415
-    from certood.analysis.records import CERTIFICATES_FILE, read_certificates  # noqa: PLC0415
+    from certood.analysis.records import read_certificates  # noqa: PLC0415
     from certood.analysis.settings import Settings  # noqa: PLC0415
     from certood.checkpoints import load  # noqa: PLC0415
     from certood.data import to_pixels  # noqa: PLC0415
     from certood.errors import CertoodError  # noqa: PLC0415
-    from certood.run_data import load_run_data  # noqa: PLC0415
+    from certood.runs import RunDirectory, load_run_data  # noqa: PLC0415
 
     radii = (float(eps),) if isinstance(eps, (int, float)) else tuple(float(radius) for radius in eps)
     try:
@@ -71,10 +71,10 @@ def certify(
     if not isinstance(detector, (str, Path)):
         raise CertoodError("give images, or the run directory whose own test images are to be certified")
     run = Path(detector)
-    splits, sets = load_run_data(run)
-    folder = Path(out) if out is not None else run if run.is_dir() else run.parent
-    certify_sets(loaded, splits.test, sets, folder, settings, limit=limit, overwrite=overwrite)
-    return read_certificates(folder / CERTIFICATES_FILE, settings.eps)[0]
+    splits, sets = load_run_data(run, recorded=loaded.split)
+    files = RunDirectory.of(run) if out is None else RunDirectory(Path(out))
+    certify_sets(loaded, splits.test, sets, files.folder, settings, limit=limit, overwrite=overwrite)
+    return read_certificates(files.certificates, settings.eps)[0]
 
 
 def report(

@@ -18,7 +18,7 @@ from certood.analysis.bounds.auto_lirpa import load_auto_lirpa
 from certood.analysis.certification import question_of
 from certood.analysis.evidence.lipschitz import global_lipschitz
 from certood.analysis.question import Question
-from certood.analysis.records import CERTIFICATES_FILE, Certificate, append_certificates, read_certificates
+from certood.analysis.records import Certificate, append_certificates, read_certificates
 from certood.analysis.reporting.figures import draw_figures
 from certood.analysis.settings import Settings
 from certood.analysis.summary import summarise
@@ -27,9 +27,8 @@ from certood.data import ImageSource
 from certood.detector import Detector
 from certood.errors import CertoodError, DataError, RunDirectoryError
 from certood.files import write_atomically
-
-CERTIFICATION_FILE = "certification.json"
-SETTINGS_FILE = "certification_settings.json"
+from certood.runs import RunDirectory
+from certood.runs.directory import read_json
 
 
 @dataclass(frozen=True)
@@ -78,23 +77,24 @@ def certify_sets(
         "threshold": detector.threshold,
         "weights": _fingerprint(detector),
     }
-    path = out / CERTIFICATES_FILE
-    _prepare(out, path, record, overwrite=overwrite)
-    done = _read(path, sets, settings)
-    jobs = _jobs(sets, done, batch_size)
-    with _progress(enabled=progress) as bar:
-        task = bar.add_task("certify", total=sum(len(part.indices) for part in sets.values()), completed=len(done))
-        for records in results(detector, sources, jobs, settings, question, devices):
-            fresh = [one for one in records if (one.set, one.index) not in done]
-            append_certificates(path, fresh, settings.eps)
-            bar.advance(task, len(fresh))
-    # Processes finish in any order; what is computed from the records does not depend on it.
-    found = _read(path, sets, settings)
-    ordered = [found[name, index] for name, part in sets.items() for index in part.indices]
-    result = _result(detector, question, ordered, settings)
-    write_json(out / CERTIFICATION_FILE, result)
-    if figures:
-        draw_figures(ordered, result, out / "figures")
+    run = RunDirectory(out)
+    with run.writing("certify"):
+        _prepare(run, record, overwrite=overwrite)
+        done = _read(run.certificates, sets, settings)
+        jobs = _jobs(sets, done, batch_size)
+        with _progress(enabled=progress) as bar:
+            task = bar.add_task("certify", total=sum(len(part.indices) for part in sets.values()), completed=len(done))
+            for records in results(detector, sources, jobs, settings, question, devices):
+                fresh = [one for one in records if (one.set, one.index) not in done]
+                append_certificates(run.certificates, fresh, settings.eps)
+                bar.advance(task, len(fresh))
+        # Processes finish in any order; what is computed from the records does not depend on it.
+        found = _read(run.certificates, sets, settings)
+        ordered = [found[name, index] for name, part in sets.items() for index in part.indices]
+        result = _result(detector, question, ordered, settings)
+        write_json(run.certification, result)
+        if figures:
+            draw_figures(ordered, result, run.figures)
     return result
 
 
@@ -162,27 +162,24 @@ def _fingerprint(detector: Detector) -> str:
     return digest.hexdigest()
 
 
-def _prepare(out: Path, path: Path, record: Mapping[str, Any], *, overwrite: bool) -> None:
-    stored = out / SETTINGS_FILE
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if overwrite:
-            path.unlink(missing_ok=True)
-            stored.unlink(missing_ok=True)
-            shutil.rmtree(out / "figures", ignore_errors=True)
-        if path.exists():
-            old = json.loads(stored.read_text("utf-8")) if stored.is_file() else None
-            new = json.loads(json.dumps(_finite(record)))
-            if old != new:
-                keys = sorted(key for key in new if old is None or old.get(key) != new[key])
-                raise RunDirectoryError(
-                    f"{path} was made with other settings ({', '.join(keys)} differ); "
-                    "repeat those, replace it with --overwrite, or choose another --out"
-                )
-            return
-        write_json(stored, record)
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"cannot use the folder {out}: {error}") from error
+def _prepare(run: RunDirectory, record: Mapping[str, Any], *, overwrite: bool) -> None:
+    if overwrite:
+        try:
+            run.certificates.unlink(missing_ok=True)
+            run.certification_settings.unlink(missing_ok=True)
+            shutil.rmtree(run.figures, ignore_errors=True)
+        except OSError as error:
+            raise RunDirectoryError(f"cannot use the folder {run.folder}: {error}") from error
+    if not run.certificates.exists():
+        write_json(run.certification_settings, record)
+        return
+    old, new = read_json(run.certification_settings), json.loads(json.dumps(_finite(record)))
+    if old != new:
+        keys = sorted(key for key in new if old is None or old.get(key) != new[key])
+        raise RunDirectoryError(
+            f"{run.certificates} was made with other settings ({', '.join(keys)} differ); "
+            "repeat those, replace it with --overwrite, or choose another --out"
+        )
 
 
 def _chosen(source: ImageSource, limit: int | None) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from certood.errors import RunDirectoryError
 
-CERTIFICATES_FILE = "certificates.csv"
 VERDICTS = ("certified", "refuted", "unknown")
 
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from certood.analysis.certify_run import certify_sets
 from certood.analysis.settings import Settings
-from certood.checkpoints import CHECKPOINT_FILE, load_checkpoint
-from certood.run_data import load_run_data
-from certood.train.loop import EVALUATION_FILE, fit
+from certood.checkpoints import load_checkpoint
+from certood.runs import RunDirectory, load_run_data
+from certood.train.loop import fit
 from certood.train.recipe import load_recipe
 
 RECIPES = ("ce", "energy", "greg", "greg-plus")
@@ -34,7 +34,7 @@ EPS = {"digits": (0.02, 0.01, 0.1), "mnist": (0.02, 0.1, 0.3)}
 
 def one_run(arguments: argparse.Namespace, recipe: str, seed: int) -> dict[str, float]:
     run = Path(arguments.out) / f"{arguments.benchmark}-{recipe}-{seed}"
-    if not (run / CHECKPOINT_FILE).is_file():
+    if not RunDirectory(run).checkpoint.is_file():
         settings = [f"run.seed={seed}"]
         if arguments.benchmark == "mnist":
             settings += [*MNIST, f"data.root={arguments.data_root}"]
@@ -42,12 +42,12 @@ def one_run(arguments: argparse.Namespace, recipe: str, seed: int) -> dict[str, 
             settings.append(f"training.epochs={arguments.epochs}")
         fit(load_recipe(f"{arguments.benchmark}-{recipe}", settings), run, resume=run.exists(), overwrite=False)
     detector = load_checkpoint(run)
-    splits, sets = load_run_data(run)
+    splits, sets = load_run_data(run, recorded=detector.split)
     eps = EPS[arguments.benchmark]
     result = certify_sets(
         detector, splits.test, sets, run, Settings(eps=eps), limit=arguments.limit, batch_size=32, figures=False
     )
-    evaluation = json.loads((run / EVALUATION_FILE).read_text("utf-8"))
+    evaluation = json.loads(RunDirectory(run).evaluation.read_text("utf-8"))
     clean = evaluation["scores"][detector.score.name]["mean"]
     inside = next(entry for entry in result["sets"].values() if entry["kind"] == "id")
     outside = [entry for entry in result["sets"].values() if entry["kind"] == "ood"]

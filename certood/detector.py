@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from certood.data.source import ImageSource
 from certood.data.splits import Split
 from certood.errors import CheckpointError
+from certood.inference import collect_logits, logits_of_batches
 from certood.metrics import threshold_at_tpr
 from certood.scores import Score, score_logits
 
@@ -50,11 +52,24 @@ class Detector:
         with torch.no_grad():
             return self.scores(images) <= self.threshold
 
-    def calibrated(self, images: Tensor, tpr: float = 0.95) -> "Detector":
-        """The same detector with the γ that accepts the share `tpr` of these in-distribution images (N, C, H, W).
+    def calibrated(
+        self,
+        images: Tensor | ImageSource,
+        tpr: float | None = None,
+        *,
+        batch_size: int = CALIBRATION_BATCH,
+        device: torch.device | str = "cpu",
+        progress: bool = False,
+    ) -> "Detector":
+        """The same detector with the γ that accepts the share `tpr` of these in-distribution images (default: its own `tpr`).
 
-        They must be held out: neither trained on nor tested on. Raises CertoodError where a score is not finite.
+        The images are a set, or a tensor (N, C, H, W) in [0, 1]. They must be held out: neither trained on nor tested on.
+        Raises DataError where a logit is not finite, CertoodError where a share makes no sense.
         """
-        with torch.no_grad():
-            scores = torch.cat([self.scores(part) for part in images.split(CALIBRATION_BATCH)])
-        return replace(self, threshold=threshold_at_tpr(scores.double().cpu().numpy(), tpr), tpr=tpr)
+        share = self.tpr if tpr is None else tpr
+        if isinstance(images, Tensor):
+            logits = logits_of_batches(self.model, images.split(batch_size), "images")
+        else:
+            logits = collect_logits(self.model, images, batch_size=batch_size, device=device, progress=progress)
+        scores = score_logits(self.score, logits, absent_class=self.absent_class)
+        return replace(self, threshold=threshold_at_tpr(scores.numpy(), share), tpr=share)

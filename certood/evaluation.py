@@ -8,46 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor, nn
 
-from certood.data import IdSplits, ImageSource, to_pixels
+from certood.data import IdSplits, ImageSource
 from certood.detector import Detector
 from certood.errors import CertoodError, DataError
 from certood.files import write_atomically
+from certood.inference import collect_logits
 from certood.metrics import Metric, aupr_in, aupr_out, auroc, bootstrap_interval, fpr_at_threshold, threshold_at_tpr
 from certood.scores import Score, score_logits, suitable_scores
 
 METRICS = ("auroc", "fpr95", "aupr_in", "aupr_out")
-
-
-def collect_logits(
-    model: nn.Module,
-    source: ImageSource,
-    *,
-    batch_size: int = 512,
-    device: torch.device | str = "cpu",
-    progress: bool = False,
-) -> Tensor:
-    """Logits (N, K) of every image of a set, in float64 on the CPU; the network is run in eval mode.
-
-    Raises DataError where a logit is not finite.
-    """
-    training = model.training
-    model.eval()
-    with Progress(disable=not progress, transient=True) as shown, torch.inference_mode():
-        parts = [
-            model(to_pixels(source.batch(indices).to(device))).double().cpu()
-            for indices in shown.track(torch.arange(len(source)).split(batch_size), description=source.name)
-        ]
-    model.train(training)
-    logits = torch.cat(parts).clone()
-    if not logits.isfinite().all():
-        raise DataError(
-            f"the network's logits are not finite on {int((~logits.isfinite()).any(1).sum())} images of {source.name}"
-        )
-    return logits
 
 
 def evaluate(

@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,22 @@ from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from certood.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from certood.checkpoints import load_checkpoint, save_checkpoint
 from certood.data.augment import Augmentation
 from certood.data.source import ImageSource, to_pixels
 from certood.detector import Detector
 from certood.errors import RecipeError, TrainingDiverged
-from certood.evaluation import collect_logits, evaluate, write_evaluation
-from certood.metrics import threshold_at_tpr
+from certood.evaluation import evaluate, write_evaluation
+from certood.inference import collect_logits
 from certood.models.classifier import Classifier
+from certood.runs import RunDirectory
 from certood.train.batches import EpochPlan, own_share, plan_epoch, read_batches, seeded_generator, steps_in_epoch
 from certood.train.optimisation import build_optimiser, build_schedule
 from certood.train.penalty import GradientPenalty, Terms, TrainingStep, gradient_norms
 from certood.train.progress import TrainingProgress
 from certood.train.recipe import Recipe
 from certood.train.run_directory import (
+    check_run,
     load_state,
     prepare_run,
     save_state,
@@ -45,7 +48,6 @@ from certood.train.setup import (
     on_device,
 )
 
-EVALUATION_FILE = "evaluation.json"
 PROBE_IMAGES = 256
 SCORING_BATCH = 512
 
@@ -104,32 +106,34 @@ def fit(
             f"training.batch_size is {recipe.training.batch_size}, "
             f"which {fabric.world_size} processes cannot share evenly"
         )
+    run = RunDirectory(out)
     if fabric.is_global_zero:
-        prepare_run(out, recipe, resume=resume, overwrite=overwrite)
-        write_recipe(out, recipe, data.fingerprints)
-    fabric.barrier()
-
-    training = _assemble(fabric, recipe, data, network, steps)
-    state = load_state(out, fabric.device) if resume else None
-    if state is not None:
-        training.restore(state)
-    _train(training, out, progress=progress and fabric.is_global_zero)
-
-    detector = _calibrated(training)
-    if fabric.is_global_zero:
-        save_checkpoint(detector, out / CHECKPOINT_FILE)
-        result = evaluate(
-            detector,
-            data.id,
-            data.ood,
-            batch_size=SCORING_BATCH,
-            device=fabric.device,
-            seed=recipe.run.seed,
-            progress=False,
-        )
-        write_evaluation(out / EVALUATION_FILE, result)
-    fabric.barrier()
-    return load_checkpoint(out / CHECKPOINT_FILE)
+        check_run(run, recipe, resume=resume, overwrite=overwrite)
+    with run.writing("train") if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            prepare_run(run, recipe, resume=resume, overwrite=overwrite)
+            write_recipe(run, recipe, data.fingerprints)
+        fabric.barrier()
+        training = _assemble(fabric, recipe, data, network, steps)
+        state = load_state(run, fabric.device) if resume else None
+        if state is not None:
+            training.restore(state)
+        _train(training, run, progress=progress and fabric.is_global_zero)
+        detector = _calibrated(training)
+        if fabric.is_global_zero:
+            save_checkpoint(detector, run.checkpoint)
+            result = evaluate(
+                detector,
+                data.id,
+                data.ood,
+                batch_size=SCORING_BATCH,
+                device=fabric.device,
+                seed=recipe.run.seed,
+                progress=False,
+            )
+            write_evaluation(run.evaluation, result)
+        fabric.barrier()
+    return load_checkpoint(run.checkpoint)
 
 
 def _assemble(fabric: Fabric, recipe: Recipe, data: TrainingData, network: Classifier, steps: int) -> Training:
@@ -158,10 +162,10 @@ def _assemble(fabric: Fabric, recipe: Recipe, data: TrainingData, network: Class
     )
 
 
-def _train(training: Training, out: Path, *, progress: bool) -> None:
+def _train(training: Training, run: RunDirectory, *, progress: bool) -> None:
     recipe, fabric = training.recipe, training.fabric
     epochs = recipe.training.epochs
-    writer = _event_writer(out) if recipe.run.tensorboard and fabric.is_global_zero else None
+    writer = _event_writer(run.folder) if recipe.run.tensorboard and fabric.is_global_zero else None
     done = training.epochs_done * training.steps
     with TrainingProgress(recipe.recipe, epochs * training.steps, done, enabled=progress) as shown:
         while training.epochs_done < epochs:
@@ -169,8 +173,8 @@ def _train(training: Training, out: Path, *, progress: bool) -> None:
             training.epochs_done += 1
             training.rows.append(row)
             if fabric.is_global_zero:
-                save_state(out, training.state())
-                write_rows(out, training.rows)
+                save_state(run, training.state())
+                write_rows(run, training.rows)
             if writer is not None:
                 for name, value in row.items():
                     writer.add_scalar(name, value, row["epoch"])
@@ -311,15 +315,10 @@ def _probe(training: Training) -> tuple[float, float, float]:
 def _calibrated(training: Training) -> Detector:
     """The trained network with its score and the γ that accepts 95 % of the held-out ID images."""
     network, recipe, data = training.network.eval(), training.recipe, training.data
-    score = training.step.objective.score
-    logits = collect_logits(
-        network, data.id.validation, batch_size=SCORING_BATCH, device=training.fabric.device, progress=False
-    )
-    threshold = threshold_at_tpr(score(logits).double().cpu().numpy())
-    return Detector(
+    uncalibrated = Detector(
         model=network,
-        score=score,
-        threshold=threshold,
+        score=training.step.objective.score,
+        threshold=None,
         architecture=recipe.model.architecture,
         input_shape=data.id.train.shape,
         classes=data.id.train.classes,
@@ -329,6 +328,7 @@ def _calibrated(training: Training) -> Detector:
         absent_class=recipe.absent_class,
         split=data.id.split,
     )
+    return uncalibrated.calibrated(data.id.validation, batch_size=SCORING_BATCH, device=training.fabric.device)
 
 
 def _event_writer(out: Path) -> Any:

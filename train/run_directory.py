@@ -1,12 +1,10 @@
-"""The folder of a run: made or resumed with care, its files written atomically."""
+"""What training keeps in a run directory: its recipe, its state, its rows; made or resumed with care."""
 
 import csv
 import io
 import platform
 import shutil
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -15,12 +13,8 @@ import torch
 from certood import __version__
 from certood.errors import CheckpointError, RecipeError, RunDirectoryError
 from certood.files import replacing, write_atomically
+from certood.runs import RunDirectory
 from certood.train.recipe import Recipe, make_recipe
-
-RECIPE_FILE = "recipe.toml"
-
-STATE_FILE = "training_state.pt"
-TRAINING_FILE = "training.csv"
 
 TRAINING_COLUMNS = (
     "epoch",
@@ -36,41 +30,42 @@ TRAINING_COLUMNS = (
 )
 
 
-def prepare_run(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+def prepare_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
     """Make the folder of a run, or check that the one that exists may be resumed or overwritten.
 
     Raises RunDirectoryError where it exists and neither was asked for, where what would be overwritten is not a run,
     where the recipe to resume differs, or where the folder cannot be written.
     """
+    check_run(run, recipe, resume=resume, overwrite=overwrite)
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            _check_existing(out, recipe, resume=resume, overwrite=overwrite)
-            if overwrite and not resume:
-                shutil.rmtree(out)
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
+        if overwrite and not resume and run.recipe.is_file():
+            shutil.rmtree(run.folder)
+        run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunDirectoryError(f"cannot write the run directory {out}: {error.strerror or error}") from error
+        raise RunDirectoryError(f"cannot write the run directory {run.folder}: {error.strerror or error}") from error
 
 
-def _check_existing(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    stored = out / RECIPE_FILE
+def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+    """Raise RunDirectoryError where `prepare_run` would; nothing is written."""
+    if run.empty:
+        return
+    out = run.folder
     if not resume and not overwrite:
         raise RunDirectoryError(
             f"{out} exists already; continue it with --resume, replace it with --overwrite, or choose another --out"
         )
-    if not stored.is_file():
-        if resume and (out / STATE_FILE).exists():
+    if not run.recipe.is_file():
+        if resume and run.training_state.exists():
             raise RunDirectoryError(
-                f"{out} has no {RECIPE_FILE}, so what was trained there is not known: use --overwrite"
+                f"{out} has no {run.recipe.name}, so what was trained there is not known: use --overwrite"
             )
         if overwrite and not resume:
-            raise RunDirectoryError(f"{out} holds files but no {RECIPE_FILE}: it is not a run, and is left as it is")
+            raise RunDirectoryError(
+                f"{out} holds files but no {run.recipe.name}: it is not a run, and is left as it is"
+            )
         return
     if resume:
-        differing = different_keys(read_run_recipe(out), recipe)
+        differing = different_keys(read_run_recipe(run), recipe)
         if differing:
             raise RunDirectoryError(
                 f"{out} was trained with another recipe ({', '.join(differing)} differ); "
@@ -78,17 +73,14 @@ def _check_existing(out: Path, recipe: Recipe, *, resume: bool, overwrite: bool)
             )
 
 
-def read_run_recipe(out: Path) -> Recipe:
+def read_run_recipe(run: RunDirectory) -> Recipe:
     """The resolved recipe stored in a run directory; raises RunDirectoryError where it cannot be read."""
-    try:
-        tables = tomllib.loads((out / RECIPE_FILE).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RunDirectoryError(f"cannot read {out / RECIPE_FILE}: {error}") from error
+    tables = run.recipe_tables()
     tables.pop("record", None)
     try:
         return make_recipe(tables)
     except RecipeError as error:
-        raise RunDirectoryError(f"{out / RECIPE_FILE}: {error}") from error
+        raise RunDirectoryError(f"{run.recipe}: {error}") from error
 
 
 def different_keys(first: Recipe, second: Recipe) -> list[str]:
@@ -111,7 +103,7 @@ def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def write_recipe(out: Path, recipe: Recipe, fingerprints: Mapping[str, str]) -> None:
+def write_recipe(run: RunDirectory, recipe: Recipe, fingerprints: Mapping[str, str]) -> None:
     """Write recipe.toml: the resolved recipe, and a record of versions and of the SHA-256 of each image set."""
     tables = recipe.to_toml()
     tables["record"] = {
@@ -120,24 +112,24 @@ def write_recipe(out: Path, recipe: Recipe, fingerprints: Mapping[str, str]) -> 
         "python": platform.python_version(),
         "sha256": dict(fingerprints),
     }
-    write_atomically(out / RECIPE_FILE, tomli_w.dumps(tables).encode())
+    write_atomically(run.recipe, tomli_w.dumps(tables).encode())
 
 
-def save_state(out: Path, state: Mapping[str, Any]) -> None:
+def save_state(run: RunDirectory, state: Mapping[str, Any]) -> None:
     """Write the state from which training resumes, atomically."""
     try:
-        with replacing(out / STATE_FILE) as temporary:
+        with replacing(run.training_state) as temporary:
             torch.save(dict(state), temporary)
     except (OSError, RuntimeError) as error:
-        raise RunDirectoryError(f"cannot write {out / STATE_FILE}: {error}") from error
+        raise RunDirectoryError(f"cannot write {run.training_state}: {error}") from error
 
 
-def load_state(out: Path, device: torch.device) -> dict[str, Any] | None:
+def load_state(run: RunDirectory, device: torch.device) -> dict[str, Any] | None:
     """The state from which training resumes, or None where training had not finished an epoch.
 
     Raises CheckpointError where the file is damaged.
     """
-    path = out / STATE_FILE
+    path = run.training_state
     if not path.is_file():
         return None
     try:
@@ -149,10 +141,10 @@ def load_state(out: Path, device: torch.device) -> dict[str, Any] | None:
     return state
 
 
-def write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(run: RunDirectory, rows: list[dict[str, Any]]) -> None:
     """Write training.csv: a row an epoch."""
     text = io.StringIO()
     writer = csv.DictWriter(text, TRAINING_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(out / TRAINING_FILE, text.getvalue().encode())
+    write_atomically(run.training, text.getvalue().encode())

@@ -12,7 +12,7 @@ from certood.analysis.reporting.plots import Picture, thumbnail
 from certood.analysis.reporting.runs import Run
 from certood.data import ImageSource, load_set
 from certood.errors import CertoodError
-from certood.run_data import load_run_data
+from certood.runs import load_run_data
 
 WORST = 6
 

@@ -1,17 +1,14 @@
 """What a report reads of a run: its recipe, evaluation, certification and certificates."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from certood.analysis.certify_run import CERTIFICATION_FILE, SETTINGS_FILE
-from certood.analysis.records import CERTIFICATES_FILE, Certificate, read_certificates
+from certood.analysis.records import Certificate, read_certificates
 from certood.errors import RunDirectoryError
-from certood.run_data import recipe_tables
-
-EVALUATION_FILE = "evaluation.json"
+from certood.runs import RunDirectory
+from certood.runs.directory import read_json
 
 
 @dataclass(frozen=True)
@@ -76,36 +73,24 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 def _read(path: Path) -> Run:
     if not path.is_dir():
         raise RunDirectoryError(f"no run directory {path}")
-    evaluation = _json(path / EVALUATION_FILE, ("accuracy", "scores"))
-    certification = _json(path / CERTIFICATION_FILE, ("norm", "method", "eps", "sets", "violations", "settings"))
+    files = RunDirectory(path)
+    evaluation = read_json(files.evaluation, ("accuracy", "scores"))
+    certification = read_json(files.certification, ("norm", "method", "eps", "sets", "violations", "settings"))
     if evaluation is None and certification is None:
         raise RunDirectoryError(
-            f"{path} has neither {EVALUATION_FILE} nor {CERTIFICATION_FILE}: evaluate or certify it first"
+            f"{path} has neither {files.evaluation.name} nor {files.certification.name}: evaluate or certify it first"
         )
-    run = Run(path.resolve().name, path, recipe_tables(path), evaluation)
+    run = Run(path.resolve().name, path, files.recipe_tables(), evaluation)
     if certification is None:
-        unfinished = (path / CERTIFICATES_FILE).is_file()
+        unfinished = files.certificates.is_file()
         return replace(run, note="its certification has not ended; the same command continues it" if unfinished else "")
-    certificates, _ = read_certificates(path / CERTIFICATES_FILE, tuple(certification["eps"]))
+    certificates, _ = read_certificates(files.certificates, tuple(certification["eps"]))
     counted = sum(entry["n"] for entry in certification["sets"].values())
     if counted != len(certificates):
         return replace(
             run,
-            note=f"{CERTIFICATION_FILE} is about {counted} images and {CERTIFICATES_FILE} has {len(certificates)}: "
-            "its certification has not ended; the same command continues it",
+            note=f"{files.certification.name} is about {counted} images and {files.certificates.name} has "
+            f"{len(certificates)}: its certification has not ended; the same command continues it",
         )
-    settings = _json(path / SETTINGS_FILE, ()) or {}
+    settings = read_json(files.certification_settings) or {}
     return replace(run, certification=certification, certificates=tuple(certificates), settings=settings)
-
-
-def _json(path: Path, keys: Sequence[str]) -> Mapping[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"cannot read {path}: {error}") from error
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if missing or not isinstance(content, dict):
-        raise RunDirectoryError(f"{path} is damaged: expected {', '.join(keys) or 'an object'}, missing {missing}")
-    return content

@@ -106,7 +106,7 @@ def command(
     from certood.analysis.settings import Settings
     from certood.analysis.summary import summary_table
     from certood.cli.detectors import calibrated, open_detector
-    from certood.run_data import load_run_data
+    from certood.runs import RunDirectory, load_run_data
 
     wanted = [parse_requirement(text) for text in requirements]
     settings = Settings(
@@ -121,11 +121,13 @@ def command(
         smoothing=MedianSmoothing(sigma, samples, confidence),
     )
     detector = open_detector(run, foreign)
-    splits, sets = load_run_data(run, id_name=id_name, id_test=id_test, ood=ood, root=data_root)
+    splits, sets = load_run_data(
+        run, id_name=id_name, id_test=id_test, ood=ood, root=data_root, recorded=detector.split
+    )
     kinds = {splits.test.name: "id"} | dict.fromkeys(sets, "ood")
     check_names(wanted, kinds, smoothed=method == "smoothing")
     detector = calibrated(detector, splits, score_name, foreign=foreign.get("architecture") is not None)
-    folder = out or (run if run.is_dir() else run.parent)
+    folder = out or RunDirectory.of(run).folder
     result = certify_sets(
         detector,
         splits.test,

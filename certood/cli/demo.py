@@ -60,19 +60,20 @@ def _train(recipe: "Recipe", run: Path, *, overwrite: bool) -> None:
     import json
     import sys
 
-    from certood.checkpoints import CHECKPOINT_FILE
-    from certood.train.loop import EVALUATION_FILE, fit
+    from certood.runs import RunDirectory
+    from certood.train.loop import fit
     from certood.train.run_directory import prepare_run
 
-    finished = (run / CHECKPOINT_FILE).is_file() and (run / EVALUATION_FILE).is_file()
+    files = RunDirectory(run)
+    finished = files.checkpoint.is_file() and files.evaluation.is_file()
     if finished and not overwrite:
         # It must be the run of this recipe, not of another seed or length.
-        prepare_run(run, recipe, resume=True, overwrite=False)
+        prepare_run(files, recipe, resume=True, overwrite=False)
         click.echo(f"  trained and evaluated before: {run}")
     else:
         click.echo(f"  training and evaluating -> {run}/ checkpoint.safetensors, training.csv, evaluation.json")
         fit(recipe, run, resume=not overwrite, overwrite=overwrite, progress=sys.stderr.isatty())
-    evaluation = json.loads((run / EVALUATION_FILE).read_text("utf-8"))
+    evaluation = json.loads(files.evaluation.read_text("utf-8"))
     mean = evaluation["scores"][evaluation["score"]]["mean"]
     click.echo(
         f"    accuracy {100 * evaluation['accuracy']:.1f} %, "
@@ -83,10 +84,11 @@ def _train(recipe: "Recipe", run: Path, *, overwrite: bool) -> None:
 def _certify(run: Path, settings: "Settings", limit: int, *, overwrite: bool) -> None:
     from certood.analysis.certify_run import certify_sets
     from certood.checkpoints import load_checkpoint
-    from certood.run_data import load_run_data
+    from certood.runs import load_run_data
 
     result = None if overwrite else _certified_before(run, settings, limit)
-    splits, sets = load_run_data(run)
+    detector = load_checkpoint(run)
+    splits, sets = load_run_data(run, recorded=detector.split)
     if result is not None:
         click.echo(f"  certified before: {run}")
     else:
@@ -94,7 +96,7 @@ def _certify(run: Path, settings: "Settings", limit: int, *, overwrite: bool) ->
             f"  certifying up to {limit} images of each of {1 + len(sets)} sets -> {run}/ certificates.csv, "
             "certification.json, figures/"
         )
-        result = certify_sets(load_checkpoint(run), splits.test, sets, run, settings, limit=limit, overwrite=overwrite)
+        result = certify_sets(detector, splits.test, sets, run, settings, limit=limit, overwrite=overwrite)
     inside = result["sets"][splits.test.name]
     click.echo(
         f"    median radius of ID images: certified {_radius(inside['median_radius_certified'])}, "
@@ -106,10 +108,10 @@ def _certified_before(run: Path, settings: "Settings", limit: int) -> dict[str, 
     """What certification.json holds where it was made with these settings and is newer than the weights; else None."""
     import json
 
-    from certood.analysis.certify_run import CERTIFICATION_FILE, SETTINGS_FILE
-    from certood.checkpoints import CHECKPOINT_FILE
+    from certood.runs import RunDirectory
 
-    found, stored = run / CERTIFICATION_FILE, run / SETTINGS_FILE
+    files = RunDirectory(run)
+    found, stored = files.certification, files.certification_settings
     if not (found.is_file() and stored.is_file()):
         return None
     try:
@@ -118,7 +120,7 @@ def _certified_before(run: Path, settings: "Settings", limit: int) -> dict[str, 
     except ValueError:
         return None
     wanted = json.loads(json.dumps(settings.record() | {"limit": limit}))
-    newer = found.stat().st_mtime_ns >= (run / CHECKPOINT_FILE).stat().st_mtime_ns
+    newer = found.stat().st_mtime_ns >= files.checkpoint.stat().st_mtime_ns
     return result if newer and all(made.get(key) == value for key, value in wanted.items()) else None
 
 

@@ -60,9 +60,7 @@ def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None,
     from dataclasses import replace
 
     from certood.errors import CertoodError, MissingThreshold
-    from certood.evaluation import collect_logits
-    from certood.metrics import threshold_at_tpr
-    from certood.scores import AbsentClass, score_by_name, score_logits
+    from certood.scores import AbsentClass, score_by_name
 
     score = detector.score if score_name is None else score_by_name(score_name)
     if isinstance(score, AbsentClass) and not detector.absent_class:
@@ -73,13 +71,12 @@ def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None,
         if not foreign:
             raise MissingThreshold
         score = detector.score
-    logits = collect_logits(detector.model, splits.validation)
-    values = score_logits(score, logits, absent_class=detector.absent_class)
-    threshold = threshold_at_tpr(values.numpy(), detector.tpr)
+    found = replace(detector, score=score).calibrated(splits.validation)
     click.echo(
-        f"γ = {threshold:.6g} for score {score.name}: accepts {detector.tpr:.0%} of {len(splits.validation)} validation images"
+        f"γ = {found.threshold:.6g} for score {score.name}: accepts {found.tpr:.0%} of {len(splits.validation)} "
+        "validation images"
     )
-    return replace(detector, score=score, threshold=threshold)
+    return found
 
 
 def _numbers(text: str, option: str, count: int) -> tuple[float, ...]:

@@ -35,26 +35,23 @@ def command(
     out: Path | None,
 ) -> None:
     """Measure the detector of RUN: a run directory or a checkpoint file."""
-    from dataclasses import replace
-
     from rich.console import Console
 
-    from certood.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+    from certood.checkpoints import load_checkpoint, save_checkpoint
     from certood.devices import resolve_device
-    from certood.evaluation import collect_logits, evaluate, evaluation_table, write_evaluation
-    from certood.metrics import threshold_at_tpr
-    from certood.run_data import load_run_data
-    from certood.scores import score_by_name, score_logits
+    from certood.evaluation import evaluate, evaluation_table, write_evaluation
+    from certood.runs import RunDirectory, load_run_data
+    from certood.scores import score_by_name
 
     chosen = resolve_device(device)
     detector = load_checkpoint(run, chosen)
-    splits, sets = load_run_data(run, id_name=id_name, id_test=id_test, ood=ood, root=data_root)
-    checkpoint = run / CHECKPOINT_FILE if run.is_dir() else run
+    splits, sets = load_run_data(
+        run, id_name=id_name, id_test=id_test, ood=ood, root=data_root, recorded=detector.split
+    )
+    files = RunDirectory.of(run)
     if calibrate:
-        logits = collect_logits(detector.model, splits.validation, batch_size=batch_size, device=chosen, progress=True)
-        scores = score_logits(detector.score, logits, absent_class=detector.absent_class)
-        detector = replace(detector, threshold=threshold_at_tpr(scores.numpy(), detector.tpr))
-        save_checkpoint(detector, checkpoint)
+        detector = detector.calibrated(splits.validation, batch_size=batch_size, device=chosen, progress=True)
+        save_checkpoint(detector, files.checkpoint if run.is_dir() else run)
     result = evaluate(
         detector,
         splits,
@@ -64,7 +61,7 @@ def command(
         scores=[score_by_name(name) for name in score_names] or None,
         bootstrap=bootstrap,
     )
-    out = out or checkpoint.with_name("evaluation.json")
+    out = out or files.evaluation
     write_evaluation(out, result)
     Console().print(evaluation_table(result))
     click.echo(f"Written: {out}")

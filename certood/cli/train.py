@@ -66,12 +66,13 @@ def _train(recipe: "Recipe", out: Path, *, resume: bool, overwrite: bool) -> Non
     from rich.console import Console
 
     from certood.evaluation import evaluation_table
-    from certood.train.loop import EVALUATION_FILE, fit
+    from certood.runs import RunDirectory
+    from certood.train.loop import fit
 
     try:
         fit(recipe, out, resume=resume, overwrite=overwrite)
     except KeyboardInterrupt:
         click.echo(f"Interrupted. Whole epochs are kept in {out}; the same command with --resume continues.", err=True)
         raise SystemExit(130) from None
-    Console().print(evaluation_table(json.loads((out / EVALUATION_FILE).read_text("utf-8"))))
+    Console().print(evaluation_table(json.loads(RunDirectory(out).evaluation.read_text("utf-8"))))
     click.echo(f"Run directory: {out}")

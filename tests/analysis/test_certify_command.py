@@ -277,7 +277,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], list[str]], int, str]] = {
     "a file as folder": (
         lambda tmp, _: [(tmp / "file").write_text("x") and "--out", str(tmp / "file")],
         2,
-        "cannot use the folder",
+        "cannot write the run directory",
     ),
 }
 

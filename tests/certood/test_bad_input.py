@@ -1,5 +1,6 @@
 """Bad input on the command line: one clear error, the right exit code, nothing lost."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -141,13 +142,25 @@ def test_a_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     assert "--architecture" in result.stderr
 
 
-def test_evaluating_elsewhere_needs_the_sets_named(finished: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_was_moved_keeps_its_split(finished: Path, tmp_path: Path) -> None:
     lone = tmp_path / "lone.safetensors"
     shutil.copy(finished / "checkpoint.safetensors", lone)
-    assert "name them with --id" in run("evaluate", str(lone)).stderr
-    result = run("evaluate", str(lone), "--id", "digits", "--ood", "digits-near", "--bootstrap", "20")
+    result = run("evaluate", str(lone), "--ood", "digits-near", "--bootstrap", "20")
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "evaluation.json").is_file()
+    moved, own = (json.loads((folder / "evaluation.json").read_text()) for folder in (tmp_path, finished))
+    assert (moved["n_id"], moved["accuracy"]) == (own["n_id"], own["accuracy"])
+    one, two = (found["scores"]["energy"]["sets"]["digits-near"] for found in (moved, own))
+    assert {key: one[key] for key in two} == two
+
+
+def test_a_checkpoint_without_a_split_needs_the_set_named(finished: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from certood.checkpoints import load_checkpoint, save_checkpoint
+
+    lone = tmp_path / "lone.safetensors"
+    save_checkpoint(replace(load_checkpoint(finished), split=None), lone)
+    assert "name them with --id" in run("evaluate", str(lone)).stderr
 
 
 def test_a_traceback_comes_with_debug_only() -> None:

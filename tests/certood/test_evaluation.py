@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from certood.data import IdSplits, ImageSet, to_pixels
 from certood.detector import Detector
 from certood.errors import CertoodError, DataError
-from certood.evaluation import collect_logits, evaluate, evaluation_table, write_evaluation
+from certood.evaluation import evaluate, evaluation_table, write_evaluation
+from certood.inference import collect_logits
 from certood.metrics import threshold_at_tpr
 from certood.scores import Energy, score_logits
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from certood.checkpoints import CHECKPOINT_FILE, load_checkpoint
+from certood.checkpoints import load_checkpoint
 from certood.data import load_id, load_set, to_pixels
 from certood.errors import RecipeError, RunDirectoryError, TrainingDiverged
+from certood.runs import RunDirectory
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, load_recipe
-from certood.train.run_directory import STATE_FILE, TRAINING_FILE
 
 SHORT = ["training.epochs=3", "training.steps_per_epoch=4", "run.device=cpu", "model.options.width=4"]
 
@@ -29,7 +29,7 @@ def recipe(name: str = "digits-greg-plus", *settings: str) -> Recipe:
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(out / CHECKPOINT_FILE)
+    return load_file(RunDirectory(out).checkpoint)
 
 
 def same(one: Path, two: Path) -> bool:
@@ -41,7 +41,7 @@ def same(one: Path, two: Path) -> bool:
 def test_a_run_leaves_its_files_and_they_agree(tmp_path: Path, name: str) -> None:
     out = tmp_path / "run"
     detector = fit(recipe(name), out, progress=False)
-    with (out / TRAINING_FILE).open(newline="") as file:
+    with RunDirectory(out).training.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert all(float(row["gradient_norm_in"]) > 0 and float(row["gradient_norm_out"]) > 0 for row in rows)
@@ -76,13 +76,13 @@ def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(tmp_path: Path) 
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "cut" / STATE_FILE).exists():
+    while not RunDirectory(tmp_path / "cut").training_state.exists():
         assert time.monotonic() < deadline, "no epoch was finished"
-        assert process.poll() is None or (tmp_path / "cut" / STATE_FILE).exists()
+        assert process.poll() is None or RunDirectory(tmp_path / "cut").training_state.exists()
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (tmp_path / "cut" / CHECKPOINT_FILE).unlink(missing_ok=True)
+    RunDirectory(tmp_path / "cut").checkpoint.unlink(missing_ok=True)
     with pytest.raises(RunDirectoryError, match="--resume"):
         fit(recipe(), tmp_path / "cut", progress=False)
     fit(recipe(), tmp_path / "cut", resume=True, progress=False)
@@ -117,7 +117,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_a_hint(tmp_path: Path
             tmp_path / "run",
             progress=False,
         )
-    assert not (tmp_path / "run" / CHECKPOINT_FILE).exists()
+    assert not RunDirectory(tmp_path / "run").checkpoint.exists()
 
 
 @pytest.mark.parametrize("mode", ["exact", "finite-difference"])
@@ -132,7 +132,7 @@ def test_two_processes_train_as_one(tmp_path: Path, mode: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    with (tmp_path / "one" / TRAINING_FILE).open() as one, (tmp_path / "two" / TRAINING_FILE).open() as two:
+    with RunDirectory(tmp_path / "one").training.open() as one, RunDirectory(tmp_path / "two").training.open() as two:
         for first, second in zip(csv.DictReader(one), csv.DictReader(two), strict=True):
             for column in ("loss", "cross_entropy", "outlier", "gradient"):
                 assert float(first[column]) == pytest.approx(float(second[column]), rel=1e-5), column

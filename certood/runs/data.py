@@ -1,23 +1,12 @@
 """The image sets of a finished run, read from its recipe.toml, or those that the user names."""
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from certood.data import IdSplits, ImageSource, Split, load_id, load_set
-from certood.errors import DataError, RunDirectoryError
-
-
-def recipe_tables(run: Path) -> dict[str, Any]:
-    """The tables of the recipe.toml of a run directory, or beside a checkpoint; empty where there is none."""
-    path = (run if run.is_dir() else run.parent) / "recipe.toml"
-    if not path.is_file():
-        return {}
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RunDirectoryError(f"cannot read {path}: {error}") from error
+from certood.errors import DataError
+from certood.runs.directory import RunDirectory
 
 
 def load_run_data(
@@ -35,14 +24,14 @@ def load_run_data(
     `data.split_seed` was a key were split by `run.seed`. The split that a checkpoint carries is `recorded`, and wins.
     Raises DataError where nothing says which ID images to take.
     """
-    tables = recipe_tables(run)
+    tables = RunDirectory.of(run).recipe_tables()
     data: dict[str, Any] = tables.get("data", {})
-    name = id_name or data.get("id")
+    name = id_name or data.get("id") or (recorded.id if recorded is not None else None)
     if name is None:
-        raise DataError(f"{run} has no recipe.toml that names its in-distribution images; name them with --id")
+        raise DataError(f"{run} has no record of its in-distribution images; name them with --id")
     own = name == data.get("id")
     root = root or Path(data.get("root", "data"))
-    size = data.get("size")
+    size = data.get("size", recorded.size if recorded is not None else None)
     held_out = data.get("validation", 0.1)
     splits = load_id(
         name,

@@ -1,0 +1,53 @@
+"""Detectors in files: certood's own checkpoints, somebody else's weights, and ONNX files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from certood.checkpoints.foreign import load_foreign
+from certood.checkpoints.own import load_checkpoint, save_checkpoint
+from certood.detector import Detector
+from certood.errors import CheckpointError
+from certood.scores import Score
+
+__all__ = ["load", "load_checkpoint", "load_foreign", "save_checkpoint"]
+
+
+def load(
+    path: Path | str,
+    *,
+    architecture: str | None = None,
+    classes: int | tuple[str, ...] | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    score: Score | None = None,
+    options: Mapping[str, bool | int | float | str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Detector:
+    """The detector of a run directory or checkpoint, or, with `architecture`, of somebody else's weights.
+
+    Foreign weights need `classes` (names or their number) and `input_shape` (C, H, W) as well; `mean` and `std` are their
+    normalisation, a number a channel (default: none); they come without γ, see `Detector.calibrated`. Raises CheckpointError
+    where the file is missing, damaged, or does not fit (see `load_foreign`).
+    """
+    if architecture is None:
+        given = {"classes": classes, "input_shape": input_shape, "mean": mean, "std": std, "score": score}
+        needless = [name for name, value in given.items() if value is not None]
+        if needless:
+            raise CheckpointError(f"{', '.join(needless)} describe foreign weights, which need `architecture` too")
+        return load_checkpoint(path, device)
+    if classes is None or input_shape is None:
+        raise CheckpointError("foreign weights need `classes` and `input_shape` beside `architecture`")
+    return load_foreign(
+        path,
+        architecture=architecture,
+        classes=classes,
+        input_shape=input_shape,
+        mean=mean or (0.0,) * input_shape[0],
+        std=std or (1.0,) * input_shape[0],
+        score=score,
+        options=options,
+        device=device,
+    )

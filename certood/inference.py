@@ -1,0 +1,48 @@
+"""Logits of whole image sets, batch by batch."""
+
+from collections.abc import Iterable
+
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from certood.data.source import ImageSource, to_pixels
+from certood.errors import DataError
+
+
+def collect_logits(
+    model: nn.Module,
+    source: ImageSource,
+    *,
+    batch_size: int = 512,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> Tensor:
+    """Logits (N, K) of every image of a set, in float64 on the CPU; the network is run in eval mode.
+
+    Raises DataError where a logit is not finite.
+    """
+    with Progress(disable=not progress, transient=True) as shown:
+        indices = shown.track(torch.arange(len(source)).split(batch_size), description=source.name)
+        batches = (to_pixels(source.batch(part).to(device)) for part in indices)
+        return logits_of_batches(model, batches, source.name)
+
+
+def logits_of_batches(model: nn.Module, batches: Iterable[Tensor], name: str) -> Tensor:
+    """Logits (N, K) of batches of images (n, C, H, W) in [0, 1], in float64 on the CPU; the network is run in eval mode.
+
+    `name` is what errors call the images. Raises DataError where a logit is not finite.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            parts = [model(images).double().cpu() for images in batches]
+    finally:
+        model.train(training)
+    logits = torch.cat(parts).clone()
+    if not logits.isfinite().all():
+        raise DataError(
+            f"the network's logits are not finite on {int((~logits.isfinite()).any(1).sum())} images of {name}"
+        )
+    return logits
