@@ -11,7 +11,8 @@ from torch import Tensor
 
 from certood.analysis.bounds.auto_lirpa import AutoLirpa
 from certood.analysis.bounds.ball import Bounds, LpBall
-from certood.analysis.bounds.capturing import capture, list_operations, supported_operations
+from certood.analysis.bounds.capturing import Captured, capture, list_operations, supported_operations
+from certood.analysis.bounds.exporting import export
 from certood.analysis.bounds.gradient_bounds import GradientBounds, gradient_bound, logit_gradient_bound, score_gradient
 from certood.analysis.bounds.graph import Graph, Node
 from certood.analysis.bounds.linear.propagation import Analysis, LinearBound
@@ -28,6 +29,7 @@ __all__ = [
     "METHODS",
     "Analysis",
     "Bounds",
+    "Captured",
     "GradientBounds",
     "Graph",
     "LinearBound",
@@ -37,6 +39,7 @@ __all__ = [
     "bound",
     "capture",
     "default_memory",
+    "export",
     "gradient_bound",
     "images_at_once",
     "list_operations",

@@ -28,7 +28,7 @@ def folded(graph: Graph) -> Graph:
         else:
             place[index] = sources[0]
             nodes[sources[0]] = replace(nodes[sources[0]], operation=joined)
-    return Graph(tuple(nodes), graph.module)
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _joined(first: Operation, second: ChannelAffine, before: torch.Size, after: torch.Size) -> Operation | None:

@@ -23,13 +23,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network in eval mode and float64; node 0 is the input image, the last node the logits.
+    """A network in eval mode; node 0 is the input image, the last node the logits.
 
-    `module` is the network that was captured, in eval mode and float64.
+    `module` is the network that was captured, in eval mode and float64; `dtype` that of the constants, in which values are
+    computed.
     """
 
     nodes: tuple[Node, ...]
     module: nn.Module | None = None
+    dtype: torch.dtype = torch.float64
 
     @property
     def outputs(self) -> int:
@@ -71,7 +73,7 @@ class Graph:
 
     def values(self, images: Tensor) -> Mapping[int, Tensor]:
         """The value of every node."""
-        found = {0: images.to(torch.float64)}
+        found = {0: images.to(self.dtype)}
         for index, node in enumerate(self.nodes[1:], start=1):
             found[index] = node.operation.forward([found[source] for source in node.inputs])
         return found

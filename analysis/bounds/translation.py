@@ -1,13 +1,12 @@
 """ATen operations as operations that can be bounded: one translator each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from certood.analysis.bounds.calls import Call, Reference
 from certood.analysis.bounds.operations import activations
 from certood.analysis.bounds.operations.axis import AxisFunction, LogSoftmax, LogSumExp, Maximum, Softmax
 from certood.analysis.bounds.operations.base import (
@@ -21,224 +20,181 @@ from certood.analysis.bounds.operations.base import (
 )
 from certood.analysis.bounds.operations.convolution import Convolution
 from certood.analysis.bounds.operations.pairs import MaxPool, Product
-from certood.errors import UnsupportedOperation
+
+# A translator gives the operation of a node that reads all inputs of the call, or a value that it has made of several nodes.
+Translator = Callable[[Call], Operation | Reference]
 
 
-@dataclass(frozen=True)
-class Call:
-    """An ATen call under translation: arguments are numbers, constant tensors in float64, or `Reference`s to nodes."""
-
-    target: str
-    arguments: tuple[Any, ...]
-    shape: torch.Size
-    input_shapes: tuple[torch.Size, ...]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """An argument that depends on the image: the index of its node."""
-
-    index: int
-
-
-Translator = Callable[[Call], Operation]
-
-
-def _pair(value: Any, default: int = 0) -> tuple[int, int]:
+def _pair(value: Any) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
-    numbers = [int(number) for number in value] or [default]
+    numbers = [int(number) for number in value]
     return numbers[0], numbers[-1]
 
 
-def _argument(call: Call, position: int, default: Any) -> Any:
-    return call.arguments[position] if len(call.arguments) > position else default
-
-
-def _refuse(call: Call, why: str) -> UnsupportedOperation:
-    return UnsupportedOperation(f"operation {call.target} is not supported {why}")
+def _plain(call: Call, *ranks: int) -> None:
+    """Refuse what is not (N, …) with so many axes."""
+    for part in (*(source.layout for source in call.inputs), call.layout):
+        if not part.is_plain or len(part.shape) not in ranks:
+            raise call.refusal(f"unless it works on (N, …) with {' or '.join(map(str, ranks))} axes")
 
 
 def _convolution(call: Call) -> Operation:
-    weight, bias = call.arguments[1], _argument(call, 2, None)
-    stride, padding, dilation, groups = (_argument(call, place, one) for place, one in ((3, 1), (4, 0), (5, 1), (6, 1)))
-    if isinstance(padding, str) or isinstance(weight, Reference) or weight.ndim != 4:
-        raise _refuse(call, "with a padding given by name or a weight that depends on the image")
-    return Convolution(weight, bias, _pair(stride, 1), _pair(padding), _pair(dilation, 1), groups)
+    _plain(call, 4)
+    padding, groups = call.argument("padding"), call.argument("groups")
+    geometry = _pair(call.argument("stride")), _pair(padding), _pair(call.argument("dilation"))
+    return Convolution(call.required("weight"), call.constant("bias"), *geometry, groups)
 
 
 def _linear(call: Call) -> Operation:
-    if any(isinstance(part, Reference) for part in call.arguments[1:]):
-        raise _refuse(call, "with a weight that depends on the image")
-    return Linear(call.arguments[1], _argument(call, 2, None))
+    if call.source.layout.axis == len(call.source.layout.shape) - 1:
+        raise call.refusal("along the batch axis")
+    return Linear(call.required("weight"), call.constant("bias"))
 
 
 def _batch_norm(call: Call) -> Operation:
-    _, weight, bias, mean, variance = call.arguments[:5]
-    epsilon = next(part for part in reversed(call.arguments) if isinstance(part, float))
-    scale = torch.rsqrt(variance + epsilon) * (1 if weight is None else weight)
-    shift = (0 if bias is None else bias) - mean * scale
+    _plain(call, 2, 3, 4, 5)
+    if call.optional("training", False):
+        raise call.refusal("in train mode")
+    call.ignored("momentum", "cudnn_enabled")
+    mean, variance = (call.constant(f"running_{name}") for name in ("mean", "var"))
+    if mean is None or variance is None:
+        raise call.refusal("with the statistics of the batch")
+    weight, bias = call.constant("weight"), call.constant("bias")
+    scale = torch.rsqrt(variance + call.argument("eps"))
+    scale = scale if weight is None else scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
     shape = (-1, *[1] * (len(call.shape) - 1))
     return ChannelAffine(scale.view(shape), shift.view(shape))
 
 
-def _per_sample(constant: Tensor, call: Call) -> Tensor:
-    """A constant as it stands against one sample: without a batch axis of one."""
-    if constant.ndim > len(call.shape):
-        if constant.shape[0] != 1:
-            raise _refuse(call, "with a constant that differs between the images of a batch")
-        constant = constant[0]
-    return constant.to(torch.float64)
+def _scaled(call: Call, scale: Tensor | float, shift: Tensor | float) -> Operation:
+    return ChannelAffine(call.tensor(scale), call.tensor(shift))
 
 
-def _sum(sign: float) -> Translator:
+def _sum(first: float, second: float) -> Translator:
     def translate(call: Call) -> Operation:
-        one, two, *rest = call.arguments
-        factor = sign * (rest[0] if rest else 1)
+        one, two = call.argument("self"), call.argument("other")
+        alpha = float(call.argument("alpha"))
+        # alpha multiplies the subtrahend, which of rsub is `self`.
+        factors = (first * alpha, second) if first < 0 else (first, second * alpha)
         if isinstance(one, Reference) and isinstance(two, Reference):
-            return WeightedSum(1.0, float(factor))
-        constant = torch.as_tensor(two if isinstance(one, Reference) else one, dtype=torch.float64)
-        constant = _per_sample(constant, call)
+            return WeightedSum(*factors)
         if isinstance(one, Reference):
-            return ChannelAffine(torch.ones(()).double(), factor * constant)
-        return ChannelAffine(torch.tensor(float(factor)).double(), constant)
+            return _scaled(call, factors[0], factors[1] * call.operand("other"))
+        return _scaled(call, factors[1], factors[0] * call.operand("self"))
 
     return translate
 
 
-def _reverse_subtraction(call: Call) -> Operation:
-    return ChannelAffine(torch.tensor(-1.0).double(), _per_sample(torch.as_tensor(call.arguments[1]).double(), call))
-
-
 def _multiplication(call: Call) -> Operation:
-    one, two = call.arguments[:2]
+    one, two = call.argument("self"), call.argument("other")
     if isinstance(one, Reference) and isinstance(two, Reference):
         if one == two:
-            raise _refuse(call, "as the square of an activation")
+            raise call.refusal("as the square of an activation")
         return Product()
-    constant = _per_sample(torch.as_tensor(two if isinstance(one, Reference) else one, dtype=torch.float64), call)
-    return ChannelAffine(constant, torch.zeros(()).double())
+    return _scaled(call, call.operand("other" if isinstance(one, Reference) else "self"), 0.0)
 
 
 def _division(call: Call) -> Operation:
-    one, two = call.arguments[:2]
-    if not isinstance(one, Reference) or isinstance(two, Reference):
-        raise _refuse(call, "with a divisor that depends on the image")
-    divisor = _per_sample(torch.as_tensor(two, dtype=torch.float64), call)
-    return ChannelAffine(1 / divisor, torch.zeros(()).double())
+    if call.optional("rounding_mode") is not None:
+        raise call.refusal(f"with rounding_mode={call.arguments['rounding_mode']!r}")
+    return _scaled(call, 1 / call.operand("other"), 0.0)
 
 
 def _negation(call: Call) -> Operation:
-    return ChannelAffine(torch.tensor(-1.0).double(), torch.zeros(()).double())
+    return _scaled(call, -1.0, 0.0)
 
 
 def _reshaping(call: Call) -> Operation:
-    shape = tuple(call.shape)
-    if torch.Size(shape).numel() != call.input_shapes[0].numel():
-        raise _refuse(call, "where it mixes images of a batch")
-    return Reshape(shape)
-
-
-def _axis(axis: int, call: Call) -> int:
-    """An axis of the batch tensor, made non-negative; the batch axis itself is refused."""
-    positive = axis % (len(call.input_shapes[0]) + 1)
-    if positive == 0:
-        raise _refuse(call, "along the batch axis")
-    return positive
+    # The layout of the value follows from its shape.
+    call.ignored("size", "shape", "start_dim", "end_dim", "dim", "sizes")
+    return Reshape(call.shape)
 
 
 def _permutation(call: Call) -> Operation:
-    order = [axis % (len(call.shape) + 1) for axis in call.arguments[1]]
-    if order[0] != 0:
-        raise _refuse(call, "where it moves the batch axis")
+    before = call.source.layout
+    dims = [axis % len(before.shape) for axis in call.argument("dims")]
+    order = [0, *(1 + before.sample_axis(axis) for axis in dims if axis != before.axis or before.is_folded)]
     return Monotone(lambda x: x.permute(order), 0)
 
 
-def _transposition(call: Call) -> Operation:
-    one, two = _axis(call.arguments[1], call), _axis(call.arguments[2], call)
-    return Monotone(lambda x: x.transpose(one, two), 0)
+def _moved(overlap: int | None = None) -> Translator:
+    """A linear operation on its first argument without negative coefficients: the ATen operation itself."""
+    return lambda call: Monotone(call.on_batches(), overlap)
 
 
-def _slice(call: Call) -> Operation:
-    raw = call.arguments[1] if len(call.arguments) > 1 else 0
-    start, end, step = (_argument(call, place, default) for place, default in ((2, None), (3, None), (4, 1)))
-    if raw == 0 and start in (None, 0) and (end is None or end >= 2**31):
-        return Monotone(lambda x: x, 0)
-    axis = _axis(raw, call)
-    return Monotone(lambda x: x[(slice(None),) * axis + (slice(start, end, step),)], 0)
+def _reduced(call: Call) -> Operation:
+    """A sum or mean along axes of a sample."""
+    call.axes("dim")
+    call.argument("keepdim")
+    call.check_all_read()
+    return Monotone(call.on_batches(), 1)
 
 
-def _selection(call: Call) -> Operation:
-    axis, index = _axis(call.arguments[1], call), call.arguments[2]
-    return Monotone(lambda x: x.select(axis, index), 0)
+def _identity(call: Call) -> Reference:
+    """The same value."""
+    call.ignored("memory_format", "p", "train", "implicit")
+    return call.source
+
+
+def _cast(call: Call) -> Reference:
+    """A change of precision, device or strides, none of which exists here; a change of values is refused."""
+    call.ignored("memory_format", "layout", "device", "pin_memory", "non_blocking", "copy")
+    wanted = call.optional("dtype")
+    if isinstance(call.optional("other"), Tensor):
+        wanted = call.arguments["other"].dtype
+    if wanted not in (None, torch.float64):
+        raise call.refusal(f"as a cast of an activation to {wanted}, which changes its value")
+    return call.source
 
 
 def _concatenation(call: Call) -> Operation:
-    axis = (_argument(call, 1, 0)) % (len(call.shape) + 1)
-    if axis == 0 or len(call.input_shapes) != len(call.arguments[0]):
-        raise _refuse(call, "along the batch axis or with constants")
-    return Concatenation(axis - 1)
-
-
-def _axes(call: Call) -> list[int]:
-    """The axes of the batch tensor that an operation runs over."""
-    axes = _argument(call, 1, None)
-    if axes is None or axes == []:
-        raise _refuse(call, "over the batch axis")
-    return [_axis(axis, call) for axis in ([axes] if isinstance(axes, int) else axes)]
-
-
-def _mean(call: Call) -> Operation:
-    chosen, keep = _axes(call), bool(_argument(call, 2, False))
-    return Monotone(lambda x: x.mean(chosen, keepdim=keep), 1)
-
-
-def _total(call: Call) -> Operation:
-    chosen, keep = _axes(call), bool(_argument(call, 2, False))
-    return Monotone(lambda x: x.sum(chosen, keepdim=keep), 1)
+    axis = call.layout.sample_axis(call.argument("dim"))
+    if len(call.inputs) != len(call.arguments["tensors"]):
+        raise call.refusal("with constants")
+    return Concatenation(axis)
 
 
 def _along_axes(kind: type[AxisFunction]) -> Translator:
-    return lambda call: kind([axis - 1 for axis in _axes(call)], call.shape)
+    def translate(call: Call) -> Operation:
+        call.ignored("keepdim")
+        if call.optional("half_to_float", False):
+            raise call.refusal("from half precision")
+        return kind(call.axes("dim"), call.shape)
+
+    return translate
 
 
 def _padding(call: Call) -> Operation:
-    sizes, value = [int(size) for size in call.arguments[1]], call.arguments[-1]
-    if call.target == "pad" and _argument(call, 2, "constant") != "constant":
-        raise _refuse(call, f"in the mode {call.arguments[2]!r} (constant is)")
-    if isinstance(value, (int, float)) and value != 0:
-        raise _refuse(call, f"with the value {value} (0 is)")
-    if len(sizes) > 2 * len(call.shape):
-        raise _refuse(call, "along the batch axis")
-    return Monotone(lambda x: F.pad(x, sizes), 0)
+    mode, value = call.optional("mode", "constant"), call.optional("value")
+    if mode != "constant" or value not in (None, 0):
+        raise call.refusal(f"in the mode {mode!r} with the value {value}")
+    return Monotone(call.on_batches(), 0)
 
 
 def _product_with_matrix(call: Call) -> Operation:
-    one, two = call.arguments[:2]
-    if not isinstance(one, Reference) or isinstance(two, Reference) or two.ndim != 2:
-        raise _refuse(call, "unless it is an activation times a constant matrix")
-    return Linear(two.T.contiguous(), None)
-
-
-def _adaptive_average(call: Call) -> Operation:
-    size = _pair(call.arguments[1])
-    return Monotone(lambda x: F.adaptive_avg_pool2d(x, size))
+    first, second = list(call.arguments)[:2]
+    if not isinstance(call.argument(first), Reference) or call.source.layout.axis == len(call.shape):
+        raise call.refusal("unless it is an activation times a constant matrix")
+    matrix = call.required(second)
+    if matrix.ndim != 2:
+        raise call.refusal("unless it is an activation times a constant matrix")
+    return Linear(matrix.T.contiguous(), None)
 
 
 def _average_pool(call: Call) -> Operation:
-    kernel = _pair(call.arguments[1])
-    stride = _pair(_argument(call, 2, ()) or kernel)
-    padding = _pair(_argument(call, 3, 0))
-    ceil, count, divisor = _argument(call, 4, False), _argument(call, 5, True), _argument(call, 6, None)
-    return Monotone(lambda x: F.avg_pool2d(x, kernel, stride, padding, ceil, count, divisor), kernel[0] * kernel[1])
+    _plain(call, 4)
+    kernel = _pair(call.argument("kernel_size"))
+    return Monotone(call.on_batches(), kernel[0] * kernel[1])
 
 
 def _max_pool(call: Call) -> Operation:
-    kernel = _pair(call.arguments[1])
-    stride = _pair(_argument(call, 2, ()) or kernel)
-    return MaxPool(
-        kernel, stride, _pair(_argument(call, 3, 0)), _pair(_argument(call, 4, 1), 1), bool(_argument(call, 5, False))
-    )
+    _plain(call, 4)
+    kernel = _pair(call.argument("kernel_size"))
+    stride = _pair(call.argument("stride") or kernel)
+    padding, dilation = _pair(call.argument("padding")), _pair(call.argument("dilation"))
+    return MaxPool(kernel, stride, padding, dilation, bool(call.argument("ceil_mode")))
 
 
 def _fixed(activation: activations.Activation) -> Translator:
@@ -246,35 +202,40 @@ def _fixed(activation: activations.Activation) -> Translator:
 
 
 def _gelu(call: Call) -> Operation:
-    if "tanh" in call.arguments[1:]:
-        raise _refuse(call, "in its tanh approximation; use the exact one")
+    if call.argument("approximate") != "none":
+        raise call.refusal("in its tanh approximation; use the exact one")
     return activations.GELU
 
 
 def _leaky_relu(call: Call) -> Operation:
-    slope = float(_argument(call, 1, 0.01))
+    slope = float(call.argument("negative_slope"))
     if not 0 <= slope <= 1:
-        raise _refuse(call, f"with the slope {slope} (0 to 1 are)")
+        raise call.refusal(f"with the slope {slope} (0 to 1 are)")
     return activations.leaky_relu(slope)
 
 
 def _elu(call: Call) -> Operation:
-    alpha, scale, input_scale = (float(_argument(call, place, 1.0)) for place in (1, 2, 3))
+    alpha, scale, input_scale = (float(call.argument(name)) for name in ("alpha", "scale", "input_scale"))
     if not 0 < alpha <= 1 or scale != 1 or input_scale != 1:
-        raise _refuse(call, "with alpha above 1 or scaled (SELU)")
+        raise call.refusal("with alpha above 1 or scaled (SELU)")
     return activations.elu(alpha)
 
 
-def _clamp(call: Call) -> Operation:
-    low, high = _argument(call, 1, None), _argument(call, 2, None)
-    defaults = (-1.0, 1.0) if call.target == "hardtanh" else (-torch.inf, torch.inf)
-    if call.target == "relu6":
-        low, high = 0.0, 6.0
-    return activations.clamp(float(defaults[0] if low is None else low), float(defaults[1] if high is None else high))
+def _clamp(low: str, high: str) -> Translator:
+    def translate(call: Call) -> Operation:
+        ends = []
+        for name, without in ((low, -torch.inf), (high, torch.inf)):
+            value = call.optional(name)
+            if isinstance(value, (Tensor, Reference)):
+                raise call.refusal("with a tensor as a limit")
+            ends.append(without if value is None else float(value))
+        return activations.clamp(*ends)
+
+    return translate
 
 
 def _softplus(call: Call) -> Operation:
-    return activations.softplus(float(_argument(call, 1, 1.0)))
+    return activations.softplus(float(call.argument("beta")), float(call.argument("threshold")))
 
 
 TRANSLATORS: dict[str, Translator] = {
@@ -282,9 +243,9 @@ TRANSLATORS: dict[str, Translator] = {
     "linear": _linear,
     "batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": _batch_norm,
-    "add": _sum(1.0),
-    "sub": _sum(-1.0),
-    "rsub": _reverse_subtraction,
+    "add": _sum(1.0, 1.0),
+    "sub": _sum(1.0, -1.0),
+    "rsub": _sum(-1.0, 1.0),
     "mul": _multiplication,
     "div": _division,
     "neg": _negation,
@@ -296,12 +257,12 @@ TRANSLATORS: dict[str, Translator] = {
     "squeeze": _reshaping,
     "unsqueeze": _reshaping,
     "permute": _permutation,
-    "transpose": _transposition,
-    "slice": _slice,
-    "select": _selection,
+    "transpose": _moved(0),
+    "slice": _moved(0),
+    "select": _moved(0),
     "cat": _concatenation,
-    "mean": _mean,
-    "sum": _total,
+    "mean": _reduced,
+    "sum": _reduced,
     "amax": _along_axes(Maximum),
     "max": _along_axes(Maximum),
     "logsumexp": _along_axes(LogSumExp),
@@ -313,7 +274,7 @@ TRANSLATORS: dict[str, Translator] = {
     "constant_pad_nd": _padding,
     "matmul": _product_with_matrix,
     "mm": _product_with_matrix,
-    "adaptive_avg_pool2d": _adaptive_average,
+    "adaptive_avg_pool2d": _moved(),
     "avg_pool2d": _average_pool,
     "max_pool2d": _max_pool,
     "relu": _fixed(activations.RELU),
@@ -327,8 +288,17 @@ TRANSLATORS: dict[str, Translator] = {
     "gelu": _gelu,
     "leaky_relu": _leaky_relu,
     "elu": _elu,
-    "hardtanh": _clamp,
-    "relu6": _clamp,
-    "clamp": _clamp,
+    "hardtanh": _clamp("min_val", "max_val"),
+    "relu6": lambda call: activations.clamp(0.0, 6.0),
+    "clamp": _clamp("min", "max"),
     "softplus": _softplus,
+    "dropout": _identity,
+    "clone": _identity,
+    "contiguous": _identity,
+    "alias": _identity,
+    "detach": _identity,
+    "lift_fresh_copy": _identity,
+    "_to_copy": _cast,
+    "to": _cast,
+    "type_as": _cast,
 }

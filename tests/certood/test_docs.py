@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from certood.analysis.bounds.capturing import TRANSLATORS
+from certood.analysis.bounds.translation import TRANSLATORS
 from certood.scores import SCORES
 
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -145,14 +145,50 @@ HARDSWISH = Activation(
 )
 
 
-def softplus(beta: float) -> Activation:
-    """log(1 + exp(βx))/β, with |f''| ≤ β/4; computed without PyTorch's linear cut-off, which is a small jump."""
+@dataclass(frozen=True)
+class FallingOnce(Activation):
+    """A function that rises but for one jump down, by at most `fall`, to the right of `edge`."""
+
+    edge: float = 0.0
+    fall: float = 0.0
+
+    def interval(self, inputs: Sequence[Interval]) -> Interval:
+        """Values at both ends, and on both sides of the jump where that is between them."""
+        lower, upper = inputs[0]
+        crossing = (lower <= self.edge) & (upper > self.edge)
+        before = self.function(torch.full_like(lower, self.edge))
+        low, high = self.function(lower), self.function(upper)
+        low = torch.where(crossing, torch.minimum(low, before - self.fall), low)
+        return low, torch.where(crossing, torch.maximum(high, before + 1e-15 * abs(self.edge)), high)
+
+
+def softplus(beta: float, threshold: float = 20.0) -> Activation:
+    """PyTorch's softplus: log(1 + exp(βx))/β, |f''| ≤ β/4, and x where βx exceeds the threshold.
+
+    At the threshold it falls by log(1 + exp(−threshold))/β: the lower line lies so much lower where the box reaches beyond it,
+    and a box with the threshold inside has no bound of the derivative.
+    """
+    fall = math.log1p(math.exp(-threshold)) / beta * (1 + 1e-12)
+    edge = threshold / beta
 
     def function(x: Tensor) -> Tensor:
+        return F.softplus(x, beta, threshold)
+
+    def smooth(x: Tensor) -> Tensor:
         return torch.logaddexp(beta * x, torch.zeros_like(x)) / beta
 
-    rising = partial(rising_slopes, lambda x: torch.sigmoid(beta * x))
-    return Activation("softplus", function, _smooth(function, beta / 4 * 1.001), rising)
+    def relaxation(lower: Tensor, upper: Tensor) -> Relaxation:
+        lines = smooth_relaxation(smooth, _constant(beta / 4 * 1.001), lower, upper)
+        cut = torch.where(beta * upper > threshold, fall, 0.0)
+        return replace(lines, lower_shift=lines.lower_shift - cut)
+
+    def slopes(lower: Tensor, upper: Tensor) -> Interval:
+        crossing = (beta * lower <= threshold) & (beta * upper > threshold)
+        low = torch.where(beta * lower > threshold, 1.0, torch.sigmoid(beta * lower))
+        high = torch.where(beta * upper > threshold, 1.0, torch.sigmoid(beta * upper))
+        return torch.where(crossing, -math.inf, low), high
+
+    return FallingOnce("softplus", function, relaxation, slopes, (), edge, fall)
 
 
 def leaky_relu(slope: float) -> Activation:
