@@ -21,22 +21,22 @@ def list_sets(data_root: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from certood.data import load_set, set_names
-    from certood.data.torchvision_sets import TORCHVISION_SETS
+    from certood.data import load_set
+    from certood.data.catalogue import NAMED_SETS
     from certood.errors import DataError
 
     table = Table("name", "what", "images (train / test)", "here")
-    for name in set_names():
-        known = TORCHVISION_SETS.get(name)
+    for name, known in NAMED_SETS.items():
         try:
-            found = load_set(name, root=data_root, size=None if known is None or known.shape else 32)
+            found = load_set(name, root=data_root, size=32 if known.any_size else None)
             here, count = "yes", f"{len(found):,}"
         except DataError:
             here, count = "no", ""
-        table.add_row(name, known.title if known else "bundled", known.sizes if known else count, here)
+        table.add_row(name, known.title, known.sizes or count, here)
     table.add_row("npz:PATH", "images uint8 NHWC or NHW, labels, classes", "", "")
     table.add_row("folder:PATH", "pictures in class folders, or flat", "", "")
     Console().print(table)
+    click.echo("Options: NAME?classes=a-m,x&colour=grey|rgb&size=N|crop=N|pad=N&background=black|white")
 
 
 @command.command("check")

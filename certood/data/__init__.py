@@ -2,7 +2,7 @@
 
 from certood.data.augment import Augmentation, random_crop, random_flip
 from certood.data.catalogue import fetch, load_set, set_names
-from certood.data.files import FolderSet, load_folder, load_npz
+from certood.data.folder import FolderSet
 from certood.data.source import ImageSet, ImageSource, require_same_classes, require_same_shape, to_pixels
 from certood.data.splits import IdSplits, Split, load_id, seen_in_training, stratified_split
 
@@ -14,9 +14,7 @@ __all__ = [
     "ImageSource",
     "Split",
     "fetch",
-    "load_folder",
     "load_id",
-    "load_npz",
     "load_set",
     "random_crop",
     "random_flip",

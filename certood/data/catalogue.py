@@ -1,49 +1,103 @@
-"""Image sets by name: bundled, torchvision's, `npz:PATH` and `folder:PATH`."""
+"""Image sets by name: bundled, torchvision's, `npz:PATH` and `folder:PATH`; each with options (see `SetName`)."""
 
 import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from certood.data.digits import DIGITS_SETS, load_digits_id, load_digits_set
-from certood.data.files import load_folder, load_npz
+import torch
+
+from certood.data.digits import DIGITS_SETS, load_digits
+from certood.data.folder import load_folder
+from certood.data.names import SetName, selected_classes
+from certood.data.npz import load_npz
+from certood.data.request import Request
 from certood.data.source import ImageSource
 from certood.data.torchvision_sets import TORCHVISION_SETS, fetch_torchvision, load_torchvision
 from certood.errors import DataError
 
 
+@dataclass(frozen=True)
+class NamedSet:
+    """A set that has a name of its own: what it is, how many images it has (train / test), and how to get it.
+
+    With `fetch` it is downloaded to a folder; with `official_test` it has test images that are not those of training.
+    """
+
+    title: str
+    load: Callable[[Request], ImageSource]
+    sizes: str = ""
+    official_test: bool = False
+    fetch: Callable[[str, Path], None] | None = None
+    any_size: bool = False
+
+
+NAMED_SETS: dict[str, NamedSet] = {name: NamedSet("bundled", load_digits) for name in DIGITS_SETS} | {
+    name: NamedSet(known.title, load_torchvision, known.sizes, True, fetch_torchvision, known.shape is None)
+    for name, known in TORCHVISION_SETS.items()
+}
+KINDS: dict[str, Callable[[Request], ImageSource]] = {
+    "npz": lambda request: load_npz(request.name, request.path, request.form),
+    "folder": lambda request: load_folder(request.name, request.path, request.form),
+}
+
+
 def set_names() -> list[str]:
     """The names of all sets that need no path."""
-    return ["digits", *DIGITS_SETS, *TORCHVISION_SETS]
+    return list(NAMED_SETS)
 
 
 def load_set(name: str, *, root: Path, split: str = "test", size: int | None = None) -> ImageSource:
-    """The image set of that name; `split` ("train" or "test") matters where the set has official splits.
+    """The image set of that name, e.g. `npz:letters.npz?classes=a-m&size=28` (see `SetName` for the options).
 
-    Relative paths of `npz:` and `folder:` start at `root`; `size` resizes to size×size pixels. Nothing is downloaded:
-    raises DataError that says which file was looked for, where, and how to get it.
+    `split` ("train" or "test") matters where the set has official splits. Relative paths of `npz:` and `folder:` start at
+    `root`; `size` resizes to size×size pixels where the name itself says nothing of size. Nothing is downloaded: raises
+    DataError that says which file was looked for, where, and how to get it.
     """
-    kind, colon, path = name.partition(":")
-    if colon and kind == "npz":
-        return load_npz(name, root / path, size)
-    if colon and kind == "folder":
-        return load_folder(name, root / path, size)
-    if name in TORCHVISION_SETS:
-        return load_torchvision(name, root, split, size)
-    if name != "digits" and name not in DIGITS_SETS:
-        near = difflib.get_close_matches(name, set_names(), n=1)
+    parsed = SetName.parse(name, size)
+    load = _loader(parsed.source)
+    if load is None:
+        near = difflib.get_close_matches(parsed.source, set_names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"unknown image set {name!r}{hint} Known: {', '.join(set_names())}, npz:PATH, folder:PATH")
-    if size not in (None, 8):
-        raise DataError(f"the bundled digits are 8×8 pixels, but size {size} was asked for; leave data.size out")
-    return load_digits_id() if name == "digits" else load_digits_set(name)
+        raise DataError(
+            f"unknown image set {parsed.source!r}{hint} Known: {', '.join(set_names())}, npz:PATH, folder:PATH"
+        )
+    try:
+        found = load(Request(name, parsed.source, root, split, parsed.form))
+    except (MemoryError, ValueError) as error:
+        # A path with a null character, a picture that does not fit into memory.
+        raise DataError(f"image set {name!r} cannot be read: {error or type(error).__name__}") from error
+    return found if parsed.classes is None else _selected(found, parsed.classes)
+
+
+def _loader(source: str) -> Callable[[Request], ImageSource] | None:
+    kind, colon, path = source.partition(":")
+    if colon:
+        return KINDS.get(kind) if path else None
+    return NAMED_SETS[source].load if source in NAMED_SETS else None
+
+
+def _selected(source: ImageSource, classes: str) -> ImageSource:
+    """The images of the selected classes, with labels counted anew; raises DataError where there are none."""
+    if source.labels is None:
+        raise DataError(f"image set {source.name!r} has no classes to choose from; leave ?classes= out")
+    chosen = torch.tensor(selected_classes(classes, source.classes, source.name))
+    kept = source.subset(torch.isin(source.labels, chosen).nonzero().flatten())
+    if not len(kept) or kept.labels is None:
+        raise DataError(f"image set {source.name!r} has no images of these classes")
+    return kept.relabelled(torch.searchsorted(chosen, kept.labels), tuple(source.classes[i] for i in chosen.tolist()))
 
 
 def has_official_test(name: str) -> bool:
     """Whether a set comes with test images of its own."""
-    return name in TORCHVISION_SETS
+    known = NAMED_SETS.get(SetName.parse(name).source)
+    return known is not None and known.official_test
 
 
 def fetch(name: str, *, root: Path) -> None:
-    """Download one of torchvision's sets to `root`; raises DataError for others, which are bundled or the user's own."""
-    if name not in TORCHVISION_SETS:
-        raise DataError(f"{name!r} cannot be fetched; these can: {', '.join(TORCHVISION_SETS)}")
-    fetch_torchvision(name, root)
+    """Download a set to `root`; raises DataError for sets that are bundled or the user's own."""
+    known = NAMED_SETS.get(name)
+    if known is None or known.fetch is None:
+        can = [one for one, entry in NAMED_SETS.items() if entry.fetch is not None]
+        raise DataError(f"{name!r} cannot be fetched; these can: {', '.join(can)}")
+    known.fetch(name, root)

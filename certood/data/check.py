@@ -1,20 +1,9 @@
 """What is in an image set, read whole: counts, range, duplicates, images shared with another set."""
 
-import hashlib
-
 import torch
 
+from certood.data.hashing import image_digests
 from certood.data.source import ImageSource
-
-BATCH = 1000
-
-
-def image_digests(source: ImageSource) -> list[bytes]:
-    """A SHA-256 of every image's pixels, in order; a damaged picture raises DataError."""
-    digests = []
-    for indices in torch.arange(len(source)).split(BATCH):
-        digests += [hashlib.sha256(image.numpy().tobytes()).digest() for image in source.batch(indices).contiguous()]
-    return digests
 
 
 def shared_images(first: ImageSource, second: ImageSource) -> int:

@@ -6,6 +6,7 @@ No class, photograph or noise image is in both. It is real data, but tiny and ea
 serves tests; a ranking of methods on it says little about natural images.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from certood.data.request import Request
 from certood.data.source import ImageSet
 
 ID_DIGITS = (0, 1, 3, 4, 6, 7)
@@ -22,8 +24,6 @@ SIDE = 8
 PATCHES = 500
 PATCH_SIDE = 64
 AUXILIARY_SEED, TEST_SEED = 101, 202
-
-DIGITS_SETS = ("digits-auxiliary", "digits-near", "digits-photo", "digits-uniform", "digits-smooth")
 
 
 @cache
@@ -69,28 +69,34 @@ def _smooth_noise(seed: int) -> Tensor:
     return (smooth.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def load_digits_id() -> ImageSet:
-    """The six in-distribution digit classes, unsplit."""
-    images, labels = _digits_of(ID_DIGITS)
-    return ImageSet("digits", images, labels, tuple(str(digit) for digit in ID_DIGITS))
+def load_digits(request: Request) -> ImageSet:
+    """One of DIGITS_SETS in the form asked for; they have no official splits."""
+    images, labels, classes = DIGITS_SETS[request.source]()
+    return ImageSet(request.name, request.form(images), labels, classes)
 
 
-def load_digits_set(name: str) -> ImageSet:
-    """One of the auxiliary or test outlier sets of the benchmark (see DIGITS_SETS)."""
-    match name:
-        case "digits-auxiliary":
-            parts = [
-                _digits_of(AUXILIARY_DIGITS)[0],
-                _photo_patches("china.jpg", AUXILIARY_SEED),
-                _uniform_noise(AUXILIARY_SEED),
-                _smooth_noise(AUXILIARY_SEED),
-            ]
-            return ImageSet(name, torch.cat(parts))
-        case "digits-near":
-            return ImageSet(name, _digits_of(NEAR_DIGITS)[0])
-        case "digits-photo":
-            return ImageSet(name, _photo_patches("flower.jpg", TEST_SEED))
-        case "digits-uniform":
-            return ImageSet(name, _uniform_noise(TEST_SEED))
-        case _:
-            return ImageSet(name, _smooth_noise(TEST_SEED))
+def _classes(digits: tuple[int, ...]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    return *_digits_of(digits), tuple(str(digit) for digit in digits)
+
+
+def _auxiliary() -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    digits, labels, names = _classes(AUXILIARY_DIGITS)
+    others = [
+        _photo_patches("china.jpg", AUXILIARY_SEED),
+        _uniform_noise(AUXILIARY_SEED),
+        _smooth_noise(AUXILIARY_SEED),
+    ]
+    more = torch.arange(len(names), len(names) + len(others)).repeat_interleave(PATCHES)
+    return torch.cat([digits, *others]), torch.cat([labels, more]), (*names, "photo", "uniform", "smooth")
+
+
+Loader = Callable[[], tuple[Tensor, Tensor | None, tuple[str, ...]]]
+
+DIGITS_SETS: dict[str, Loader] = {
+    "digits": lambda: _classes(ID_DIGITS),
+    "digits-auxiliary": _auxiliary,
+    "digits-near": lambda: _classes(NEAR_DIGITS),
+    "digits-photo": lambda: (_photo_patches("flower.jpg", TEST_SEED), None, ()),
+    "digits-uniform": lambda: (_uniform_noise(TEST_SEED), None, ()),
+    "digits-smooth": lambda: (_smooth_noise(TEST_SEED), None, ()),
+}

@@ -43,6 +43,11 @@ class ImageSource(Protocol):
         """A SHA-256 in hexadecimal that changes when the images or labels change."""
         ...
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether `batch` only picks images out of memory; otherwise it reads and decodes files."""
+        ...
+
     def __len__(self) -> int:
         """The number of images."""
         ...
@@ -53,6 +58,14 @@ class ImageSource(Protocol):
 
     def subset(self, indices: Tensor) -> Self:
         """The same set restricted to these int64 indices, in their order."""
+        ...
+
+    def relabelled(self, labels: Tensor | None, classes: tuple[str, ...]) -> Self:
+        """The same images with these labels (N,) and class names."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same set with the images that are in memory on this device; labels stay where they are."""
         ...
 
 
@@ -72,6 +85,7 @@ class ImageSet:
     images: Tensor
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    in_memory = True
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
@@ -97,11 +111,11 @@ class ImageSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over shape, images and labels."""
-        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.contiguous().numpy().tobytes())
+        """SHA-256 over shape, class names, images and labels."""
+        digest = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode())
+        digest.update(self.images.cpu().contiguous().numpy().data)
         if self.labels is not None:
-            digest.update(self.labels.contiguous().numpy().tobytes())
+            digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()
 
     def to(self, device: torch.device) -> Self:
@@ -115,7 +129,11 @@ class ImageSet:
     def subset(self, indices: Tensor) -> Self:
         """The same set restricted to these int64 indices, in their order."""
         labels = None if self.labels is None else self.labels[indices]
-        return replace(self, images=self.images[indices], labels=labels)
+        return replace(self, images=self.images[indices.to(self.images.device)], labels=labels)
+
+    def relabelled(self, labels: Tensor | None, classes: tuple[str, ...]) -> Self:
+        """The same images with these labels (N,) and class names."""
+        return replace(self, labels=labels, classes=classes)
 
 
 def require_same_shape(sources: Sequence[ImageSource]) -> tuple[int, int, int]:
@@ -124,10 +142,21 @@ def require_same_shape(sources: Sequence[ImageSource]) -> tuple[int, int, int]:
     for other in sources[1:]:
         if other.shape != first.shape:
             raise DataError(
-                f"all image sets must have one shape: {first.name} is {first.shape}, {other.name} is {other.shape}; "
-                "resize one of them (option `size` of folder sets) or leave it out"
+                f"all image sets must have one shape: {first.name} is {first.shape}, {other.name} is {other.shape} "
+                f"(C, H, W); {_remedy(first, other)} or leave it out"
             )
     return first.shape
+
+
+def _remedy(first: ImageSource, other: ImageSource) -> str:
+    """The options that give the second set the shape of the first."""
+    options = []
+    if first.shape[0] != other.shape[0]:
+        options.append(f"colour={'grey' if first.shape[0] == 1 else 'rgb'}")
+    if first.shape[1:] != other.shape[1:]:
+        options.append(f"size={first.shape[1]}")
+    mark = "&" if "?" in other.name else "?"
+    return f"name it {other.name}{mark}{'&'.join(options)}"
 
 
 def require_same_classes(expected: Sequence[str], source: ImageSource, whose: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from certood.data.catalogue import has_official_test, load_set
-from certood.data.check import image_digests
+from certood.data.hashing import image_digests
 from certood.data.source import ImageSource, require_same_classes
 from certood.errors import DataError
 

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,21 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certood.data.files import READERS, fitted, resized
+from certood.data.folder import picture_files
+from certood.data.form import Form
+from certood.data.hashing import image_digests, tensor_bytes
+from certood.data.pictures import batched, decoded, read_picture
+from certood.data.request import Request
 from certood.data.source import ImageSet, ImageSource
 from certood.errors import DataError
 
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """What is known of one of torchvision's sets before it is loaded."""
+    """How one of torchvision's sets is found (root, split, download), and read; `shape` is None where pictures differ."""
 
     title: str
     shape: tuple[int, int, int] | None
-    classes: int
     sizes: str
-    has_train: bool
     make: Callable[[Path, str, bool], Any]
+    read: Callable[[Request, Any], ImageSource]
 
 
 def _simple(kind: str) -> Callable[[Path, str, bool], Any]:
@@ -69,33 +72,23 @@ def _lsun(root: Path, split: str, download: bool) -> Any:
     return torchvision.datasets.LSUN(root=str(root / "lsun"), classes="train" if split == "train" else "val")
 
 
-TORCHVISION_SETS = {
-    "cifar10": TorchvisionSet("CIFAR-10", (3, 32, 32), 10, "50,000 / 10,000", True, _simple("CIFAR10")),
-    "cifar100": TorchvisionSet("CIFAR-100", (3, 32, 32), 100, "50,000 / 10,000", True, _simple("CIFAR100")),
-    "svhn": TorchvisionSet("Street View House Numbers", (3, 32, 32), 10, "73,257 / 26,032", True, _by_split("SVHN")),
-    "dtd": TorchvisionSet("Describable Textures", None, 47, "1,880 / 1,880", True, _by_split("DTD")),
-    "places365": TorchvisionSet("Places365, small", None, 365, "1.8 M / 36,500", True, _places),
-    "lsun": TorchvisionSet("LSUN scenes", None, 10, "9.9 M / 3,000", True, _lsun),
-    "mnist": TorchvisionSet("MNIST", (1, 28, 28), 10, "60,000 / 10,000", True, _simple("MNIST")),
-    "fashion-mnist": TorchvisionSet("Fashion-MNIST", (1, 28, 28), 10, "60,000 / 10,000", True, _simple("FashionMNIST")),
-    "kmnist": TorchvisionSet("Kuzushiji-MNIST", (1, 28, 28), 10, "60,000 / 10,000", True, _simple("KMNIST")),
-    "emnist-letters": TorchvisionSet("EMNIST letters", (1, 28, 28), 26, "124,800 / 20,800", True, _letters),
-}
-
-
-def load_torchvision(name: str, root: Path, split: str, size: int | None) -> ImageSource:
-    """One of TORCHVISION_SETS as it lies below `root`; raises DataError with the remedy where it is not there."""
+def load_torchvision(request: Request) -> ImageSource:
+    """One of TORCHVISION_SETS as it lies below the root; raises DataError with the remedy where it is not there."""
+    name = request.source
     known = TORCHVISION_SETS[name]
     try:
-        raw = known.make(root, split, False)
+        raw = known.make(request.root, request.split, False)
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         raise DataError(
-            f"{known.title} ({split} split) was not found, or is damaged, in {root.absolute()} ({error}); "
-            f"get it with: certood data fetch {name} --root {root}"
+            f"{known.title} ({request.split} split) was not found, or is damaged, in {request.root.absolute()} ({error}); "
+            f"get it with: certood data fetch {name} --root {request.root}"
         ) from error
-    if known.shape is None:
-        return _streamed(name, raw, size)
-    return _in_memory(name, raw, size)
+    if known.shape is None and request.form.side is None:
+        raise DataError(
+            f"{name} has pictures of many sizes: give a size (data.size, or {name}?size=), e.g. that of the "
+            "in-distribution images"
+        )
+    return known.read(request, raw)
 
 
 def fetch_torchvision(name: str, root: Path) -> None:
@@ -109,41 +102,56 @@ def fetch_torchvision(name: str, root: Path) -> None:
             raise DataError(f"could not fetch {known.title} to {root.absolute()}: {error}") from error
 
 
-def _in_memory(name: str, raw: Any, size: int | None) -> ImageSet:
-    pixels = raw.data if isinstance(raw.data, Tensor) else torch.from_numpy(np.ascontiguousarray(raw.data))
-    if pixels.ndim == 3:
-        pixels = pixels[:, None]
-    elif pixels.shape[-1] == 3:
-        pixels = pixels.permute(0, 3, 1, 2)
-    targets = torch.as_tensor(np.asarray(getattr(raw, "targets", getattr(raw, "labels", None)))).long()
-    if name == "emnist-letters":
-        pixels, targets = pixels.transpose(2, 3), targets - 1
-        return ImageSet(name, resized(pixels.contiguous(), size), targets, tuple("abcdefghijklmnopqrstuvwxyz"))
-    classes = getattr(raw, "classes", None) or [str(label) for label in range(int(targets.max()) + 1)]
-    return ImageSet(name, resized(pixels.contiguous(), size), targets, tuple(classes))
+def _arrays(request: Request, raw: Any) -> ImageSource:
+    """A set that torchvision holds in memory: `data`, and `targets` or `labels`."""
+    images = raw.data if isinstance(raw.data, Tensor) else torch.from_numpy(np.ascontiguousarray(raw.data))
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.shape[-1] == 3:
+        images = images.permute(0, 3, 1, 2)
+    labels = torch.as_tensor(np.asarray(getattr(raw, "targets", getattr(raw, "labels", None)))).long()
+    classes = getattr(raw, "classes", None) or [str(label) for label in range(int(labels.max()) + 1)]
+    return ImageSet(request.name, request.form(images.contiguous()), labels, tuple(classes))
 
 
-def _streamed(name: str, raw: Any, size: int | None) -> "PictureDataset":
-    if size is None:
-        raise DataError(
-            f"{name} has pictures of many sizes: give a size (data.size), e.g. that of the in-distribution images"
-        )
-    return PictureDataset(name, raw, size, torch.arange(len(raw)))
+def _letter_arrays(request: Request, raw: Any) -> ImageSource:
+    """EMNIST's letters, upright; torchvision stores them transposed, with labels from 1."""
+    images, labels = raw.data[:, None].transpose(2, 3).contiguous(), raw.targets.long() - 1
+    return ImageSet(request.name, request.form(images), labels, tuple("abcdefghijklmnopqrstuvwxyz"))
+
+
+def _textures(request: Request, raw: Any) -> ImageSource:
+    return picture_files(
+        request.name, request.root, raw._image_files, request.form, torch.tensor(raw._labels), tuple(raw.classes)
+    )
+
+
+def _scenes(request: Request, raw: Any) -> ImageSource:
+    files = [Path(path) for path, _ in raw.imgs]
+    return picture_files(request.name, request.root, files, request.form, torch.tensor(raw.targets), tuple(raw.classes))
+
+
+def _lmdb(request: Request, raw: Any) -> ImageSource:
+    sizes = torch.tensor(raw.indices).diff(prepend=torch.zeros(1, dtype=torch.int64))
+    labels = torch.arange(len(raw.classes)).repeat_interleave(sizes)
+    form = replace(request.form, colour=request.form.colour or "rgb")
+    return PictureDataset(request.name, raw, form, torch.arange(len(raw)), labels, tuple(raw.classes))
 
 
 @dataclass(frozen=True)
 class PictureDataset:
-    """A torchvision set whose pictures are decoded when they are asked for; colour, central square, size×size.
+    """A dataset of (picture, label) whose pictures are decoded when they are asked for; its form gives colour and size.
 
-    It has no labels here: it serves as outliers. The fingerprint covers the number of pictures and 16 of them.
+    The fingerprint decodes every picture, once for each set.
     """
 
     name: str
     raw: Any
-    size: int
+    form: Form
     indices: Tensor
-    labels: None = None
+    labels: Tensor | None = None
     classes: tuple[str, ...] = ()
+    in_memory = False
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -151,27 +159,52 @@ class PictureDataset:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) in pixels."""
-        return 3, self.size, self.size
+        return self.form.shape((3, 0, 0))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the number of pictures, and the pixels of 16 of them."""
-        digest = hashlib.sha256(repr((self.name, len(self), self.shape)).encode())
-        digest.update(self.batch(torch.linspace(0, len(self) - 1, min(16, len(self))).long()).numpy().tobytes())
+        """SHA-256 over the pixels of every picture, labels, class names and shape."""
+        digest = hashlib.sha256(repr((self.shape, self.classes)).encode())
+        for part in image_digests(self):
+            digest.update(part)
+        if self.labels is not None:
+            digest.update(tensor_bytes(self.labels))
         return digest.hexdigest()
 
     def batch(self, indices: Tensor) -> Tensor:
         """The uint8 images (n, C, H, W) at these int64 indices (n,)."""
-        with ThreadPoolExecutor(READERS) as readers:
-            return torch.stack(list(readers.map(self._read, self.indices[indices].tolist())))
+        return batched(self._read, self.indices[indices])
 
     def subset(self, indices: Tensor) -> Self:
         """The same set restricted to these int64 indices, in their order."""
-        return replace(self, indices=self.indices[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, indices=self.indices[indices], labels=labels)
+
+    def relabelled(self, labels: Tensor | None, classes: tuple[str, ...]) -> Self:
+        """The same images with these labels (N,) and class names."""
+        return replace(self, labels=labels, classes=classes)
+
+    def to(self, device: torch.device) -> Self:
+        """The set itself: pictures stay in their files until they are asked for."""
+        return self
 
     def _read(self, index: int) -> Tensor:
-        try:
-            picture = self.raw[index][0].convert("RGB")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.name}: cannot read picture {index} ({error})") from error
-        return torch.from_numpy(np.array(fitted(picture, self.size, self.size))).permute(2, 0, 1)
+        return read_picture(
+            f"{index} of {self.name}",
+            lambda: self.raw[index][0],
+            lambda picture: decoded(picture, self.form, self.shape[0]),
+        )
+
+
+TORCHVISION_SETS = {
+    "cifar10": TorchvisionSet("CIFAR-10", (3, 32, 32), "50,000 / 10,000", _simple("CIFAR10"), _arrays),
+    "cifar100": TorchvisionSet("CIFAR-100", (3, 32, 32), "50,000 / 10,000", _simple("CIFAR100"), _arrays),
+    "svhn": TorchvisionSet("Street View House Numbers", (3, 32, 32), "73,257 / 26,032", _by_split("SVHN"), _arrays),
+    "dtd": TorchvisionSet("Describable Textures", None, "1,880 / 1,880", _by_split("DTD"), _textures),
+    "places365": TorchvisionSet("Places365, small", None, "1.8 M / 36,500", _places, _scenes),
+    "lsun": TorchvisionSet("LSUN scenes", None, "9.9 M / 3,000", _lsun, _lmdb),
+    "mnist": TorchvisionSet("MNIST", (1, 28, 28), "60,000 / 10,000", _simple("MNIST"), _arrays),
+    "fashion-mnist": TorchvisionSet("Fashion-MNIST", (1, 28, 28), "60,000 / 10,000", _simple("FashionMNIST"), _arrays),
+    "kmnist": TorchvisionSet("Kuzushiji-MNIST", (1, 28, 28), "60,000 / 10,000", _simple("KMNIST"), _arrays),
+    "emnist-letters": TorchvisionSet("EMNIST letters", (1, 28, 28), "124,800 / 20,800", _letters, _letter_arrays),
+}

@@ -9,7 +9,7 @@ import torch
 
 from certood.checkpoints import load_checkpoint
 from certood.data import ImageSet, Split, load_id, load_set, require_same_classes, seen_in_training
-from certood.data.check import image_digests
+from certood.data.hashing import image_digests
 from certood.errors import CertoodError, DataError
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
