@@ -34,9 +34,11 @@ from torch.nn import functional as F
 
 from certood.models import build_model
 from certood.scores import Energy
-from certood.train.objectives import EnergyMargin
-from certood.train.penalty import GradientPenalty, TrainingStep
-from certood.train.samplers import ClusterSampler, score_candidates
+from certood.train.candidates import score_candidates
+from certood.train.objectives.energy import EnergyMargin
+from certood.train.penalty import GradientPenalty
+from certood.train.samplers.cluster import ClusterSampler
+from certood.train.step import TrainingStep
 
 VARIANTS = ("energy", "greg-exact", "greg-fd", "greg-fd-closed", "greg-plus", "greg-plus-exact", "authors")
 ALWAYS_OPEN, ALWAYS_CLOSED = (1e9, -1e9), (-1e9, 1e9)

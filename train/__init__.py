@@ -1,7 +1,7 @@
 """Training: objectives, gradient penalty, outlier samplers, recipes and the training loop.
 
-`fit` is the way in; `certood.train.recipe` holds the schema of recipes, `certood.train.objectives`, `certood.train.penalty` and
-`certood.train.samplers` what a step is made of, and `certood.train.loop` the loop.
+`fit` is the way in. `recipe` holds the schema of recipes; `samplers`, `objectives`, `optimisers` and `schedules` are
+families with a file for every member; `step` is the loss of a step, with its gradient term in `penalty`; `loop` is a whole run.
 """
 
 from collections.abc import Sequence

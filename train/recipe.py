@@ -5,19 +5,18 @@ import importlib.resources
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from certood.errors import RecipeError
+from certood.train.objectives import OBJECTIVES, Objective
+from certood.train.optimisers import OPTIMISERS, Optimiser
+from certood.train.samplers import SAMPLERS, Sampler
+from certood.train.schedules import SCHEDULES, Schedule
+from certood.train.sections import FamilySection, Section, unknown_key
 
 DEFAULT_RECIPE = "digits-greg-plus"
-
-
-class Section(BaseModel):
-    """A table of a recipe: unknown keys are errors, values are fixed once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RunSection(Section):
@@ -76,17 +75,19 @@ class ModelSection(Section):
     )
 
 
-class ObjectiveSection(Section):
-    """The outlier term λ_S·L_S (design: energy margin, outlier exposure, absent class)."""
+class ObjectiveSection(FamilySection):
+    """The outlier term λ_S·L_S; an objective's parameters are further keys."""
 
-    name: Literal["cross-entropy", "outlier-exposure", "energy", "absent-class"] = Field(
-        "cross-entropy", description="Which outlier term is added to cross-entropy."
-    )
-    weight: float | None = Field(None, ge=0, description="λ_S; the objective's default if absent.")
-    margin_in: float | None = Field(None, description="m_in in units of the score; the objective's default if absent.")
-    margin_out: float | None = Field(
-        None, description="m_out in units of the score; the objective's default if absent."
-    )
+    table: ClassVar = "objective"
+    families: ClassVar = {"name": OBJECTIVES}
+
+    name: str = Field("cross-entropy", description="Which outlier term is added to cross-entropy.")
+
+    @property
+    def objective(self) -> Objective:
+        """The objective with its parameters."""
+        made: Objective = self.member()
+        return made
 
 
 class GradientSection(Section):
@@ -97,28 +98,50 @@ class GradientSection(Section):
     step: float = Field(0.01, gt=0, description="h of the finite difference, an l2 distance in pixels.")
 
 
-class SamplerSection(Section):
-    """Which outliers of the candidate pool enter the step."""
+class SamplerSection(FamilySection):
+    """Which outliers of the candidate pool enter the step; a sampler's parameters are further keys."""
 
-    name: Literal["random", "greedy", "diverse", "cluster"] = Field("random", description="The sampler.")
+    table: ClassVar = "sampler"
+    families: ClassVar = {"name": SAMPLERS}
+
+    name: str = Field("random", description="The sampler.")
     candidates: int = Field(6, ge=1, description="Candidates per ID image of the batch.")
     outliers: int = Field(1, ge=1, description="Outliers per ID image; `cluster` picks up to two per ID image.")
 
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler with its parameters."""
+        made: Sampler = self.member()
+        return made
 
-class OptimiserSection(Section):
-    """Optimiser and learning-rate schedule."""
 
-    name: Literal["sgd", "adam"] = Field("sgd", description="SGD or Adam.")
-    learning_rate: float = Field(0.1, gt=0, description="At the start.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
-    nesterov: bool = Field(True, description="SGD only.")
-    weight_decay: float = Field(5e-4, ge=0, description="l2 penalty of the weights.")
-    schedule: Literal["cosine", "step", "constant"] = Field(
-        "cosine", description="Cosine per step, or steps at milestones."
-    )
-    milestones: tuple[int, ...] = Field((), description="Epochs after which `step` multiplies by `factor`.")
-    factor: float = Field(0.1, gt=0, description="Of the step schedule.")
-    final_learning_rate: float = Field(0.0, ge=0, description="Of the cosine schedule.")
+class OptimiserSection(FamilySection):
+    """Optimiser and learning-rate schedule; the parameters of both are further keys."""
+
+    table: ClassVar = "optimiser"
+    families: ClassVar = {"name": OPTIMISERS, "schedule": SCHEDULES}
+
+    name: str = Field("sgd", description="The optimiser.")
+    schedule: str = Field("cosine", description="How the learning rate changes.")
+    warmup: int = Field(0, ge=0, description="Steps in which the learning rate rises linearly to its value.")
+    clip: float | None = Field(None, gt=0, description="Largest l2 norm of a step's gradient; not clipped if absent.")
+
+    @field_validator("clip", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @property
+    def optimiser(self) -> Optimiser:
+        """The optimiser with its parameters."""
+        made: Optimiser = self.member()
+        return made
+
+    @property
+    def learning_rates(self) -> Schedule:
+        """The schedule with its parameters."""
+        made: Schedule = self.member("schedule")
+        return made
 
 
 class TrainingSection(Section):
@@ -150,7 +173,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _outliers_need_a_source(self) -> "Recipe":
-        needs = self.objective.name != "cross-entropy"
+        needs = self.objective.objective.needs_outliers
         if needs and self.data.auxiliary is None:
             raise ValueError(f"objective {self.objective.name!r} needs data.auxiliary, a set of auxiliary outliers")
         if (self.model.mean is None) != (self.model.std is None):
@@ -160,12 +183,12 @@ class Recipe(Section):
     @property
     def uses_outliers(self) -> bool:
         """Whether a step takes auxiliary outliers."""
-        return self.data.auxiliary is not None and (self.objective.name != "cross-entropy" or self.gradient.weight > 0)
+        return self.data.auxiliary is not None and (self.objective.objective.needs_outliers or self.gradient.weight > 0)
 
     @property
     def absent_class(self) -> bool:
         """Whether the network has one more output than there are classes."""
-        return self.objective.name == "absent-class"
+        return self.objective.objective.absent_class
 
     def to_toml(self) -> dict[str, Any]:
         """Plain tables for a TOML writer: no None, paths as text."""
@@ -197,16 +220,23 @@ def make_recipe(tables: Mapping[str, Any], settings: Iterable[str] = ()) -> Reci
         raise RecipeError("; ".join(_explain(item) for item in error.errors())) from error
 
 
+def sections() -> dict[str, type[Section]]:
+    """The tables of a recipe by name."""
+    return {
+        name: field.annotation
+        for name, field in Recipe.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
 def known_keys() -> list[str]:
-    """Every key of a recipe, dotted."""
-    keys = []
-    for name, field in Recipe.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            keys += [f"{name}.{key}" for key in section.model_fields]
-        else:
-            keys.append(name)
-    return keys
+    """Every key of a recipe, dotted, with the parameters of every sampler, objective, optimiser and schedule."""
+    tables = sections()
+    return [
+        dotted
+        for name in Recipe.model_fields
+        for dotted in ([f"{name}.{key}" for key in tables[name].known_keys()] if name in tables else [name])
+    ]
 
 
 def _read_toml(name: str) -> dict[str, Any]:
@@ -240,12 +270,18 @@ def _apply(tables: dict[str, Any], setting: str) -> None:
         raise RecipeError(f"expected a setting of the form key=value, got {setting!r}")
     options = key.startswith("model.options.")
     if key not in known_keys() and not options:
-        raise RecipeError(_unknown(key))
+        raise RecipeError(unknown_key(key, known_keys()))
     *path, last = key.split(".")
     table = tables
     for part in path:
         table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"{part!r} is a table of the recipe, but was found to be {table!r}")
     table[last] = _toml_value(text.strip())
+    section = sections().get(path[0]) if path else None
+    if section is not None and issubclass(section, FamilySection) and last in section.families:
+        # The parameters in the recipe of a member that is no longer chosen go with it.
+        tables[path[0]] = section.without_parameters_of_others(table, last)
 
 
 def _toml_value(text: str) -> Any:
@@ -256,16 +292,10 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _unknown(key: str) -> str:
-    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known_keys())}"
-    return f"unknown recipe key {key!r}{hint}"
-
-
 def _explain(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
-        return _unknown(key)
+        return unknown_key(key, known_keys())
     if item["type"] == "missing":
         return f"recipe key {key!r} is missing"
     message = item["msg"].removeprefix("Value error, ")

@@ -1,8 +1,8 @@
-"""From a recipe to the parts of a run: device, image sets, network, objective, sampler."""
+"""From a recipe to the parts of a run: device, image sets and network."""
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
@@ -15,18 +15,9 @@ from certood.devices import resolve_device
 from certood.errors import ArchitectureError, CheckpointError, DataError
 from certood.models import build_model
 from certood.models.classifier import Classifier
-from certood.train.objectives import AbsentClassTarget, CrossEntropyOnly, EnergyMargin, Objective, OutlierExposure
-from certood.train.recipe import ObjectiveSection, Recipe, RunSection, SamplerSection
-from certood.train.samplers import ClusterSampler, DiverseSampler, GreedySampler, RandomSampler, Sampler
+from certood.train.recipe import Recipe, RunSection
 
 NORMALISATION_IMAGES = 10_000
-
-OBJECTIVES: dict[str, type[CrossEntropyOnly | OutlierExposure | EnergyMargin | AbsentClassTarget]] = {
-    "cross-entropy": CrossEntropyOnly,
-    "outlier-exposure": OutlierExposure,
-    "energy": EnergyMargin,
-    "absent-class": AbsentClassTarget,
-}
 
 
 @dataclass(frozen=True)
@@ -178,27 +169,3 @@ def _fitted(initial: Mapping[str, Tensor], wanted: Mapping[str, Tensor], recipe:
             )
         fitted[name] = given
     return fitted
-
-
-def build_objective(section: ObjectiveSection) -> Objective:
-    """The recipe's objective; margins that the recipe leaves out are the objective's own."""
-    objective = OBJECTIVES[section.name]()
-    return replace(
-        objective,
-        weight=objective.weight if section.weight is None or section.name == "cross-entropy" else section.weight,
-        margin_in=objective.margin_in if section.margin_in is None else section.margin_in,
-        margin_out=objective.margin_out if section.margin_out is None else section.margin_out,
-    )
-
-
-def build_sampler(section: SamplerSection) -> Sampler:
-    """The recipe's sampler."""
-    match section.name:
-        case "random":
-            return RandomSampler()
-        case "greedy":
-            return GreedySampler()
-        case "diverse":
-            return DiverseSampler()
-        case "cluster":
-            return ClusterSampler()

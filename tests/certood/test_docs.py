@@ -8,6 +8,8 @@ import pytest
 
 from certood.analysis.bounds.translation import TRANSLATORS
 from certood.scores import SCORES
+from certood.train.objectives import OBJECTIVES
+from certood.train.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -18,15 +20,20 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     # What an example registers is gone after it.
     known = SCORES.keys() | TRANSLATORS.keys()
+    families = {family: family.names() for family in (SAMPLERS, OBJECTIVES)}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text("utf-8"), re.DOTALL)
     assert blocks
     try:
+        namespace = {"__name__": page}
         for block in blocks:
-            exec(compile(block, page, "exec"), {"__name__": page})
+            exec(compile(block, page, "exec"), namespace)
     finally:
         for registry in (SCORES, TRANSLATORS):
             for name in set(registry) - known:
                 del registry[name]
+        for family, names in families.items():
+            for name in set(family.names()) - set(names):
+                family.unregister(name)
 
 
 def test_the_reference_of_the_command_line_is_up_to_date() -> None:

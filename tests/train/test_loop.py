@@ -90,20 +90,20 @@ def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(tmp_path: Path) 
 
 
 def test_an_interrupt_leaves_a_resumable_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from certood.train import loop
+    from certood.train import epoch
 
     fit(recipe(), tmp_path / "whole", progress=False)
-    probe = loop._probe
+    probe = epoch.probe
 
-    def interrupted(training: loop.Training) -> tuple[float, float, float]:
+    def interrupted(training: epoch.Training) -> tuple[float, float, float]:
         if training.epochs_done == 1:
             raise KeyboardInterrupt
         return probe(training)
 
-    monkeypatch.setattr(loop, "_probe", interrupted)
+    monkeypatch.setattr(epoch, "probe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(recipe(), tmp_path / "cut", progress=False)
-    monkeypatch.setattr(loop, "_probe", probe)
+    monkeypatch.setattr(epoch, "probe", probe)
     fit(recipe(), tmp_path / "cut", resume=True, progress=False)
     assert same(tmp_path / "whole", tmp_path / "cut")
 

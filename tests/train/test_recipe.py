@@ -1,11 +1,21 @@
 """Recipes: built-in ones are valid, settings apply, and every mistake is named with its remedy."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
+from pydantic import TypeAdapter
 
 from certood.errors import RecipeError
-from certood.train.recipe import DEFAULT_RECIPE, known_keys, load_recipe, make_recipe, recipe_names
+from certood.train.objectives.cross_entropy import CrossEntropyOnly
+from certood.train.objectives.energy import EnergyMargin
+from certood.train.optimisers.adam import Adam
+from certood.train.optimisers.sgd import SGD
+from certood.train.recipe import DEFAULT_RECIPE, known_keys, load_recipe, make_recipe, recipe_names, sections
+from certood.train.samplers.diverse import DiverseSampler
+from certood.train.schedules.cosine import Cosine
+from certood.train.sections import FamilySection
 
 METHODS = {
     "digits": ("ce", "oe", "energy", "greg", "greg-plus"),
@@ -68,9 +78,40 @@ def test_a_file_of_the_user_is_read(tmp_path: Path) -> None:
         ("digits-ce", ["training.epochs"], "form key=value, got 'training.epochs'"),
         ("digits-ce", ["training.epochs=many"], "'training.epochs': Input should be a valid integer.*found 'many'"),
         ("digits-ce", ["training.epochs=0"], "greater than or equal to 1"),
-        ("digits-ce", ["sampler.name=clusters"], "'random', 'greedy', 'diverse' or 'cluster'"),
+        (
+            "digits-ce",
+            ["sampler.name=clusters"],
+            "'sampler.name': unknown sampler 'clusters'; did you mean 'cluster'. Known: random, greedy, diverse, cluster",
+        ),
+        ("digits-ce", ["sampler.name=3"], "'sampler.name': expected the name of a sampler, found 3"),
+        ("digits-ce", ["optimiser.schedule=cosinus"], "unknown schedule 'cosinus'; did you mean 'cosine'"),
+        (
+            "digits-ce",
+            ["sampler.name=greedy", "sampler.band=0.3"],
+            "'sampler.band' is a parameter of the sampler 'diverse', but sampler.name is 'greedy'; remove it",
+        ),
+        ("digits-ce", ["sampler.restarts=3"], "parameter of the sampler 'diverse' or 'cluster', but .* is 'random'"),
+        ("digits-ce", ["optimiser.milestones=[3]"], "of the schedule 'step', but optimiser.schedule is 'cosine'"),
+        ("digits-ce", ["optimiser.momentum=0.5"], "parameter of the optimiser 'sgd', but optimiser.name is 'adam'"),
+        ("digits-ce", ["objective.weight=0.5"], "but objective.name is 'cross-entropy'"),
+        ("digits-ce", ["sampler.bend=0.3"], "unknown recipe key 'sampler.bend'; did you mean 'sampler.band'"),
+        (
+            "digits-greg",
+            ["objective.margin=0.3"],
+            "unknown recipe key 'objective.margin'; did you mean 'objective.margin_",
+        ),
+        (
+            "digits-ce",
+            ["sampler.name=diverse", "sampler.band=1.5"],
+            r"'sampler.band': Input should be less than or equal to 1 \(found 1.5\)",
+        ),
+        ("digits-ce", ["optimiser.learning_rate=fast"], "'optimiser.learning_rate': Input should be .* number.*'fast'"),
         ("digits-ce", ["gradient.weight=-1"], "greater than or equal to 0"),
-        ("digits-greg", ["data.auxiliary=none", "objective.name=enregy"], "Input should be 'cross-entropy'"),
+        (
+            "digits-greg",
+            ["data.auxiliary=none", "objective.name=enregy"],
+            "unknown objective 'enregy'; did you mean 'energy'",
+        ),
         ("digits-ce", ["model.mean=[0.5]"], "mean and model.std go together"),
     ],
 )
@@ -84,6 +125,9 @@ def test_mistakes_are_named(name: str, settings: list[str], message: str) -> Non
     [
         ('[data]\nid = "digits"\n[trainin]\nepochs = 3\n', "unknown recipe key 'trainin'"),
         ('[data]\nid = "digits"\n[training]\nepoch = 3\n', "did you mean 'training.epochs'"),
+        ('[data]\nid = "digits"\n[sampler]\nband = 0.3\n', "parameter of the sampler 'diverse'"),
+        ('[data]\nid = "digits"\n[sampler]\nname = "diverse"\nbend = 0.3\n', "did you mean 'sampler.band'"),
+        ('sampler = "diverse"\n[data]\nid = "digits"\n', "'sampler': Input should be a valid dictionary"),
         ("[training]\nepochs = 3\n", "recipe key 'data' is missing"),
         ("[data\n", "not valid TOML"),
         ('[data]\nid = "digits"\n[objective]\nname = "energy"\n', "needs data.auxiliary"),
@@ -96,5 +140,50 @@ def test_a_users_file_with_a_mistake_is_refused(tmp_path: Path, text: str, messa
         load_recipe(str(path))
 
 
+def test_parameters_of_members_are_keys() -> None:
+    recipe = load_recipe("digits-ce", ["sampler.name=diverse", "sampler.band=0.4", "sampler.restarts=3"])
+    assert recipe.sampler.sampler == DiverseSampler(band=0.4, restarts=3)
+    assert recipe.optimiser.optimiser == Adam(learning_rate=2e-3, weight_decay=1e-4)
+    assert recipe.optimiser.learning_rates == Cosine()
+    assert load_recipe("digits-greg").objective.objective == EnergyMargin(0.1, -10.0, -3.0)
+    assert {"sampler.band", "objective.kappa", "optimiser.milestones", "optimiser.momentum"} <= set(known_keys())
+    assert len(known_keys()) == len(set(known_keys()))
+
+
+def test_defaults_are_the_members_and_are_written_out() -> None:
+    tables = make_recipe({"recipe": "mine", "data": {"id": "digits"}}).to_toml()
+    assert tables["sampler"] == {"name": "random", "candidates": 6, "outliers": 1}
+    assert tables["optimiser"]["momentum"] == SGD().momentum
+    adam = make_recipe({"recipe": "mine", "data": {"id": "digits"}, "optimiser": {"name": "adam"}})
+    assert adam.to_toml()["optimiser"]["learning_rate"] == Adam().learning_rate
+
+
+def test_choosing_another_member_drops_the_parameters_of_the_one_before() -> None:
+    recipe = load_recipe("cifar10-greg-plus", ["optimiser.name=adam", "optimiser.schedule=constant"])
+    assert recipe.optimiser.optimiser == Adam(0.1, 1e-4)
+    assert load_recipe("digits-energy", ["objective.name=cross-entropy"]).objective.objective == CrossEntropyOnly(
+        -10.0, -3.0
+    )
+
+
+@pytest.mark.parametrize("table", [name for name, section in sections().items() if issubclass(section, FamilySection)])
+def test_every_member_survives_being_written_and_read(table: str) -> None:
+    section = sections()[table]
+    assert issubclass(section, FamilySection)
+    for key, family in section.families.items():
+        for name, member in family.importable().items():
+            tables = {"recipe": "mine", "data": {"id": "digits", "auxiliary": "digits-auxiliary"}, table: {key: name}}
+            recipe = make_recipe(tables)
+            assert getattr(recipe, table).member(key) == member()
+            assert make_recipe(tomllib.loads(tomli_w.dumps(recipe.to_toml()))) == recipe
+
+
 def test_every_key_has_a_description() -> None:
-    assert len(known_keys()) > 30
+    assert len(known_keys()) > 40
+    for section in sections().values():
+        assert all(field.description for field in section.model_fields.values())
+        if issubclass(section, FamilySection):
+            for family in section.families.values():
+                for member in family.importable().values():
+                    described = TypeAdapter(member).json_schema()["properties"]
+                    assert all("description" in parameter for parameter in described.values()), member

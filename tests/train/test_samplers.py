@@ -1,117 +1,154 @@
-"""k-means against scikit-learn, and the samplers' picks against a loop."""
+"""What every sampler must do, over the registry, and what each promises."""
+
+import itertools
 
 import pytest
 import torch
-from sklearn.cluster import KMeans
-from torch import Tensor, nn
+from torch import Tensor
 
-from certood.data import load_set, to_pixels
 from certood.errors import CertoodError
 from certood.models import build_model
 from certood.scores import Energy
-from certood.train.kmeans import kmeans
-from certood.train.samplers import (
-    ClusterSampler,
-    DiverseSampler,
-    GreedySampler,
-    RandomSampler,
-    Sampler,
-    cluster_extremes,
-    score_candidates,
-)
+from certood.train.candidates import score_candidates
+from certood.train.samplers import SAMPLERS, Sampler
+from certood.train.samplers.base import cluster_extremes
+from certood.train.samplers.cluster import ClusterSampler
+from certood.train.samplers.diverse import DiverseSampler
+from certood.train.samplers.greedy import GreedySampler
+from certood.train.samplers.random import RandomSampler
 
-SAMPLERS: list[Sampler] = [RandomSampler(), GreedySampler(), DiverseSampler(), ClusterSampler()]
+# The most picks for each outlier wanted, where it is not one.
+MOST = {"cluster": 2}
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def digits_features(count: int) -> Tensor:
-    from pathlib import Path
-
-    images = to_pixels(load_set("digits", root=Path()).batch(torch.arange(count)))
-    torch.manual_seed(0)
-    model = build_model("small-cnn", num_classes=6, input_shape=(1, 8, 8), mean=[0.3], std=[0.4])
-    return nn.functional.normalize(model.features(images).detach(), dim=1)
+def pool(candidates: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    scores = torch.randn(candidates, generator=generator(seed))
+    return scores, torch.randn(candidates, 16, generator=generator(seed + 1))
 
 
-@pytest.mark.parametrize("k", [6, 64])
-def test_inertia_is_within_two_per_cent_of_scikit_learns(k: int) -> None:
-    features = digits_features(384)
-    ours = kmeans(features, k, restarts=10, generator=generator())
-    theirs = KMeans(k, n_init=10, random_state=0).fit(features.numpy()).inertia_
-    assert ours.inertia <= 1.02 * theirs
-    recomputed = sum((features[ours.labels == label] - ours.centres[label]).square().sum() for label in range(k))
-    assert ours.inertia == pytest.approx(float(recomputed), rel=1e-4)
+@pytest.fixture(params=SAMPLERS.names())
+def name(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
 
 
-def test_separate_groups_are_found_exactly() -> None:
-    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
-    points = (centres[:, None] + 0.1 * torch.randn(3, 20, 2, generator=generator())).flatten(0, 1)
-    labels = kmeans(points, 3, generator=generator()).labels.view(3, 20)
-    assert (labels == labels[:, :1]).all()
-    assert len(labels[:, 0].unique()) == 3
+@pytest.fixture
+def sampler(name: str) -> Sampler:
+    return SAMPLERS.find(name)()
 
 
-def test_every_cluster_of_distinct_points_has_a_member() -> None:
-    points = torch.cat([torch.zeros(50, 2), torch.arange(8.0)[:, None].expand(8, 2) + 100])
-    result = kmeans(points + 1e-3 * torch.rand(58, 2, generator=generator()), 12, generator=generator())
-    assert len(result.labels.unique()) == 12
+@pytest.mark.parametrize(("candidates", "wanted"), [(384, 64), (10, 64), (1, 4), (64, 64)])
+def test_picks_are_distinct_candidates_and_as_many_as_wanted(
+    sampler: Sampler, name: str, candidates: int, wanted: int
+) -> None:
+    scores, features = pool(candidates)
+    picked = sampler(scores, features, wanted, generator(2))
+    assert picked.dtype == torch.int64
+    assert len(picked.unique()) == len(picked)
+    assert 0 <= int(picked.min()) <= int(picked.max()) < candidates
+    least, most = min(wanted, candidates), MOST.get(name, 1) * wanted
+    assert least <= len(picked) <= min(most, candidates)
 
 
-@pytest.mark.parametrize("origin", [0.0, 1e4, -3e5])
-def test_clusters_do_not_depend_on_where_the_origin_is(origin: float) -> None:
-    # Groups of diameter 0.25 that are 2 apart, on a grid that float32 represents exactly at every origin:
-    # an expanded |x|² - 2x·c + |c|² in float32 is off by 8 and more at 1e4.
-    corners = torch.cartesian_prod(*[torch.tensor([0.0, 2.0])] * 3)
-    offsets = torch.randint(2, (8, 12, 3), generator=generator()) / 4
-    points = (corners[:, None] + offsets).flatten(0, 1)
-    found, expected = kmeans(points + origin, 8, generator=generator()), kmeans(points, 8, generator=generator())
-    labels = found.labels.view(8, 12)
-    assert (labels == labels[:, :1]).all()
-    assert torch.equal(found.labels, expected.labels)
-    groups = (corners[:, None] + offsets).double()
-    assert found.inertia == pytest.approx((groups - groups.mean(1, keepdim=True)).square().sum().item(), rel=1e-6)
-    torch.testing.assert_close(found.centres, expected.centres + origin, rtol=1e-7, atol=0)
+def test_picks_are_a_function_of_the_pool_and_the_generator(sampler: Sampler) -> None:
+    scores, features = pool(100)
+    before = scores.clone(), features.clone()
+    torch.manual_seed(1)
+    once = sampler(scores, features, 20, generator(2))
+    torch.manual_seed(2)
+    assert torch.equal(once, sampler(scores, features, 20, generator(2)))
+    assert torch.equal(scores, before[0])
+    assert torch.equal(features, before[1])
 
 
-def test_a_far_group_leaves_the_distances_within_a_near_one_accurate() -> None:
-    # Centring cannot help here: the mean lies at 1e8, where |x|² has an error of 2 in float64.
-    near = torch.tensor([0.0, 1e-2, 1.0, 1.01, 2.0, 2.01])
-    points = torch.cat([near, torch.full((6,), 2e8)])[:, None]
-    result = kmeans(points, 4, restarts=10, generator=generator())
-    labels = result.labels.tolist()
-    assert [labels[i] == labels[i + 1] for i in range(5)] == [True, False, True, False, True]
-    assert result.inertia == pytest.approx(3 * 2 * 0.005**2, rel=1e-3)
+def test_scores_and_features_matter_if_and_only_if_they_are_asked_for(sampler: Sampler) -> None:
+    scores, features = pool(100)
+    once = sampler(scores, features, 20, generator(2))
+    other = sampler(scores.roll(7), features, 20, generator(2))
+    assert torch.equal(once, other) != sampler.needs_scores
+    if not sampler.needs_scores:
+        assert torch.equal(once, sampler(scores, None, 20, generator(2)))
 
 
-def test_starts_are_the_same_however_distances_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    features = digits_features(100)
-    whole = kmeans(features, 12, generator=generator())
-    monkeypatch.setattr("certood.train.kmeans.POINTS_WITH_ALL_PAIRS", 0)
-    monkeypatch.setattr("certood.train.kmeans.PAIRS_AT_ONCE", 7)
-    assert torch.equal(kmeans(features, 12, generator=generator()).labels, whole.labels)
+def test_duplicate_candidates_are_distinct_picks(sampler: Sampler) -> None:
+    picked = sampler(torch.zeros(20), torch.ones(20, 3), 5, generator())
+    assert len(picked.unique()) == len(picked)
 
 
-def test_duplicates_and_few_points_do_no_harm() -> None:
-    same = kmeans(torch.ones(30, 4), 5, generator=generator())
-    assert same.inertia == 0
-    few = kmeans(torch.rand(3, 4), 5, generator=generator())
-    assert sorted(few.labels.tolist()) == [0, 1, 2]
+def test_values_that_diverged_are_named(sampler: Sampler, name: str) -> None:
+    if not sampler.needs_scores:
+        pytest.skip(f"{name} looks at no scores")
+    with pytest.raises(CertoodError, match="1 of 9 candidate scores are not finite"):
+        sampler(torch.tensor([torch.nan] + [0.0] * 8), torch.rand(9, 2), 3, generator())
 
 
-@pytest.mark.parametrize(
-    ("points", "k", "message"),
-    [
-        (torch.tensor([[1.0], [torch.nan]]), 1, "1 of 2 points are not finite"),
-        (torch.zeros(0, 2), 1, "expected points"),
-        (torch.zeros(3, 2), 0, "expected points"),
-    ],
-)
-def test_what_cannot_be_clustered_is_refused(points: Tensor, k: int, message: str) -> None:
-    with pytest.raises(CertoodError, match=message):
-        kmeans(points, k, generator=generator())
+@pytest.mark.parametrize("clustering", [DiverseSampler(), ClusterSampler()])
+def test_features_that_diverged_are_named(clustering: Sampler) -> None:
+    with pytest.raises(CertoodError, match="not finite"):
+        clustering(torch.zeros(9), torch.full((9, 2), torch.nan), 3, generator())
+    with pytest.raises(CertoodError, match="none were given"):
+        clustering(torch.zeros(9), None, 3, generator())
+
+
+def groups() -> tuple[Tensor, Tensor, Tensor]:
+    """Scores and features of 40 candidates in 5 groups of directions far from each other, and their groups."""
+    labels = torch.arange(40) % 5
+    angles = 2 * torch.pi * (labels + 0.02 * torch.rand(40, generator=generator())) / 5
+    lengths = 1 + 9 * torch.rand(40, 1, generator=generator(1))
+    features = lengths * torch.stack([angles.cos(), angles.sin()], 1)
+    return torch.randn(40, generator=generator(2)), features, labels
+
+
+def by_definition(name: str, scores: Tensor, labels: Tensor) -> set[int] | None:
+    """What a sampler should pick of the groups, one outlier wanted for each, in plain Python; None where it is random."""
+    values = scores.tolist()
+    order = sorted(range(40), key=values.__getitem__)
+    members = [[i for i in range(40) if labels[i] == group] for group in range(5)]
+    match name:
+        case "greedy":
+            return set(order[:5])
+        case "diverse":
+            band = [[i for i in group if i in order[:20]] for group in members]
+            return {min(group, key=values.__getitem__) for group in band}
+        case "cluster":
+            both = ((min(group, key=values.__getitem__), max(group, key=values.__getitem__)) for group in members)
+            return set(itertools.chain(*both))
+    return None
+
+
+def test_picks_are_those_of_the_definition_in_whatever_order_candidates_come(name: str, sampler: Sampler) -> None:
+    scores, features, labels = groups()
+    expected = by_definition(name, scores, labels)
+    if expected is None:
+        pytest.skip(f"{name} has no definition here")
+    if name != "greedy":
+        sampler = SAMPLERS.find(name)(restarts=5)  # type: ignore[call-arg]
+    for seed in range(3):
+        order = torch.randperm(40, generator=generator(seed))
+        picked = sampler(scores[order], features[order], 5, generator(seed))
+        assert set(order[picked].tolist()) == expected
+
+
+def test_random_picks_are_uniform() -> None:
+    counts = torch.zeros(10)
+    draw = generator()
+    for _ in range(2000):
+        counts[RandomSampler()(torch.zeros(10), None, 3, draw)] += 1
+    # 2000 draws of 3 of 10: each is expected 600 times with a standard deviation of 20.5.
+    assert (counts - 600).abs().max() < 4 * 20.5
+
+
+def test_the_band_of_diverse_limits_what_is_picked() -> None:
+    scores, features = pool(200)
+    lowest = scores.sort().values
+    for band in (0.1, 0.4):
+        picked = DiverseSampler(band=band)(scores, features, 20, generator())
+        assert scores[picked].max() <= lowest[round(band * 200) - 1]
+    assert scores[picked].max() > lowest[19]
 
 
 def test_extremes_are_those_of_a_loop() -> None:
@@ -122,25 +159,6 @@ def test_extremes_are_those_of_a_loop() -> None:
         members = (labels == label).nonzero().flatten()
         assert low == members[scores[members].argmin()]
         assert high == members[scores[members].argmax()]
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
-@pytest.mark.parametrize(("candidates", "wanted"), [(384, 64), (10, 64), (1, 4), (64, 64)])
-def test_no_candidate_is_picked_twice(sampler: Sampler, candidates: int, wanted: int) -> None:
-    scores = torch.randn(candidates, generator=generator())
-    features = torch.randn(candidates, 16, generator=generator(1))
-    picked = sampler(scores, features, wanted, generator(2))
-    assert len(picked.unique()) == len(picked) >= 1
-    assert 0 <= int(picked.min()) <= int(picked.max()) < candidates
-    assert len(picked) <= (2 if isinstance(sampler, ClusterSampler) else 1) * wanted
-    again = sampler(scores, features, wanted, generator(2))
-    assert torch.equal(picked, again)
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
-def test_duplicate_candidates_are_distinct_picks(sampler: Sampler) -> None:
-    picked = sampler(torch.zeros(20), torch.ones(20, 3), 5, generator())
-    assert len(picked.unique()) == len(picked)
 
 
 def test_greedy_takes_the_lowest() -> None:
@@ -166,21 +184,6 @@ def test_features_are_compared_by_direction_not_length() -> None:
     features = torch.tensor([[1.0, 0.0], [100.0, 0.0], [0.0, 1.0], [0.0, 100.0]])
     picked = ClusterSampler(restarts=5)(torch.tensor([0.0, 1.0, 2.0, 3.0]), features, 2, generator())
     assert picked.tolist() == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize("sampler", [DiverseSampler(), ClusterSampler()])
-def test_features_that_diverged_are_named(sampler: Sampler) -> None:
-    features = torch.full((9, 2), torch.nan)
-    with pytest.raises(CertoodError, match="not finite"):
-        sampler(torch.zeros(9), features, 3, generator())
-    with pytest.raises(CertoodError, match="none were given"):
-        sampler(torch.zeros(9), None, 3, generator())
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS[1:])
-def test_scores_that_diverged_are_named(sampler: Sampler) -> None:
-    with pytest.raises(CertoodError, match="1 of 9 candidate scores"):
-        sampler(torch.tensor([torch.nan] + [0.0] * 8), torch.rand(9, 2), 3, generator())
 
 
 def test_candidates_are_scored_in_eval_mode_without_gradients_and_the_mode_comes_back() -> None:

@@ -1,0 +1,56 @@
+"""Picking outliers: a pool of candidates is scored by the network, and a sampler picks those that enter the step."""
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from certood.data.source import to_pixels
+from certood.models.classifier import Classifier
+from certood.scores import Score
+from certood.train.assembly import Training
+from certood.train.batches import own_share
+
+SCORING_BATCH = 512
+
+
+def pick_outliers(training: Training, own_pool: Tensor, generator: torch.Generator) -> Tensor:
+    """This process's share of the picked outliers (M, C, H, W), of its share of the candidates as bytes, augmented.
+
+    Every process scores its own candidates and all pick the same; what is picked is what was scored, in the same view.
+    """
+    fabric, sampler, recipe = training.fabric, training.sampler, training.recipe
+    count = recipe.sampler.outliers * recipe.training.batch_size
+    scores, features = torch.zeros(len(own_pool) * fabric.world_size, device=fabric.device), None
+    if sampler.needs_scores:
+        with fabric.autocast():
+            own_scores, own_features = score_candidates(
+                training.network, to_pixels(own_pool), training.step.objective.score, SCORING_BATCH
+            )
+        scores, features = _gathered(fabric, own_scores), _gathered(fabric, own_features)
+    picked = sampler(scores, features, count, generator)
+    if fabric.world_size > 1:
+        picked = fabric.broadcast(picked)
+    return _gathered(fabric, own_pool)[own_share(picked, fabric.global_rank, fabric.world_size)]
+
+
+def score_candidates(model: Classifier, images: Tensor, score: Score, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Scores (n,) and penultimate features (n, F) of candidates (n, C, H, W), in eval mode and without gradients.
+
+    The network is left in the mode in which it was found.
+    """
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        features = torch.cat([model.features(part) for part in images.split(batch_size)]).float()
+        scores = score(model.head(features).float())
+    model.train(training)
+    return scores, features
+
+
+def _gathered(fabric: Fabric, own: Tensor) -> Tensor:
+    """The shares of all processes, one after the other, as every process's candidates stand in the global pool."""
+    if fabric.world_size == 1:
+        return own
+    gathered = fabric.all_gather(own)
+    assert isinstance(gathered, Tensor)
+    return gathered.flatten(0, 1)

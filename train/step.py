@@ -1,0 +1,74 @@
+"""The whole forward part of a training step."""
+
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from certood.errors import CertoodError
+from certood.train.batch_statistics import Statistics, recorded_statistics
+from certood.train.objectives import Objective
+from certood.train.penalty import GradientPenalty, at_least_float32, gate_shares, gradient_term
+
+
+class Terms(NamedTuple):
+    """The loss and its parts, scalars; total = cross_entropy + λ_S·outlier + λ_∇·gradient."""
+
+    total: Tensor
+    cross_entropy: Tensor
+    outlier: Tensor
+    gradient: Tensor
+
+
+class TrainingStep(nn.Module):
+    """The forward part of a step as one module, so that a data-parallel wrapper sees one forward and one backward.
+
+    ID images and outliers go through ONE joint forward, and running statistics are updated once. `learned` holds the scalars
+    that the objective learns. Raises CertoodError for a finite difference through active dropout, whose two forwards
+    would not agree.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, penalty: GradientPenalty) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.penalty = penalty
+        self.learned = nn.ParameterDict({name: torch.tensor(value) for name, value in objective.learned.items()})
+        random = [
+            name
+            for name, part in model.named_modules()
+            if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
+        ]
+        if penalty.weight and penalty.mode == "finite-difference" and random:
+            raise CertoodError(
+                f"a finite difference needs two forwards that agree, but {random[0]} drops units at random; "
+                "use gradient.mode = 'exact' or no dropout"
+            )
+
+    def forward(self, images_in: Tensor, labels: Tensor, images_out: Tensor | None) -> Terms:
+        """Terms of ID images (N, C, H, W) with labels (N,), and outliers (M, C, H, W) or None; pixels in [0, 1]."""
+        objective, penalty = self.objective, self.penalty
+        learned = dict(self.learned.items())
+        images = images_in if images_out is None else torch.cat([images_in, images_out])
+        if penalty.weight:
+            images = images.detach().requires_grad_()
+        statistics: Statistics = {}
+        repeated = penalty.weight > 0 and penalty.mode == "finite-difference"
+        with recorded_statistics(self.model, statistics) if repeated else nullcontext():
+            logits = at_least_float32(self.model(images))
+        logits_in, logits_out = logits[: len(labels)], logits[len(labels) :]
+        cross_entropy = F.cross_entropy(logits_in, labels)
+        outlier = gradient = cross_entropy.new_zeros(())
+        if len(logits_out):
+            outlier = objective.outlier_term(
+                objective.trained_score(logits_in), objective.trained_score(logits_out), learned
+            )
+        if penalty.weight:
+            scores = objective.score(logits)
+            shares = gate_shares(scores.detach(), len(labels), objective.margins(learned))
+            if shares.any():
+                gradient = gradient_term(penalty, self.model, objective.score, images, scores, shares, statistics)
+        total = cross_entropy + objective.weight * outlier + penalty.weight * gradient
+        return Terms(total, cross_entropy, outlier, gradient)
