@@ -13,9 +13,6 @@ from certood.analysis.bounds.linear.rows import contracted, magnitude
 from certood.analysis.bounds.linear.windows import Windows
 from certood.errors import CertoodError
 
-# The dual exponent q of each norm p.
-DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
-
 
 @dataclass(frozen=True)
 class Bounds:

@@ -14,7 +14,7 @@ from certood.analysis.bounds.exporting import Exported, Place, Step, export
 from certood.analysis.bounds.folding import folded
 from certood.analysis.bounds.graph import Graph, Node
 from certood.analysis.bounds.layouts import Layout
-from certood.analysis.bounds.operations.base import Input
+from certood.analysis.bounds.operations import Input
 from certood.analysis.bounds.translation import TRANSLATORS
 from certood.analysis.bounds.witness import check
 from certood.errors import CannotCertify, UnsupportedOperation

@@ -11,7 +11,7 @@ from certood.analysis.bounds.linear.propagation import Analysis
 from certood.analysis.bounds.linear.rounding import check_precision
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import COPIES, default_memory, keep_freed_blocks, row_memory
-from certood.analysis.bounds.operations.base import Curved, LinearOperation, Rows
+from certood.analysis.bounds.operations.base import LinearOperation, Nonlinear, Rows
 from certood.errors import CertoodError
 
 METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")
@@ -76,7 +76,7 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
                 if ball.is_box or known:
                     continue
             readers = [graph.nodes[reader].operation for reader in graph.readers[index]]
-            curved = [reader for reader in readers if isinstance(reader, Curved)]
+            curved = [reader for reader in readers if isinstance(reader, Nonlinear)]
             if index in affine and (curved or index == len(graph.nodes) - 1):
                 chosen = torch.ones_like(box[0], dtype=torch.bool)
             elif linear_bounds and curved:

@@ -7,19 +7,24 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.calls import Call, Reference
-from certood.analysis.bounds.operations import activations
-from certood.analysis.bounds.operations.axis import AxisFunction, LogSoftmax, LogSumExp, Maximum, Softmax
-from certood.analysis.bounds.operations.base import (
+from certood.analysis.bounds.operations import (
+    AxisFunction,
     ChannelAffine,
     Concatenation,
+    Convolution,
     Linear,
+    LogSoftmax,
+    LogSumExp,
+    Maximum,
+    MaxPool,
     Monotone,
     Operation,
+    Product,
     Reshape,
+    Softmax,
     WeightedSum,
+    activations,
 )
-from certood.analysis.bounds.operations.convolution import Convolution
-from certood.analysis.bounds.operations.pairs import MaxPool, Product
 
 # A translator gives the operation of a node that reads all inputs of the call, or a value that it has made of several nodes.
 Translator = Callable[[Call], Operation | Reference]

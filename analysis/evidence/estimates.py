@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from certood.analysis.bounds.ball import DUAL
+from certood.analysis.bounds.operations.norms import DUAL
 from certood.analysis.evidence.attacks import random_start, steepest_step
 from certood.analysis.question import Question
 

@@ -131,8 +131,9 @@ def test_every_image_may_have_its_own_radius() -> None:
         torch.testing.assert_close(together.lower[index], alone.lower[0], rtol=1e-9, atol=1e-9)
 
 
-def test_more_iterations_never_hurt_and_some_help() -> None:
-    graph, x = capture(network("mlp", trained=True), images()), images()
+@pytest.mark.parametrize("name", ["mlp", "leaky"])
+def test_more_iterations_never_hurt_and_some_help(name: str) -> None:
+    graph, x = capture(network(name, trained=True), images()), images()
     plain = bound(graph, LpBall(x, 0.08), "crown")
     few, many = (bound(graph, LpBall(x, 0.08), "alpha-crown", iterations=count) for count in (3, 12))
     assert (few.width <= plain.width + 1e-12).all()

@@ -25,7 +25,7 @@ def fixed(parameters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["mlp", "conv", "residual"])
+@pytest.mark.parametrize("name", ["mlp", "conv", "residual", "leaky", "relu6"])
 def test_no_point_lies_below_and_more_parts_are_tighter(name: str, norm: float) -> None:
     model, x, eps = network(name, trained=True), images(), 2 * RADII[norm]
     graph = capture(model, x)

@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from certood.analysis.bounds import LpBall, analyse, capture
-from certood.analysis.bounds.operations.convolution import Convolution
+from certood.analysis.bounds.operations.convolution import Convolution, convolution_norm
 from certood.analysis.certification import certify, question_of
 from certood.analysis.evidence.attacks import ascend, distances, generators, project
 from certood.analysis.evidence.direct import _largest, certified_radii
 from certood.analysis.evidence.estimates import clever, gradient_norms
 from certood.analysis.evidence.lipschitz import (
-    convolution_norm,
     global_lipschitz,
     local_lipschitz,
     min_rule_radius,

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from certood.analysis.bounds.operations import activations
+from certood.analysis.bounds.operations import MaxPool, Product, activations
 from certood.analysis.bounds.operations.activations import Activation
-from certood.analysis.bounds.operations.pairs import MaxPool, Product
 from certood.analysis.bounds.operations.relaxations import relu_relaxation
 
 ACTIVATIONS = [

@@ -10,7 +10,7 @@ from torch import nn
 from certood.analysis.bounds import LpBall, analyse, bound, capture
 from certood.analysis.bounds import ball as region
 from certood.analysis.bounds.linear import rounding
-from certood.analysis.bounds.operations.base import Linear
+from certood.analysis.bounds.operations import Linear
 from certood.errors import CertoodError
 from tests.analysis.networks import NETWORKS, NORMS, RADII, images, network
 

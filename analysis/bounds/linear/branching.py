@@ -1,12 +1,12 @@
-"""Branch and bound: where one linear bound does not decide, the ball is split by the signs of ReLU inputs.
+"""Branch and bound: where one linear bound does not decide, the ball is split at the kinks of piecewise linear activations.
 
-β-CROWN (Wang et al., NeurIPS 2021, arXiv 2103.06624). On the part of the ball where σ·z ≥ 0 for an input z of a ReLU and a sign
-σ, that ReLU is linear, and for every β ≥ 0 subtracting β·σ·z from a function leaves a lower bound of it there. The slopes of the
-other ReLUs and the multipliers β are found by gradient ascent; the part with the lowest bound is split next, at the ReLU whose
-relaxation costs it most.
+β-CROWN (Wang et al., NeurIPS 2021, arXiv 2103.06624), which splits ReLUs by sign. On the part of the ball where
+σ·(z − k) ≥ 0 for an input z of an activation with a kink at k and a sign σ, the activation has a kink less, and for every β ≥ 0
+subtracting β·σ·(z − k) from a function leaves a lower bound of it there. Slopes and multipliers β are found by gradient ascent;
+the part with the lowest bound is split next, at the kink that costs its bound most.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +16,15 @@ from certood.analysis.bounds.ball import LpBall, or_infinite
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.linear.choices import Choices
 from certood.analysis.bounds.linear.propagation import Analysis
-from certood.analysis.bounds.operations.activations import RELU
+from certood.analysis.bounds.operations.base import Elementwise, Operation
 from certood.analysis.bounds.operations.relaxations import crown_slope
 
 LEARNING_RATE = 0.1
 
 # The function that is bounded from below, for any parameters (D, K): rows (D, K) of the logits and constants (D,).
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
+# A kink: the node of its activation, and where it lies.
+Kink = tuple[int, float]
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def branched_least(
     """Lower bounds (N,) over the ball of objective(start) + shift; an image is left as soon as its bound is above 0.
 
     `start` is (N, P), the parameters with which the ascent begins; `shift` is (N,). The bound of what is left undecided is
-    the lowest of its parts. Only networks whose nonlinear operations are ReLUs gain; others keep the bound without parts.
+    the lowest of its parts. Networks gain as far as their activations are piecewise linear; without any the bound of the whole
+    ball is kept.
     """
     assert isinstance(analysis.ball, LpBall)
     effort = effort or Branching()
@@ -51,24 +54,25 @@ def branched_least(
 
 @dataclass
 class _Parts:
-    """Parts of the ball of one image: for every ReLU input −1, 0 or 1 (D, *shape), and a lower bound (D,) on each part."""
+    """Parts of the ball of one image: on which side of every kink, −1, 0 for both or 1 (D, *shape), a lower bound (D,) on each
+    part, and what every kink costs it."""
 
-    signs: dict[int, Tensor]
+    signs: dict[Kink, Tensor]
     bounds: Tensor
-    costs: dict[int, Tensor]
+    costs: dict[Kink, Tensor]
 
     def chosen(self, places: Tensor) -> "_Parts":
         return _Parts(
-            {node: signs[places] for node, signs in self.signs.items()},
+            {kink: signs[places] for kink, signs in self.signs.items()},
             self.bounds[places],
-            {node: costs[places] for node, costs in self.costs.items()},
+            {kink: costs[places] for kink, costs in self.costs.items()},
         )
 
     def joined(self, other: "_Parts") -> "_Parts":
         return _Parts(
-            {node: torch.cat([signs, other.signs[node]]) for node, signs in self.signs.items()},
+            {kink: torch.cat([signs, other.signs[kink]]) for kink, signs in self.signs.items()},
             torch.cat([self.bounds, other.bounds]),
-            {node: torch.cat([costs, other.costs[node]]) for node, costs in self.costs.items()},
+            {kink: torch.cat([costs, other.costs[kink]]) for kink, costs in self.costs.items()},
         )
 
 
@@ -76,8 +80,10 @@ def _one_image(
     analysis: Analysis, index: int, objective: Objective, start: Tensor, shift: Tensor, effort: Branching
 ) -> Tensor:
     graph = analysis.graph
-    nodes = sorted(set(_relus(graph).values()))
-    root = {node: torch.zeros(1, *graph.nodes[node].shape, dtype=torch.int8) for node in nodes}
+    device = analysis.references[0].device
+    root = {
+        kink: torch.zeros(1, *graph.nodes[kink[0]].shape, dtype=torch.int8, device=device) for kink in _kinks(graph)
+    }
     waiting = _bounded(analysis, index, root, objective, start, shift, effort.steps)
     made = 1
     while bool((waiting.bounds <= 0).any()) and made < effort.parts:
@@ -98,31 +104,35 @@ def _one_image(
     return waiting.bounds.min()
 
 
-def _relus(graph: Graph) -> dict[int, int]:
-    """The ReLUs of a graph, and what each reads."""
-    return {index: node.inputs[0] for index, node in enumerate(graph.nodes) if node.operation is RELU}
+def _kinks(graph: Graph) -> list[Kink]:
+    """The kinks of the piecewise linear activations of a graph."""
+    return [(index, place) for index, node in enumerate(graph.nodes) for place in _elementwise_kinks(node.operation)]
 
 
-def _split(parts: _Parts) -> dict[int, Tensor] | None:
-    """The signs of both halves of every part, at its costliest ReLU; None where no ReLU is left to split."""
-    nodes = list(parts.signs)
-    if not nodes:
+def _elementwise_kinks(operation: Operation) -> Sequence[float]:
+    return (operation.kinks or ()) if isinstance(operation, Elementwise) else ()
+
+
+def _split(parts: _Parts) -> dict[Kink, Tensor] | None:
+    """The signs of both halves of every part, at its costliest kink; None where no kink is left to split at."""
+    kinks = list(parts.signs)
+    if not kinks:
         return None
-    costs = torch.cat([parts.costs[node].flatten(1) for node in nodes], 1)
+    costs = torch.cat([parts.costs[kink].flatten(1) for kink in kinks], 1)
     value, place = costs.max(1)
     if not bool((value > 0).all()):
         return None
-    flat = torch.cat([parts.signs[node].flatten(1) for node in nodes], 1)
+    flat = torch.cat([parts.signs[kink].flatten(1) for kink in kinks], 1)
     halves = [flat.clone().scatter_(1, place[:, None], sign) for sign in (1, -1)]
-    sizes = [parts.signs[node][0].numel() for node in nodes]
+    sizes = [parts.signs[kink][0].numel() for kink in kinks]
     both = torch.cat(halves).split(sizes, 1)
-    return {node: part.view(-1, *parts.signs[node].shape[1:]) for node, part in zip(nodes, both, strict=True)}
+    return {kink: part.view(-1, *parts.signs[kink].shape[1:]) for kink, part in zip(kinks, both, strict=True)}
 
 
 def _bounded(
     analysis: Analysis,
     index: int,
-    signs: dict[int, Tensor],
+    signs: dict[Kink, Tensor],
     objective: Objective,
     start: Tensor,
     shift: Tensor,
@@ -131,28 +141,34 @@ def _bounded(
     """Bounds on parts of the ball of an image, by ascent on slopes, multipliers and the parameters of the objective."""
     count = len(next(iter(signs.values()))) if signs else 1
     part = _restricted(analysis, index, signs, count)
-    last = len(analysis.graph.nodes) - 1
-    relus = _relus(analysis.graph)
+    graph = analysis.graph
+    last = len(graph.nodes) - 1
     slopes: dict[int, Tensor] = {}
-    multipliers: dict[int, Tensor] = {}
-    for node, sign in signs.items():
-        slopes[node] = crown_slope(*part.boxes[node])[:, None].clone().requires_grad_()
-        if sign.any():
-            multipliers[node] = torch.zeros_like(slopes[node]).requires_grad_()
+    for node, own in enumerate(graph.nodes):
+        if isinstance(own.operation, Elementwise) and own.operation.adjustable:
+            slopes[node] = crown_slope(*part.boxes[own.inputs[0]])[:, None].clone().requires_grad_()
+    multipliers = {
+        kink: torch.zeros_like(sign[:, None], dtype=torch.float64).requires_grad_()
+        for kink, sign in signs.items()
+        if sign.any()
+    }
     parameters = start.expand(count, -1).clone().requires_grad_()
     values = [parameters, *slopes.values(), *multipliers.values()]
     optimiser = torch.optim.Adam(values, LEARNING_RATE)
-    best = torch.full((count,), -torch.inf, dtype=torch.float64)
+    best = torch.full((count,), -torch.inf, dtype=torch.float64, device=start.device)
     reached: dict[int, Tensor] = {}
     for step in range(steps + 1):
         with torch.enable_grad():
             rows, constant = objective(parameters)
-            pulls = {node: signs[node].to(torch.float64)[:, None] * value for node, value in multipliers.items()}
-            choices = Choices({relu: slopes[read] for relu, read in relus.items()}, pulls, reached)
+            subtracted: dict[int, list[tuple[Tensor, float]]] = {}
+            for kink, value in multipliers.items():
+                node, place = kink
+                subtracted.setdefault(node, []).append((signs[kink].to(torch.float64)[:, None] * value, place))
+            choices = Choices(dict(slopes), subtracted, reached)
             linear = part.linear_lower(last, rows[:, None], choices)
             found = (part.ball.least(linear.rows) + linear.constant)[:, 0] + constant + shift
         best = torch.maximum(best, or_infinite(found.detach(), -1))
-        # A network without ReLU and an objective without parameters leave nothing to ascend.
+        # A network and an objective may leave nothing to ascend.
         if step == steps or not found.requires_grad or bool((best > 0).all()):
             break
         optimiser.zero_grad()
@@ -163,29 +179,34 @@ def _bounded(
                 value.clamp_(0, 1)
             for value in multipliers.values():
                 value.clamp_min_(0)
-    costs = {node: _cost(part, node, reached[node][:, 0]) * (signs[node] == 0) for node in signs}
+    costs = {kink: _cost(part, kink, reached[kink[0]][:, 0]) * (sign == 0) for kink, sign in signs.items()}
     return _Parts(signs, best, costs)
 
 
-def _cost(part: Analysis, node: int, rows: Tensor) -> Tensor:
-    """What the relaxation of every ReLU may cost: the height of its triangle times its coefficient."""
-    lower, upper = part.boxes[node]
-    unstable = (lower < 0) & (upper > 0)
-    height = -lower * upper / torch.where(unstable, upper - lower, 1.0)
-    return torch.where(unstable, rows.abs() * height, 0.0)
+def _cost(part: Analysis, kink: Kink, rows: Tensor) -> Tensor:
+    """What the relaxation at a kink may cost: how far it lies from the chord of its box, times its coefficient."""
+    index, place = kink
+    node = part.graph.nodes[index]
+    lower, upper = part.boxes[node.inputs[0]]
+    apart = (lower < place) & (upper > place)
+    left, right, here = (node.operation.forward([at]) for at in (lower, upper, torch.full_like(lower, place)))
+    chord = left + (right - left) * (place - lower) / torch.where(apart, upper - lower, 1.0)
+    return torch.where(apart, rows.abs() * (chord - here).abs(), 0.0)
 
 
-def _restricted(analysis: Analysis, index: int, signs: dict[int, Tensor], count: int) -> Analysis:
-    """The analysis of one image, once for every part, with the boxes of ReLU inputs cut off at 0 on their side."""
+def _restricted(analysis: Analysis, index: int, signs: dict[Kink, Tensor], count: int) -> Analysis:
+    """The analysis of one image, once for every part, with the boxes of inputs of activations cut off at kinks."""
     ball = analysis.ball
     assert isinstance(ball, LpBall)
     own = LpBall(ball.centre[index].expand(count, -1, -1, -1), ball.eps[index].expand(count), ball.norm)
-    boxes = {}
-    for node, (lower, upper) in analysis.boxes.items():
-        low, high = (bound[index].expand(count, *bound.shape[1:]) for bound in (lower, upper))
-        if node in signs:
-            low = torch.where(signs[node] > 0, low.clamp_min(0), low)
-            high = torch.where(signs[node] < 0, high.clamp_max(0), high)
-        boxes[node] = (low, high)
+    boxes = {
+        node: (lower[index].expand(count, *lower.shape[1:]), upper[index].expand(count, *upper.shape[1:]))
+        for node, (lower, upper) in analysis.boxes.items()
+    }
+    for (node, place), sign in signs.items():
+        source = analysis.graph.nodes[node].inputs[0]
+        low, high = boxes[source]
+        low = torch.where(sign > 0, low.clamp_min(place), low)
+        boxes[source] = (low, torch.where(sign < 0, high.clamp_max(place), high))
     values = {node: value[index].expand(count, *value.shape[1:]) for node, value in analysis.references.items()}
     return Analysis(analysis.graph, own, "crown", analysis.max_memory, centre_values=values, boxes=boxes)

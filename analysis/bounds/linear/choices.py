@@ -1,6 +1,6 @@
 """What an ascent varies in a linear bound."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -13,21 +13,22 @@ from certood.analysis.bounds.operations.relaxations import crown_slope
 
 @dataclass(frozen=True)
 class Choices:
-    """What a linear bound leaves open: by the node of a ReLU its lower slopes, by the node it reads multiples to subtract.
+    """What a linear bound leaves open, by the node of an activation: choices of its lower line, multiples to subtract.
 
-    Slopes are (N, 1 or R, *shape), or as the values of the rows where these are windows. A ReLU without any gets CROWN's own,
-    one for every coefficient that reaches it, as a new leaf. Subtracting is sound only where the multiple is not negative.
-    Coefficients that arrive at the ReLUs are noted in `reached`, if there is one, by the node that is read; `met` keeps planes
-    as the rows meet them, which stay the same from step to step.
+    Choices, in [0, 1], are (N, 1 or R, *shape), or as the values of the rows where these are windows. An activation without any
+    gets CROWN's own, one for every coefficient that reaches it, as a new leaf. `subtracted` are multiples m (N, 1, *shape) and
+    numbers k: m·(z − k) is subtracted, z being what the activation reads, which is sound only where m·(z − k) is not negative.
+    Coefficients that arrive at activations are noted in `reached`, if there is one; `met` keeps planes as the rows meet them,
+    which stay the same from step to step.
     """
 
     slopes: dict[int, Tensor] = field(default_factory=dict)
-    subtracted: Mapping[int, Tensor] = field(default_factory=dict)
+    subtracted: Mapping[int, Sequence[tuple[Tensor, float]]] = field(default_factory=dict)
     reached: dict[int, Tensor] | None = None
     met: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def slope(self, index: int, rows: Rows, lower: Tensor, upper: Tensor) -> Tensor:
-        """The slopes of a ReLU as these rows meet them, for bounds of what it reads that are laid out likewise."""
+        """The choices of an activation as these rows meet them, for bounds of what it reads that are laid out likewise."""
         windows = isinstance(rows, Windows) and not rows.covers
         if index not in self.slopes:
             values = rows.values if isinstance(rows, Windows) else rows

@@ -34,19 +34,14 @@ from certood.analysis.bounds.linear.rows import (
 )
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import CHUNK_BYTES, COPIES
-from certood.analysis.bounds.operations.activations import RELU
 from certood.analysis.bounds.operations.base import (
     Elementwise,
     Interval,
-    Linear,
+    JointRelaxation,
     LinearOperation,
     Operation,
     Rows,
-    WeightedSum,
 )
-from certood.analysis.bounds.operations.convolution import Convolution
-from certood.analysis.bounds.operations.pairs import JointRelaxation
-from certood.analysis.bounds.operations.relaxations import relu_relaxation
 
 # So many rows are worth a matrix of only those lines that count.
 MANY_ROWS = 32
@@ -225,12 +220,8 @@ class Analysis:
         operation = self.operations[index]
         assert isinstance(operation, LinearOperation)
         shapes = [self.graph.nodes[source].shape for source in self.graph.nodes[index].inputs]
-        if isinstance(operation, Convolution) and isinstance(own, Tensor):
-            own = Windows.whole(own)
         lost = 0.0 if self._paid_later(index) and not started else self._lost(own, partial(self._linear_loss, index))
-        if isinstance(own, Windows):
-            return operation.transpose_windows(own, shapes), -lost
-        return operation.transpose(own, shapes), -lost
+        return operation.transpose_rows(own, shapes), -lost
 
     def _curved_step(
         self, index: int, own: Rows, choices: Choices | None, *, both: bool = False
@@ -249,13 +240,30 @@ class Analysis:
                 added = added - self._lost(part, partial(self._casting_loss, source))
             return [part.to(self.dtype) for part in exact], added
         assert isinstance(operation, Elementwise)
-        if choices is not None and operation is RELU:
-            return self._chosen_step(index, own, choices)
+        if choices is not None:
+            return self._chosen_step(index, operation, own, choices)
         before, added = relaxed(own, self._passage(index, operation), both=both)
         return [before], added.to(torch.float64)
 
-    def _chosen_step(self, index: int, own: Rows, choices: Choices) -> tuple[Sequence[Rows], Tensor]:
-        """The same of a ReLU whose lower slopes are chosen."""
+    def _chosen_step(
+        self, index: int, operation: Elementwise, own: Rows, choices: Choices
+    ) -> tuple[Sequence[Rows], Tensor]:
+        """The same of an elementwise operation, with what is chosen of it."""
+        source = self.graph.nodes[index].inputs[0]
+        if operation.adjustable:
+            before, added = self._chosen_lines(index, operation, own, choices)
+        else:
+            before, added = relaxed(own, self._passage(index, operation))
+        added = added.to(torch.float64)
+        if choices.reached is not None:
+            choices.reached[index] = (own.dense() if isinstance(own, Windows) else own).detach()
+        for multiple, place in choices.subtracted.get(index, ()):
+            before = summed(before, -multiple)
+            added = added - (multiple * (self.references[source] - place)[:, None]).flatten(2).sum(2)
+        return [before], added
+
+    def _chosen_lines(self, index: int, operation: Elementwise, own: Rows, choices: Choices) -> tuple[Rows, Tensor]:
+        """Rows of the input of an operation whose lower lines are chosen, and constants."""
         source = self.graph.nodes[index].inputs[0]
         if index not in choices.met:
             losses = self._passage_losses(index)
@@ -263,39 +271,32 @@ class Analysis:
             choices.met[index] = [met(own, plane) for plane in planes]
         lower, upper, x, y, *losses = choices.met[index]
         slope = choices.slope(index, own, lower, upper)
-        passage = Passage.about(relu_relaxation(lower, upper, slope), x, y)
+        passage = Passage.about(operation.lines_at(slope, lower, upper), x, y)
         if self.dtype == torch.float32:
             passage = rounded_passage(passage, losses, self.dtype, each=True)
-        before, added = relaxed_each(own, passage)
-        added = added.to(torch.float64)
-        if choices.reached is not None:
-            choices.reached[source] = (own.dense() if isinstance(own, Windows) else own).detach()
-        if source in choices.subtracted:
-            multiple = choices.subtracted[source]
-            before = summed(before, -multiple)
-            added = added - (multiple * self.references[source][:, None]).flatten(2).sum(2)
-        return [before], added
+        return relaxed_each(own, passage)
 
-    def _through(self, index: int, rows: Rows) -> Linear | None:
+    def _through(self, index: int, rows: Rows) -> Tensor | None:
         """The matrix before an elementwise operation that alone reads it, where many rows go back: through both at once."""
         if isinstance(rows, Windows) or rows.ndim != 3 or rows.shape[1] < MANY_ROWS:
             return None
         if not isinstance(self.operations[index], Elementwise):
             return None
         (source,) = self.graph.nodes[index].inputs
-        linear = self.operations[source]
-        if not isinstance(linear, Linear) or self.graph.readers[source] != [index]:
+        operation = self.operations[source]
+        matrix = operation.matrix if isinstance(operation, LinearOperation) else None
+        if matrix is None or self.graph.readers[source] != [index]:
             return None
-        size = len(rows) * linear.weight.numel() * self.dtype.itemsize
-        return linear if COPIES * size <= self.max_memory else None
+        size = len(rows) * matrix.numel() * self.dtype.itemsize
+        return matrix if COPIES * size <= self.max_memory else None
 
-    def _two_steps(self, index: int, linear: Linear, own: Tensor, *, both: bool) -> tuple[Sequence[Rows], Tensor]:
+    def _two_steps(self, index: int, matrix: Tensor, own: Tensor, *, both: bool) -> tuple[Sequence[Rows], Tensor]:
         """Rows of what a matrix reads, from rows of the elementwise operation after it; its gap pays for rounding in both."""
         operation = self.operations[index]
         assert isinstance(operation, Elementwise)
         passage = self._passage(index, operation)
         if index not in self.doors:
-            self.doors[index] = Door.of(passage, linear.weight)
+            self.doors[index] = Door.of(passage, matrix)
         found, added = relaxed_through(own, self.doors[index], both=both)
         return [found], added.to(torch.float64)
 
@@ -327,8 +328,8 @@ class Analysis:
             loss = linear_loss(node.operation, self.widths[index], shapes, node.shape)
             added = self._adding_loss(index)
             loss = loss if added is None else loss + added
-            if isinstance(node.operation, WeightedSum):
-                for source, factor in zip(node.inputs, node.operation.factors, strict=True):
+            if node.operation.multiples is not None:
+                for source, factor in zip(node.inputs, node.operation.multiples, strict=True):
                     if self._paid_later(source):
                         loss = loss + abs(factor) * self._linear_loss(source)
             self.losses[index] = loss
@@ -342,9 +343,11 @@ class Analysis:
             return False
         for reader in readers:
             operation = self.operations[reader]
+            if isinstance(operation, Elementwise):
+                continue
             alike = all(nodes[source].shape == nodes[reader].shape for source in nodes[reader].inputs)
-            through = isinstance(operation, WeightedSum) and alike and self._paid_later(reader)
-            if not isinstance(operation, Elementwise) and not through:
+            summed_up = isinstance(operation, LinearOperation) and operation.multiples is not None
+            if not (summed_up and alike and self._paid_later(reader)):
                 return False
         return True
 

@@ -14,15 +14,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.linear.rows import Passage
-from certood.analysis.bounds.operations.base import (
-    ChannelAffine,
-    Concatenation,
-    Linear,
-    LinearOperation,
-    Monotone,
-    WeightedSum,
-)
-from certood.analysis.bounds.operations.convolution import Convolution
+from certood.analysis.bounds.operations.base import LinearOperation
 from certood.errors import CertoodError
 
 # The unit roundoff of float32.
@@ -60,26 +52,8 @@ def linear_loss(operation: LinearOperation, width: Tensor, inputs: Sequence[torc
 
     `width` is that of the interval of y, |L| times those of its inputs.
     """
-    if isinstance(operation, Concatenation) or (isinstance(operation, Monotone) and operation.overlap == 0):
-        return torch.zeros_like(width)
-    return SAFETY * UNIT * _products(operation, inputs, shape) * width
-
-
-def _products(operation: LinearOperation, inputs: Sequence[torch.Size], shape: torch.Size) -> int:
-    """How many products are summed into a coefficient of the input, at most, and what else may round."""
-    match operation:
-        case Linear():
-            count = len(operation.weight)
-        case Convolution():
-            count = len(operation.weight) // operation.groups * operation.weight.shape[2] * operation.weight.shape[3]
-        case Monotone() if operation.overlap is not None:
-            count = operation.overlap
-        case ChannelAffine() | WeightedSum() if all(size == shape for size in inputs):
-            count = 1
-        case _:
-            # Broadcasting sums over the axes along which an input was repeated.
-            count = shape.numel()
-    return count + EXTRA
+    products = operation.products(inputs, shape)
+    return SAFETY * UNIT * (products + EXTRA) * width if products else torch.zeros_like(width)
 
 
 def passing_loss(reach: Tensor, before: Tensor | None) -> Tensor:

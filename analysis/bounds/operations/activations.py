@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from certood.analysis.bounds.operations.base import Elementwise, Interval
+from certood.analysis.bounds.operations.base import Elementwise, Interval, Operation
 from certood.analysis.bounds.operations.derivatives import bell_slopes, rising_slopes, sampled_slopes, step_slopes
+from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.relaxations import (
     Function,
     Relaxation,
@@ -28,6 +29,11 @@ class Activation(Elementwise):
     `relaxation` maps a box to two lines; `slopes` maps it to bounds of the derivative, at a kink of all its Clarke
     derivatives; `minima` are the points where a function that is not monotone turns from falling
     to rising (it rises to their right and falls to their left), empty for a nondecreasing one.
+
+    What else holds of the function is said by properties. `kinks` are where the pieces of a piecewise linear one meet: branch
+    and bound splits there; with `only_kinks` only inputs that may be on either side of one are bounded more tightly, which is
+    faster and a little looser. `chosen` maps a choice in [0, 1] and a box to two lines, where every choice of the lower one is
+    sound: α-CROWN optimises it, starting from `crown_slope`. `limits` enclose all values.
     """
 
     name: str
@@ -35,6 +41,15 @@ class Activation(Elementwise):
     relaxation: Callable[[Tensor, Tensor], Relaxation]
     slopes: Callable[[Tensor, Tensor], Interval]
     minima: tuple[float, ...] = ()
+    kinks: tuple[float, ...] | None = None
+    chosen: Callable[[Tensor, Tensor, Tensor], Relaxation] | None = None
+    limits: tuple[float, float] = (-math.inf, math.inf)
+    only_kinks: bool = False
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether no value is negative."""
+        return self.limits[0] >= 0
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """The value (N, *shape)."""
@@ -56,10 +71,35 @@ class Activation(Elementwise):
         """Two lines on the box (N, *shape)."""
         return self.relaxation(lower, upper)
 
+    @property
+    def adjustable(self) -> bool:
+        """Whether there are lower lines to choose from."""
+        return self.chosen is not None
+
+    def lines_at(self, choice: Tensor, lower: Tensor, upper: Tensor) -> Relaxation:
+        """Two lines on the box for a choice in [0, 1]."""
+        return self.lines(lower, upper) if self.chosen is None else self.chosen(choice, lower, upper)
+
     def unsettled(self, box: Interval) -> Tensor:
-        """Of a ReLU the inputs of unknown sign; of others all whose box has a width."""
+        """With `only_kinks` the inputs that may be on either side of a kink, otherwise all whose box has a width."""
         lower, upper = box
-        return (lower < 0) & (upper > 0) if self.name == "relu" else lower < upper
+        if not self.only_kinks:
+            return lower < upper
+        found = torch.zeros_like(lower, dtype=torch.bool)
+        for kink in self.kinks or ():
+            found |= (lower < kink) & (upper > kink)
+        return found
+
+    def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
+        """The largest slope on the boxes."""
+        least, most = self.slopes(*boxes[0])
+        return [float(torch.maximum(least.abs(), most.abs()).max())]
+
+    def gradient(
+        self, shapes: Sequence[torch.Size], boxes: Sequence[Interval]
+    ) -> list[list[tuple[Operation, torch.Size]]]:
+        """A factor within the bounds of the slopes."""
+        return [[(Gate(*self.slopes(*boxes[0])), shapes[0])]]
 
 
 def _constant(bound: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -70,16 +110,34 @@ def _smooth(function: Function, curvature: float) -> Callable[[Tensor, Tensor], 
     return partial(smooth_relaxation, function, _constant(curvature))
 
 
-RELU = Activation("relu", F.relu, relu_relaxation, partial(step_slopes, ((0.0, 0.0, 1.0),)))
+def _relu_lines(choice: Tensor, lower: Tensor, upper: Tensor) -> Relaxation:
+    return relu_relaxation(lower, upper, choice)
+
+
+RELU = Activation(
+    "relu",
+    F.relu,
+    relu_relaxation,
+    partial(step_slopes, ((0.0, 0.0, 1.0),)),
+    kinks=(0.0,),
+    chosen=_relu_lines,
+    limits=(0.0, math.inf),
+    only_kinks=True,
+)
 # |σ''| ≤ 1/(6√3) = 0.09623, |tanh''| ≤ 4/(3√3) = 0.76981, |softplus''| = σ(1−σ) ≤ 1/4
 SIGMOID = Activation(
     "sigmoid",
     torch.sigmoid,
     _smooth(torch.sigmoid, 0.0963),
     partial(bell_slopes, lambda x: torch.sigmoid(x) * torch.sigmoid(-x)),
+    limits=(0.0, 1.0),
 )
 TANH = Activation(
-    "tanh", torch.tanh, _smooth(torch.tanh, 0.7699), partial(bell_slopes, lambda x: 1 - torch.tanh(x).square())
+    "tanh",
+    torch.tanh,
+    _smooth(torch.tanh, 0.7699),
+    partial(bell_slopes, lambda x: 1 - torch.tanh(x).square()),
+    limits=(-1.0, 1.0),
 )
 # x·σ(x): |f''| = |2σ' + xσ''| ≤ 1/2, at 0; its minimum is at −1.27846454
 SILU = Activation(
@@ -107,6 +165,7 @@ EXP = Activation(
     torch.exp,
     partial(smooth_relaxation, torch.exp, lambda lower, upper: torch.exp(upper)),
     partial(rising_slopes, torch.exp),
+    limits=(0.0, math.inf),
 )
 ABS = Activation(
     "abs",
@@ -114,12 +173,16 @@ ABS = Activation(
     partial(kinked_relaxation, torch.abs, (0.0,)),
     partial(step_slopes, ((0.0, -1.0, 1.0),)),
     (0.0,),
+    kinks=(0.0,),
+    limits=(0.0, math.inf),
 )
 HARDSIGMOID = Activation(
     "hardsigmoid",
     F.hardsigmoid,
     partial(kinked_relaxation, F.hardsigmoid, (-3.0, 3.0)),
     partial(step_slopes, ((-3.0, 0.0, 1 / 6), (3.0, 1 / 6, 0.0))),
+    kinks=(-3.0, 3.0),
+    limits=(0.0, 1.0),
 )
 
 
@@ -188,7 +251,7 @@ def softplus(beta: float, threshold: float = 20.0) -> Activation:
         high = torch.where(beta * upper > threshold, 1.0, torch.sigmoid(beta * upper))
         return torch.where(crossing, -math.inf, low), high
 
-    return FallingOnce("softplus", function, relaxation, slopes, (), edge, fall)
+    return FallingOnce("softplus", function, relaxation, slopes, limits=(0.0, math.inf), edge=edge, fall=fall)
 
 
 def leaky_relu(slope: float) -> Activation:
@@ -197,9 +260,9 @@ def leaky_relu(slope: float) -> Activation:
     def function(x: Tensor) -> Tensor:
         return F.leaky_relu(x, slope)
 
-    def relaxation(lower: Tensor, upper: Tensor) -> Relaxation:
+    def relaxation(lower: Tensor, upper: Tensor, choice: Tensor | None = None) -> Relaxation:
         # f = slope·x + (1 − slope)·relu(x)
-        inner = relu_relaxation(lower, upper)
+        inner = relu_relaxation(lower, upper, choice)
         return Relaxation(
             slope + (1 - slope) * inner.lower_slope,
             (1 - slope) * inner.lower_shift,
@@ -207,7 +270,14 @@ def leaky_relu(slope: float) -> Activation:
             (1 - slope) * inner.upper_shift,
         )
 
-    return Activation("leaky_relu", function, relaxation, partial(step_slopes, ((0.0, slope, 1.0),)))
+    return Activation(
+        "leaky_relu",
+        function,
+        relaxation,
+        partial(step_slopes, ((0.0, slope, 1.0),)),
+        kinks=(0.0,),
+        chosen=lambda choice, lower, upper: relaxation(lower, upper, choice),
+    )
 
 
 def elu(alpha: float) -> Activation:
@@ -235,4 +305,11 @@ def clamp(low: float, high: float) -> Activation:
         return x.clamp(low, high)
 
     steps = tuple(step for step in ((low, 0.0, 1.0), (high, 1.0, 0.0)) if math.isfinite(step[0]))
-    return Activation("clamp", function, partial(kinked_relaxation, function, (low, high)), partial(step_slopes, steps))
+    return Activation(
+        "clamp",
+        function,
+        partial(kinked_relaxation, function, (low, high)),
+        partial(step_slopes, steps),
+        kinks=tuple(where for where, _, _ in steps),
+        limits=(low, high),
+    )

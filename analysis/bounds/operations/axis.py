@@ -3,6 +3,7 @@
 Each value is relaxed by two planes over the box of its vector. z are the inputs, K of them, l ≤ z ≤ u, and c their middle.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.operations.base import Interval
-from certood.analysis.bounds.operations.pairs import JointRelaxation
+from certood.analysis.bounds.operations.base import Interval, JointRelaxation, Operation
+from certood.analysis.bounds.operations.gates import Gate
+from certood.analysis.bounds.operations.monotone import Monotone
 from certood.analysis.bounds.operations.relaxations import chord_of_exp
 
 # What rounding may move a plane by, relative to the magnitude of its terms.
@@ -94,6 +96,23 @@ class AxisFunction(JointRelaxation):
         low, high = self.extent(self.vectors(inputs[0][0]), self.vectors(inputs[0][1]))
         return self.results(low), self.results(high)
 
+    def gradient(
+        self, shapes: Sequence[torch.Size], boxes: Sequence[Interval]
+    ) -> list[list[tuple[Operation, torch.Size]]]:
+        """Every gradient once for every input of its vector, gated by the Jacobian, and summed."""
+        shape = shapes[0]
+        least, most = self.jacobian(*(self.vectors(bound) for bound in boxes[0]))
+        spread = least.shape[1:]
+        inner = spread[:-2]
+
+        def copies(x: Tensor) -> Tensor:
+            return self.coefficients(x, inner, 1)[..., None].expand(-1, *spread)
+
+        def sums(x: Tensor) -> Tensor:
+            return self.spread(x.sum(-2), shape)
+
+        return [[(Monotone(copies), spread), (Gate(least, most), spread), (Monotone(sums), shape)]]
+
     def transpose_lower(
         self, rows: Tensor, boxes: Sequence[Interval], shapes: Sequence[torch.Size]
     ) -> tuple[list[Tensor], Tensor]:
@@ -112,6 +131,10 @@ class Maximum(AxisFunction):
     """The largest value. Below: the input whose lower bound is largest; above: it too where certain, else the largest u."""
 
     reduces = True
+
+    def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
+        """1: it changes by at most the largest change."""
+        return [1.0]
 
     def value(self, vectors: Tensor) -> Tensor:
         """max z."""
@@ -140,6 +163,10 @@ class LogSumExp(AxisFunction):
     """log Σ exp z. Below: the tangent at c; above: the chord of each exponential, then a tangent of the logarithm."""
 
     reduces = True
+
+    def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
+        """1: its derivatives are probabilities."""
+        return [1.0]
 
     def value(self, vectors: Tensor) -> Tensor:
         """LSE(z)."""
@@ -170,6 +197,11 @@ class LogSumExp(AxisFunction):
 class LogSoftmax(AxisFunction):
     """z − LSE(z): rows of it read z exactly, and the logsumexp once."""
 
+    def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
+        """I − 1pᵀ: rows sum to 2(1 − pₖ), columns to at most K, and ‖1‖₂‖p‖₂ ≤ √K."""
+        count = math.prod(shapes[0][axis] for axis in self.axes)
+        return [{math.inf: 2.0, 2.0: 1 + math.sqrt(count), 1.0: float(count)}[p]]
+
     def value(self, vectors: Tensor) -> Tensor:
         """log p."""
         return vectors.log_softmax(-1)
@@ -181,7 +213,7 @@ class LogSoftmax(AxisFunction):
     def planes(self, lower: Tensor, upper: Tensor) -> Planes:
         """zₖ minus the planes of the logsumexp."""
         inner = LogSumExp((0,), torch.Size(())).planes(lower, upper)
-        unit = torch.eye(lower.shape[-1], dtype=lower.dtype)
+        unit = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
         count = lower.shape
         return Planes(
             unit - inner.upper_slope, (-inner.upper_shift).expand(count),
@@ -206,7 +238,7 @@ class LogSoftmax(AxisFunction):
     def jacobian(self, lower: Tensor, upper: Tensor) -> Interval:
         """δₖⱼ − pⱼ."""
         low, high = _log_probabilities(lower, upper)
-        unit = torch.eye(lower.shape[-1], dtype=lower.dtype)
+        unit = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
         return unit - high.exp().clamp_max(1)[..., None, :], unit - low.exp()[..., None, :]
 
 
@@ -216,6 +248,10 @@ class Softmax(AxisFunction):
     Below: s ≤ w(d), the sum of the chords of exp, and 1/w ≥ 2/w₀ − w/w₀². Above: 1/s ≤ 1/s_lo + 1/s_hi − s/(s_lo·s_hi), the
     chord, and s ≥ v(d), the sum of tangents (Wei et al., AISTATS 2023, arXiv 2303.01713). Constants where that overflows.
     """
+
+    def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
+        """1/2: Σⱼ |∂pₖ/∂zⱼ| = 2pₖ(1 − pₖ), and the Jacobian is symmetric."""
+        return [0.5]
 
     def value(self, vectors: Tensor) -> Tensor:
         """p."""
@@ -228,7 +264,7 @@ class Softmax(AxisFunction):
 
     def planes(self, lower: Tensor, upper: Tensor) -> Planes:
         """See the class."""
-        own = torch.eye(lower.shape[-1], dtype=torch.bool)
+        own = torch.eye(lower.shape[-1], dtype=torch.bool, device=lower.device)
         low = (lower[..., None, :] - upper[..., :, None]).masked_fill(own, 0)
         high = (upper[..., None, :] - lower[..., :, None]).masked_fill(own, 0)
         slope, shift = chord_of_exp(low, high)
@@ -260,7 +296,7 @@ def probability_jacobian(low: Tensor, high: Tensor) -> Interval:
     least, most = -high[..., :, None] * high[..., None, :], -low[..., :, None] * low[..., None, :]
     ends = low * (1 - low), high * (1 - high)
     middle = (low <= 0.5) & (high >= 0.5)  # p(1 − p) is largest at one half
-    own = torch.eye(low.shape[-1], dtype=torch.bool)
+    own = torch.eye(low.shape[-1], dtype=torch.bool, device=low.device)
     largest = torch.where(middle, 0.25, torch.maximum(*ends))
     return torch.where(own, torch.minimum(*ends)[..., None], least), torch.where(own, largest[..., None], most)
 
@@ -273,7 +309,7 @@ def _in_inputs(slopes: Tensor, own: Tensor) -> Tensor:
 
 def _log_probabilities(lower: Tensor, upper: Tensor) -> Interval:
     """Exact ranges (…, K) of log softmax over boxes: one input at an end, the others at their other end."""
-    own = torch.eye(lower.shape[-1], dtype=torch.bool)
+    own = torch.eye(lower.shape[-1], dtype=torch.bool, device=lower.device)
     others_high = torch.logsumexp(upper[..., None, :].masked_fill(own, -torch.inf), -1)
     others_low = torch.logsumexp(lower[..., None, :].masked_fill(own, -torch.inf), -1)
     low, high = lower - torch.logaddexp(lower, others_high), upper - torch.logaddexp(upper, others_low)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -11,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from certood.analysis.bounds.linear.windows import Windows
-from certood.analysis.bounds.operations.base import Interval, LinearOperation, Rows
+from certood.analysis.bounds.operations.base import Interval, LinearOperation, Operation, Rows
+from certood.analysis.bounds.operations.broadcasting import along_axis
+from certood.analysis.bounds.operations.norms import DUAL, SLACK
 
 # Windows that cover more than one part in so many of the plane become whole planes.
 WINDOW_SHARE = 2
@@ -53,10 +56,46 @@ class Convolution(LinearOperation):
         radius = self._convolved((upper - lower) / 2, self.magnitude, None)
         return middle - radius, middle + radius
 
-    @cached_property
+    @property
     def magnitude(self) -> Tensor:
-        """|W|."""
+        """|W|; computed anew where it must be differentiable."""
+        return self.weight.abs() if self.weight.requires_grad else self._magnitude
+
+    @cached_property
+    def _magnitude(self) -> Tensor:
         return self.weight.abs()
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Height and width of what the kernel covers of a plane."""
+        reach = [
+            dilation * (kernel - 1) + 1 for dilation, kernel in zip(self.dilation, self.weight.shape[2:], strict=True)
+        ]
+        return reach[0], reach[1]
+
+    def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
+        """One for every output channel of a group and element of the kernel."""
+        return len(self.weight) // self.groups * self.weight.shape[2] * self.weight.shape[3]
+
+    def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
+        """One for every element of the kernel, and the bias."""
+        return self.weight[0].numel() + 1
+
+    def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
+        """See `convolution_norm`."""
+        return [convolution_norm(self, shapes[0], p)]
+
+    def followed_by(self, scale: Tensor, shift: Tensor, shape: torch.Size) -> Operation | None:
+        """The convolution with scaled kernels, where scale and shift vary with the channel only."""
+        factor, added = along_axis(scale, shape, 0), along_axis(shift, shape, 0)
+        if factor is None or added is None:
+            return None
+        weight, bias = self.weight * factor[:, None, None, None], self.bias * factor + added
+        return Convolution(weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def transpose_rows(self, rows: Rows, shapes: Sequence[torch.Size]) -> Sequence[Rows]:
+        """As windows always: whole planes are windows that cover them."""
+        return self.transpose_windows(rows if isinstance(rows, Windows) else Windows.whole(rows), shapes)
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
         """Transposed convolution of the rows."""
@@ -194,9 +233,7 @@ class Convolution(LinearOperation):
         channels = neurons // (plane[1] * plane[2])
         top = neurons // plane[2] % plane[1] * self.stride[0] - self.padding[0]
         left = neurons % plane[2] * self.stride[1] - self.padding[1]
-        reach = [
-            dilation * (kernel - 1) + 1 for dilation, kernel in zip(self.dilation, self.weight.shape[2:], strict=True)
-        ]
+        reach = self.extent
         if reach[0] * reach[1] * WINDOW_SHARE > shapes[0][1] * shapes[0][2]:
             return None
         kernels = self.weight.new_zeros(len(self.weight), *reach, self.weight.shape[1])
@@ -247,3 +284,57 @@ class TransposedConvolution(LinearOperation):
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
         """The convolution."""
         return [self.convolution]
+
+    def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
+        """Those of a value of the convolution."""
+        return self.convolution.weight[0].numel()
+
+    def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
+        """Those of a coefficient of the convolution."""
+        return self.convolution.products([shape], shapes[0])
+
+    def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
+        """That of the convolution in the dual norm."""
+        return [convolution_norm(self.convolution, self.shape, DUAL[p])]
+
+
+def convolution_norm(operation: Convolution, shape: torch.Size, p: float) -> float:
+    """An upper bound of the operator norm of a zero-padded convolution on planes of this shape.
+
+    p = ∞ and 1: the largest absolute row and column sums over the kernel. p = 2: the smaller of √(‖A‖₁‖A‖_∞) (Schur) and the
+    largest singular value over the Fourier frequencies of a circular convolution on a grid without wrap-around, of which
+    the zero-padded, strided one is a part (Sedghi et al., ICLR 2019, arXiv 1805.10408).
+    """
+    weight = operation.weight
+    rows = float(weight.abs().sum((1, 2, 3)).max())
+    columns = _column_sum(operation)
+    if p == math.inf:
+        return rows
+    if p == 1:
+        return columns
+    schur = math.sqrt(rows * columns)
+    reach = operation.extent
+    grid = [size + 2 * pad + own - 1 for size, pad, own in zip(shape[1:], operation.padding, reach, strict=True)]
+    spread = weight.new_zeros(*weight.shape[:2], *reach)
+    spread[:, :, :: operation.dilation[0], :: operation.dilation[1]] = weight
+    if grid[0] * grid[1] * weight.shape[0] * weight.shape[1] > 2**26:
+        return schur
+    frequencies = torch.fft.fft2(spread, s=grid).permute(2, 3, 0, 1).unflatten(2, (operation.groups, -1))
+    return min(schur, float(torch.linalg.matrix_norm(frequencies, 2).max()) * (1 + SLACK))
+
+
+def _column_sum(operation: Convolution) -> float:
+    """The largest absolute sum over the outputs that read one input: with a stride only every so many taps do."""
+    magnitude = operation.weight.abs().unflatten(0, (operation.groups, -1)).sum(1)
+    sums = [
+        magnitude[..., _taps(0, down, operation), :][..., _taps(1, right, operation)].sum((2, 3)).max()
+        for down in range(operation.stride[0])
+        for right in range(operation.stride[1])
+    ]
+    return float(torch.stack(sums).max())
+
+
+def _taps(axis: int, residue: int, operation: Convolution) -> list[int]:
+    """The taps along an axis that fall on inputs of one residue modulo the stride."""
+    taps = range(operation.weight.shape[2 + axis])
+    return [tap for tap in taps if tap * operation.dilation[axis] % operation.stride[axis] == residue]

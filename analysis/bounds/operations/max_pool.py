@@ -1,23 +1,17 @@
-"""Operations that relax several values together: max pooling, and the product of two activations."""
+"""Max pooling over windows of a plane."""
 
-from abc import abstractmethod
+from __future__ import annotations
+
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from certood.analysis.bounds.operations.base import Curved, Interval, sum_to_shape
-
-
-class JointRelaxation(Curved):
-    """An operation whose linear lower bound is found for whole rows at once."""
-
-    @abstractmethod
-    def transpose_lower(
-        self, rows: Tensor, boxes: Sequence[Interval], shapes: Sequence[torch.Size]
-    ) -> tuple[list[Tensor], Tensor]:
-        """Rows of every input and constants (N, R) such that their sum bounds rows·y from below on these boxes."""
+from certood.analysis.bounds.operations.base import Interval, JointRelaxation, Operation
+from certood.analysis.bounds.operations.gates import Gate
+from certood.analysis.bounds.operations.monotone import Monotone
 
 
 class MaxPool(JointRelaxation):
@@ -107,27 +101,37 @@ class MaxPool(JointRelaxation):
         patches = patches[:, :, : pooled.shape[2], : pooled.shape[3], :: self.dilation[0], :: self.dilation[1]]
         return patches.flatten(4).permute(0, 1, 4, 2, 3).contiguous()
 
+    def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
+        """The largest of a window changes by at most the largest change, and every element may be the largest of several."""
+        overlaps = math.prod(
+            math.ceil((dilation * (kernel - 1) + 1) / stride)
+            for kernel, stride, dilation in zip(self.kernel, self.stride, self.dilation, strict=True)
+        )
+        return [1.0 if p == math.inf else overlaps ** (1 / p)]
 
-class Product(JointRelaxation):
-    """The product of two activations, which may broadcast (squeeze and excitation), bounded by McCormick's planes."""
+    def element_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
+        """1."""
+        return [1.0]
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The value (N, *shape)."""
-        return inputs[0] * inputs[1]
+    def gradient(
+        self, shapes: Sequence[torch.Size], boxes: Sequence[Interval]
+    ) -> list[list[tuple[Operation, torch.Size]]]:
+        """Spread over the elements of each window, gate by whether one may or must be the largest, gather."""
+        shape = shapes[0]
+        possible, certain = self.winners(boxes[0])
+        spread = torch.Size(possible.shape[1:])
 
-    def interval(self, inputs: Sequence[Interval]) -> Interval:
-        """The extremes of the four products of ends."""
-        (a, b), (c, d) = inputs
-        corners = torch.stack(torch.broadcast_tensors(a * c, a * d, b * c, b * d))
-        return corners.amin(0), corners.amax(0)
+        def windows(x: Tensor) -> Tensor:
+            return self.windows(x, 0.0)
 
-    def transpose_lower(
-        self, rows: Tensor, boxes: Sequence[Interval], shapes: Sequence[torch.Size]
-    ) -> tuple[list[Tensor], Tensor]:
-        """Below: xy ≥ c·x + a·y − ac; above: xy ≤ d·x + a·y − ad, for x in [a, b], y in [c, d]."""
-        (a, _), (c, d) = boxes
-        positive, negative = rows.clamp_min(0), rows.clamp_max(0)
-        first = positive * c[:, None] + negative * d[:, None]
-        second = (positive + negative) * a[:, None]
-        constant = -(positive * (a * c)[:, None] + negative * (a * d)[:, None]).flatten(2).sum(2)
-        return [sum_to_shape(first, shapes[0]), sum_to_shape(second, shapes[1])], constant
+        def gather(x: Tensor) -> Tensor:
+            return Monotone(windows).transpose(x[:, None], [shape])[0][:, 0]
+
+        like = boxes[0][0]
+        return [
+            [
+                (Monotone(lambda x: x[:, :, None].expand(-1, *spread)), spread),
+                (Gate(certain.to(like.dtype), possible.to(like.dtype)), spread),
+                (Monotone(gather), shape),
+            ]
+        ]
