@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from certood.analysis.certified_metrics import threat_metrics
@@ -127,7 +128,7 @@ def summary_table(summary: dict[str, Any], eps: Sequence[float], *, place: int =
     for head in heads:
         table.add_column(head, justify="right")
     for name, entry in summary["sets"].items():
-        cells = [f"{name} ({entry['kind']})", str(entry["n"]), f"{100 * entry['correct']:.1f}"]
+        cells = [escape(f"{name} ({entry['kind']})"), str(entry["n"]), f"{100 * entry['correct']:.1f}"]
         if smoothed:
             cells += [f"{100 * entry['smoothed_fraction'][place]:.1f}", f"{entry['median_radius_smoothing']:.4g}"]
         else:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 
-from certood.data import IdSplits, ImageSource
+from certood.data import IdSplits, ImageSource, require_same_classes
 from certood.detector import Detector
 from certood.errors import CertoodError, DataError
 from certood.files import write_atomically
@@ -37,7 +38,7 @@ def evaluate(
 
     γ of the detector's own score is the stored one; that of the others accepts 95 % of the validation images, never of
     the test images. With `bootstrap` resamplings each set also gets `auroc_interval` and `fpr95_interval` (95 %). Returns
-    what `evaluation.json` holds. Raises DataError where images do not fit the network.
+    what `evaluation.json` holds. Raises DataError where images or classes do not fit the network.
     """
     for source in (splits.validation, splits.test, *ood.values()):
         if source.shape != detector.input_shape:
@@ -46,6 +47,7 @@ def evaluate(
             )
     if splits.test.labels is None:
         raise DataError(f"{splits.test.name} has no labels, so there is no accuracy")
+    require_same_classes(detector.classes, splits.test, "the network's classes")
     model = detector.model.to(device)
     logits = {
         name: collect_logits(model, source, batch_size=batch_size, device=device, progress=progress)
@@ -114,7 +116,7 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
         table.add_column(f"{name}{' *' if name == result.get('score') else ''}", justify="right")
     entries = list(scores.values())
     for set_name in entries[0]["sets"]:
-        table.add_row(set_name, *(_cell(entry["sets"][set_name]) for entry in entries))
+        table.add_row(escape(set_name), *(_cell(entry["sets"][set_name]) for entry in entries))
     if "mean" in entries[0]:
         table.add_section()
         table.add_row("mean", *(_cell(entry["mean"]) for entry in entries), style="bold")

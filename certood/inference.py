@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import torch
+from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor, nn
 
@@ -23,7 +24,7 @@ def collect_logits(
     Raises DataError where a logit is not finite.
     """
     with Progress(disable=not progress, transient=True) as shown:
-        indices = shown.track(torch.arange(len(source)).split(batch_size), description=source.name)
+        indices = shown.track(torch.arange(len(source)).split(batch_size), description=escape(source.name))
         batches = (to_pixels(source.batch(part).to(device)) for part in indices)
         return logits_of_batches(model, batches, source.name)
 

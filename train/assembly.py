@@ -13,7 +13,7 @@ from certood.train.penalty import GradientPenalty
 from certood.train.recipe import Recipe
 from certood.train.samplers import Sampler
 from certood.train.schedules import scheduler
-from certood.train.setup import TrainingData, on_device
+from certood.train.setup import TrainingData
 from certood.train.step import TrainingStep
 
 
@@ -57,10 +57,8 @@ class Training:
 def assemble(fabric: Fabric, recipe: Recipe, data: TrainingData, network: Classifier, steps: int) -> Training:
     """Everything that training needs, on its device; `steps` is the number of steps in an epoch."""
     data = TrainingData(
-        replace(data.id, train=on_device(data.id.train, fabric.device)),
-        on_device(data.auxiliary, fabric.device)
-        if data.auxiliary is not None and recipe.uses_outliers
-        else data.auxiliary,
+        replace(data.id, train=data.id.train.to(fabric.device)),
+        data.auxiliary.to(fabric.device) if data.auxiliary is not None and recipe.uses_outliers else data.auxiliary,
         data.ood,
     )
     penalty = GradientPenalty(recipe.gradient.weight, recipe.gradient.mode, recipe.gradient.step)

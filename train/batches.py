@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from certood.data.source import ImageSet, ImageSource
+from certood.data.auxiliary import Pool, draw
+from certood.data.source import ImageSource
 from certood.errors import RecipeError
 
 
@@ -39,17 +40,15 @@ def steps_in_epoch(images: int, batch_size: int, limit: int | None) -> int:
 
 
 def plan_epoch(
-    seed: int, epoch: int, *, images: int, batch_size: int, steps: int, auxiliary: int, candidates: int
+    seed: int, epoch: int, *, images: int, batch_size: int, steps: int, auxiliary: Sequence[Pool], candidates: int
 ) -> EpochPlan:
-    """A shuffled pass over the ID images, and as many candidates a step, in shuffled passes over the outliers."""
+    """A shuffled pass over the ID images, and as many candidates a step, in shuffled passes over each pool of outliers."""
     order = torch.randperm(images, generator=seeded_generator(seed, epoch, 0))
     id_indices = order[: steps * batch_size].view(steps, batch_size)
     if not auxiliary or not candidates:
         return EpochPlan(id_indices, None)
-    generator = seeded_generator(seed, epoch, 1)
-    passes = -(-steps * candidates // auxiliary)
-    pool = torch.cat([torch.randperm(auxiliary, generator=generator) for _ in range(passes)])
-    return EpochPlan(id_indices, pool[: steps * candidates].view(steps, candidates))
+    pool = draw(auxiliary, steps * candidates, seeded_generator(seed, epoch, 1))
+    return EpochPlan(id_indices, pool.view(steps, candidates))
 
 
 def own_share(indices: Tensor, rank: int, world: int) -> Tensor:
@@ -60,7 +59,7 @@ def own_share(indices: Tensor, rank: int, world: int) -> Tensor:
 
 def read_batches(source: ImageSource, batches: Sequence[Tensor]) -> Iterator[Tensor]:
     """The images of these index batches; of a streamed set, the next batch is read while the present one is used."""
-    if isinstance(source, ImageSet):
+    if source.in_memory:
         yield from map(source.batch, batches)
         return
     with ThreadPoolExecutor(max_workers=1) as reader:

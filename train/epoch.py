@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from certood.data.augment import Augmentation
-from certood.data.source import ImageSource, to_pixels
+from certood.data.auxiliary import AuxiliarySet
+from certood.data.source import to_pixels
 from certood.errors import TrainingDiverged
 from certood.train.assembly import Training
 from certood.train.batches import EpochPlan, own_share, plan_epoch, read_batches, seeded_generator
@@ -30,7 +31,7 @@ def train_epoch(training: Training, shown: TrainingProgress) -> dict[str, Any]:
         images=len(training.data.id.train),
         batch_size=recipe.training.batch_size,
         steps=training.steps,
-        auxiliary=len(auxiliary) if auxiliary is not None else 0,
+        auxiliary=auxiliary.pools if auxiliary is not None else (),
         candidates=recipe.sampler.candidates * recipe.training.batch_size,
     )
     torch.manual_seed(int(seeded_generator(recipe.run.seed, epoch, 2, fabric.global_rank).initial_seed()))
@@ -67,7 +68,7 @@ def train_epoch(training: Training, shown: TrainingProgress) -> dict[str, Any]:
 
 
 def _epoch_images(
-    training: Training, plan: EpochPlan, auxiliary: ImageSource | None
+    training: Training, plan: EpochPlan, auxiliary: AuxiliarySet | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Per step: this process's ID images and labels, and its picked outliers; augmented, in pixels, on the device."""
     recipe, fabric, train = training.recipe, training.fabric, training.data.id.train

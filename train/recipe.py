@@ -32,15 +32,34 @@ class RunSection(Section):
     tensorboard: bool = Field(False, description="Also write the rows of training.csv as TensorBoard events.")
 
 
+class AuxiliarySection(Section):
+    """One set of auxiliary outliers."""
+
+    set: str = Field(min_length=1, description="Its name.")
+    weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Its share of the candidates is this, over the sum of all weights."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_has_weight_one(cls, value: object) -> object:
+        return {"set": value} if isinstance(value, str) else value
+
+
 class DataSection(Section):
     """The image sets: in-distribution, auxiliary outliers, and OOD sets for the evaluation."""
 
     id: str = Field(description="In-distribution set.")
     id_test: str | None = Field(None, description="Its test images, where they are a set of their own.")
-    auxiliary: str | None = Field(
-        None, description="Auxiliary outliers; required by every objective but cross-entropy."
+    auxiliary: tuple[AuxiliarySection, ...] = Field(
+        (),
+        description="Auxiliary outliers, required by every objective but cross-entropy: a name, or a list of names and of "
+        "tables {set = NAME, weight = W}.",
     )
     ood: tuple[str, ...] = Field((), description="Test OOD sets.")
+    allow_shared: tuple[str, ...] = Field(
+        (), description="Names of sets that may share pictures with sets of another use; an error otherwise."
+    )
     validation: float = Field(
         0.1, gt=0, allow_inf_nan=False, description="Share (< 1) or number (≥ 1) of training images held out for γ."
     )
@@ -54,10 +73,25 @@ class DataSection(Section):
     crop_padding: int = Field(0, ge=0, description="Random crop after padding by this many pixels.")
     flip: bool = Field(False, description="Random horizontal flip.")
 
-    @field_validator("id_test", "auxiliary", "size", mode="before")
+    @field_validator("id_test", "size", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("auxiliary", "ood", "allow_shared", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        if value is None or value == "":
+            return ()
+        return (value,) if isinstance(value, str | Mapping | AuxiliarySection) else value
+
+    @field_validator("auxiliary")
+    @classmethod
+    def _no_set_twice(cls, value: tuple[AuxiliarySection, ...]) -> tuple[AuxiliarySection, ...]:
+        names = [item.set for item in value]
+        if len(set(names)) < len(names):
+            raise ValueError("a set is named twice; give it one weight")
+        return value
 
 
 class ModelSection(Section):
@@ -174,7 +208,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _outliers_need_a_source(self) -> "Recipe":
         needs = self.objective.objective.needs_outliers
-        if needs and self.data.auxiliary is None:
+        if needs and not self.data.auxiliary:
             raise ValueError(f"objective {self.objective.name!r} needs data.auxiliary, a set of auxiliary outliers")
         if (self.model.mean is None) != (self.model.std is None):
             raise ValueError("model.mean and model.std go together: give both or neither")
@@ -183,7 +217,7 @@ class Recipe(Section):
     @property
     def uses_outliers(self) -> bool:
         """Whether a step takes auxiliary outliers."""
-        return self.data.auxiliary is not None and (self.objective.objective.needs_outliers or self.gradient.weight > 0)
+        return bool(self.data.auxiliary) and (self.objective.objective.needs_outliers or self.gradient.weight > 0)
 
     @property
     def absent_class(self) -> bool:

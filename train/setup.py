@@ -10,7 +10,9 @@ from torch import Tensor
 
 from certood.checkpoints import load_checkpoint
 from certood.data import IdSplits, Split, load_id, load_set, seen_in_training
-from certood.data.source import ImageSet, ImageSource, require_same_shape, to_pixels
+from certood.data.auxiliary import AuxiliarySet, joined
+from certood.data.overlap import require_disjoint
+from certood.data.source import ImageSource, require_same_shape, to_pixels
 from certood.devices import resolve_device
 from certood.errors import ArchitectureError, CheckpointError, DataError
 from certood.models import build_model
@@ -25,7 +27,7 @@ class TrainingData:
     """The image sets of a recipe, all of one shape."""
 
     id: IdSplits
-    auxiliary: ImageSource | None
+    auxiliary: AuxiliarySet | None
     ood: Mapping[str, ImageSource]
 
     @property
@@ -37,7 +39,7 @@ class TrainingData:
             "id-test": self.id.test,
         }
         if self.auxiliary is not None:
-            named["auxiliary"] = self.auxiliary
+            named |= {f"auxiliary/{part.name}": part for part in self.auxiliary.parts}
         return {name: source.fingerprint for name, source in {**named, **self.ood}.items()}
 
 
@@ -80,19 +82,14 @@ def load_training_data(recipe: Recipe) -> TrainingData:
             f"{data.id} has {len(splits.train.classes)} class(es); "
             "a classifier needs at least 2 in-distribution classes"
         )
-    auxiliary = None
-    if data.auxiliary is not None:
-        auxiliary = load_set(data.auxiliary, root=data.root, split="train", size=data.size)
+    outliers = [load_set(item.set, root=data.root, split="train", size=data.size) for item in data.auxiliary]
     ood = {name: load_set(name, root=data.root, split="test", size=data.size) for name in data.ood}
-    require_same_shape(
-        [splits.train, splits.validation, splits.test, *([auxiliary] if auxiliary else []), *ood.values()]
+    require_same_shape([splits.train, splits.validation, splits.test, *outliers, *ood.values()])
+    require_disjoint(
+        splits.roles | {"auxiliary outliers": outliers, "test outliers": [*ood.values()]}, data.allow_shared
     )
+    auxiliary = joined(outliers, [item.weight for item in data.auxiliary]) if outliers else None
     return TrainingData(splits, auxiliary, ood)
-
-
-def on_device(source: ImageSource, device: torch.device) -> ImageSource:
-    """A set held in memory is moved to the device that trains on it; a streamed one stays where it is."""
-    return source.to(device) if isinstance(source, ImageSet) else source
 
 
 def channel_statistics(source: ImageSource) -> tuple[tuple[float, ...], tuple[float, ...]]:

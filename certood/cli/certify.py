@@ -35,6 +35,9 @@ from certood.cli.detectors import foreign_options
 @click.option("--limit", type=click.IntRange(1), help="At most so many images a set, spread evenly over it.")
 @click.option("--id", "id_name", help="In-distribution set.  [default: the run's own]")
 @click.option("--id-test", help="Its test images, where they are a set of their own.")
+@click.option(
+    "--allow-shared", multiple=True, help="Set that may share pictures with sets of another use; an error otherwise."
+)
 @click.option("--ood", multiple=True, help="OOD set; give it once a set.  [default: the run's own]")
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder of the image sets.  [default: the run's own]"
@@ -79,6 +82,7 @@ def command(
     id_name: str | None,
     id_test: str | None,
     ood: tuple[str, ...],
+    allow_shared: tuple[str, ...],
     data_root: Path | None,
     parts: int,
     dtype: str,
@@ -122,7 +126,13 @@ def command(
     )
     detector = open_detector(run, foreign)
     splits, sets = load_run_data(
-        run, id_name=id_name, id_test=id_test, ood=ood, root=data_root, recorded=detector.split
+        run,
+        id_name=id_name,
+        id_test=id_test,
+        ood=ood,
+        root=data_root,
+        recorded=detector.split,
+        allow_shared=allow_shared,
     )
     kinds = {splits.test.name: "id"} | dict.fromkeys(sets, "ood")
     check_names(wanted, kinds, smoothed=method == "smoothing")

@@ -9,6 +9,9 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--id", "id_name", help="In-distribution set.  [default: the run's own]")
 @click.option("--id-test", help="Its test images, where they are a set of their own.")
+@click.option(
+    "--allow-shared", multiple=True, help="Set that may share pictures with sets of another use; an error otherwise."
+)
 @click.option("--ood", multiple=True, help="OOD set; give it once a set.  [default: the run's own]")
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder of the image sets.  [default: the run's own]"
@@ -26,6 +29,7 @@ def command(
     id_name: str | None,
     id_test: str | None,
     ood: tuple[str, ...],
+    allow_shared: tuple[str, ...],
     data_root: Path | None,
     score_names: tuple[str, ...],
     bootstrap: int,
@@ -46,7 +50,13 @@ def command(
     chosen = resolve_device(device)
     detector = load_checkpoint(run, chosen)
     splits, sets = load_run_data(
-        run, id_name=id_name, id_test=id_test, ood=ood, root=data_root, recorded=detector.split
+        run,
+        id_name=id_name,
+        id_test=id_test,
+        ood=ood,
+        root=data_root,
+        recorded=detector.split,
+        allow_shared=allow_shared,
     )
     files = RunDirectory.of(run)
     if calibrate:

@@ -53,7 +53,7 @@ class FolderSet:
 
     def batch(self, indices: Tensor) -> Tensor:
         """The uint8 images (n, C, H, W) at these int64 indices (n,); raises DataError for a picture that is damaged."""
-        return batched(self._read, indices)
+        return batched(self._read, indices, self.shape)
 
     def subset(self, indices: Tensor) -> Self:
         """The same set restricted to these int64 indices, in their order."""

@@ -90,7 +90,9 @@ def header_shape(picture: Image.Image) -> tuple[int, int, int]:
     return channels, picture.height, picture.width
 
 
-def batched(read: Callable[[int], Tensor], indices: Tensor) -> Tensor:
-    """The images (n, C, H, W) that `read` gives for these indices, read by a pool of threads."""
+def batched(read: Callable[[int], Tensor], indices: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The images (n, C, H, W) of this shape that `read` gives for these indices, read by a pool of threads."""
+    if not len(indices):
+        return torch.empty(0, *shape, dtype=torch.uint8)
     with ThreadPoolExecutor(READERS) as readers:
         return torch.stack(list(readers.map(read, indices.tolist())))

@@ -97,6 +97,14 @@ class IdSplits:
     test: ImageSource
     split: Split | None = None
 
+    @property
+    def roles(self) -> dict[str, list[ImageSource]]:
+        """The parts by use, for `require_disjoint`: test images that are a set of their own are compared with the others."""
+        training = [self.train, self.validation]
+        if self.split is not None and self.split.id_test is not None:
+            return {"ID training images": training, "ID test images": [self.test]}
+        return {"ID images": [*training, self.test]}
+
 
 def load_id(
     name: str,

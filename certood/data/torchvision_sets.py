@@ -173,7 +173,7 @@ class PictureDataset:
 
     def batch(self, indices: Tensor) -> Tensor:
         """The uint8 images (n, C, H, W) at these int64 indices (n,)."""
-        return batched(self._read, self.indices[indices])
+        return batched(self._read, self.indices[indices], self.shape)
 
     def subset(self, indices: Tensor) -> Self:
         """The same set restricted to these int64 indices, in their order."""

@@ -1,10 +1,11 @@
 """The image sets of a finished run, read from its recipe.toml, or those that the user names."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from certood.data import IdSplits, ImageSource, Split, load_id, load_set
+from certood.data import IdSplits, ImageSource, Split, load_id, load_set, require_disjoint
 from certood.errors import DataError
 from certood.runs.directory import RunDirectory
 
@@ -17,12 +18,15 @@ def load_run_data(
     ood: Sequence[str] = (),
     root: Path | None = None,
     recorded: Split | None = None,
+    allow_shared: Sequence[str] = (),
 ) -> tuple[IdSplits, dict[str, ImageSource]]:
     """ID splits and OOD sets of a run, each replaced by what is given here.
 
     The splits are those of the training (same seed and share), so that γ never sees a test image; runs from before
     `data.split_seed` was a key were split by `run.seed`. The split that a checkpoint carries is `recorded`, and wins.
-    Raises DataError where nothing says which ID images to take.
+    Sets that are named here must not share pictures with each other's uses, or with the run's auxiliary outliers as
+    far as these can be read; `allow_shared` names sets that may, beside those of the run. Raises DataError where they do,
+    and where nothing says which ID images to take.
     """
     tables = RunDirectory.of(run).recipe_tables()
     data: dict[str, Any] = tables.get("data", {})
@@ -42,4 +46,23 @@ def load_run_data(
         size=size,
         recorded=recorded,
     )
-    return splits, {one: load_set(one, root=root, split="test", size=size) for one in ood or data.get("ood", ())}
+    sets = {one: load_set(one, root=root, split="test", size=size) for one in ood or data.get("ood", ())}
+    if not own or ood or id_test:
+        # What the run itself names was compared before it was trained.
+        outliers = {"auxiliary outliers": _auxiliary(data, root, size)}
+        require_disjoint(
+            splits.roles | outliers | {"test outliers": [*sets.values()]},
+            (*data.get("allow_shared", ()), *allow_shared),
+        )
+    return splits, sets
+
+
+def _auxiliary(data: dict[str, Any], root: Path, size: int | None) -> list[ImageSource]:
+    """The auxiliary outliers of a run that are still there."""
+    listed = data.get("auxiliary", ())
+    found = []
+    for item in [listed] if isinstance(listed, str) else listed:
+        name = item if isinstance(item, str) else item["set"]
+        with contextlib.suppress(DataError):
+            found.append(load_set(name, root=root, split="train", size=size))
+    return found

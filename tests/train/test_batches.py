@@ -3,13 +3,16 @@
 import pytest
 import torch
 
+from certood.data.auxiliary import Pool
 from certood.data.source import ImageSet
 from certood.errors import RecipeError
 from certood.train.batches import own_share, plan_epoch, read_batches, seeded_generator, steps_in_epoch
 
 
 def plan(seed: int = 0, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    made = plan_epoch(seed, epoch, images=20, batch_size=6, steps=3, auxiliary=10, candidates=8)
+    made = plan_epoch(
+        seed, epoch, images=20, batch_size=6, steps=3, auxiliary=[Pool(torch.arange(10), 1.0)], candidates=8
+    )
     assert made.candidate_indices is not None
     return made.id_indices, made.candidate_indices
 
@@ -49,6 +52,8 @@ def test_a_batch_larger_than_the_set_is_refused() -> None:
 
 class Streamed:
     """A set that is not in memory, as the reader sees it."""
+
+    in_memory = False
 
     def __init__(self, images: torch.Tensor) -> None:
         self.images = images

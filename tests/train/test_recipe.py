@@ -54,7 +54,7 @@ def test_settings_take_the_type_of_toml_and_leave_the_rest() -> None:
 
 def test_text_needs_no_quotes_and_nothing_means_none() -> None:
     recipe = load_recipe("cifar10-greg", ["data.auxiliary=npz:some where.npz", "training.init="])
-    assert recipe.data.auxiliary == "npz:some where.npz"
+    assert [item.set for item in recipe.data.auxiliary] == ["npz:some where.npz"]
     assert recipe.training.init is None
 
 
