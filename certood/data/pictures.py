@@ -1,5 +1,6 @@
 """Picture files: what a picture becomes, and sets of them that are decoded when they are asked for."""
 
+import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ from certood.errors import DataError
 
 READERS = min(8, os.cpu_count() or 1)
 LARGEST_PICTURE = 2**26
+SUSPICIOUS_PICTURE = 2**24
+SUSPICIOUS_RATIO = 300
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"})
 DEEP_GREY = frozenset({"I", "I;16", "I;16B", "I;16L"})
 COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
@@ -36,9 +39,10 @@ def pixels(picture: Image.Image, background: str | None) -> Tensor:
     if kind in DEEP_GREY:
         if transparent:
             raise DataError("it has 16 bits and a transparent grey value; store 8-bit grey with alpha")
-        deep = np.asarray(picture).astype(np.int64)
+        deep = np.asarray(picture)
         if deep.min() < 0 or deep.max() > 65535:
             raise DataError("it has grey values outside 16 bits; store 8 or 16 bits per channel")
+        deep = deep.astype(np.int32)
         return torch.from_numpy(((deep * 255 + 32767) // 65535).astype(np.uint8))[None, None]
     channels = 1 if kind in GREY_MODES else 3
     if not transparent:
@@ -66,16 +70,43 @@ def _checked(picture: Image.Image) -> str:
     return picture.mode
 
 
+class _BoundedFile(io.BufferedReader):
+    """A file of which no more is asked than there is: a length in a damaged file would take its memory otherwise."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self.size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes; all that is left where it is negative or None."""
+        left = max(self.size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def read_picture(what: str, source: Path | Callable[[], Image.Image], use: Callable[[Image.Image], Result]) -> Result:
     """What `use` makes of a picture; every failure to decode it becomes a DataError that names it."""
     try:
-        with Image.open(source) if isinstance(source, Path) else source() as picture:
+        if not isinstance(source, Path):
+            with source() as picture:
+                return use(picture)
+        with _BoundedFile(source) as file, Image.open(file) as picture:
+            _require_plausible(picture, file.size)
             return use(picture)
     except DataError as error:
         raise DataError(f"cannot use the picture {what}: {error}") from error
     except Exception as error:
         # Decoders raise whatever their format's library raises: OSError, SyntaxError, struct.error, MemoryError …
         raise DataError(f"cannot read the picture {what} ({error}); repair or remove it") from error
+
+
+def _require_plausible(picture: Image.Image, size: int) -> None:
+    """Raise DataError for a large picture in a file of so few bytes (`size`) that it is no photograph."""
+    count = picture.width * picture.height
+    if count > SUSPICIOUS_PICTURE and count > SUSPICIOUS_RATIO * size:
+        raise DataError(
+            f"its {size:,} bytes would expand to {picture.width}×{picture.height} pixels, which looks like a "
+            "decompression bomb; reduce it first"
+        )
 
 
 def decoded(picture: Image.Image, form: Form, channels: int) -> Tensor:
