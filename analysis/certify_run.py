@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from certood import __version__
-from certood.analysis.bounds.auto_lirpa import load_auto_lirpa
+from certood.analysis.bounds import engine_by_name
 from certood.analysis.certification import question_of
 from certood.analysis.evidence.lipschitz import global_lipschitz
 from certood.analysis.question import Question
@@ -66,8 +66,7 @@ def certify_sets(
     sources = {inside.name: ("id", inside)} | {name: ("ood", source) for name, source in outside.items()}
     for name, (_, source) in sources.items():
         _check(name, source, detector)
-    if settings.engine == "auto-lirpa":
-        load_auto_lirpa()
+    engine_by_name(settings.engine).require()
     question = None if settings.method == "smoothing" else question_of(detector, settings.norm)
     sets = {name: _Set(kind, source, _chosen(source, limit)) for name, (kind, source) in sources.items()}
     record = settings.record() | {

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from certood.analysis.bounds import ENGINES
 from certood.analysis.bounds import METHODS as BOUND_METHODS
+from certood.analysis.bounds import engine_by_name
 from certood.analysis.evidence.smoothing import MedianSmoothing
 from certood.analysis.records import column
 from certood.errors import CertoodError
@@ -53,16 +53,14 @@ class Settings:
             raise CertoodError(f"unknown method {self.method!r}; expected one of {', '.join(METHODS)}")
         if self.method == "smoothing" and self.norm != 2:
             raise CertoodError("smoothing certifies l2 balls only; add --norm 2")
-        if self.engine not in ENGINES:
-            raise CertoodError(f"unknown engine {self.engine!r}; expected {' or '.join(ENGINES)}")
-        if self.engine == "auto-lirpa" and (self.norm != math.inf or self.method == "smoothing"):
-            raise CertoodError("the engine auto-lirpa bounds l_inf balls only, and does not smooth; leave --engine out")
+        engine = engine_by_name(self.engine)
+        engine.check_norm(self.norm)
         if self.dtype not in PRECISIONS:
             raise CertoodError(f"unknown precision {self.dtype!r}; expected {' or '.join(PRECISIONS)}")
         if not 0 < self.tolerance < 1:
             raise CertoodError(f"expected 0 < tolerance < 1, got {self.tolerance}")
-        if self.parts < 0 or (self.parts and self.engine == "auto-lirpa"):
-            raise CertoodError(f"expected parts >= 0, and 0 with the engine auto-lirpa, got {self.parts}")
+        if self.parts < 0 or (self.parts and not engine.linear):
+            raise CertoodError(f"expected parts >= 0, and 0 with the engine {self.engine}, got {self.parts}")
         if min(self.iterations, self.attack_steps, self.restarts, self.samples) < 1:
             raise CertoodError("expected at least one iteration, attack step, restart and sample")
 

@@ -5,7 +5,7 @@ auto_LiRPA computes in float32, its default, with the patches mode for convoluti
 intermediate layers in float32 and their rounding subtracted. Ours tells the memory allocator to keep freed blocks, which serves
 both. `products` is the share of our time (float64) that goes into matrix products and convolutions; the rest moves memory:
 relaxing, gathering and adding up rows. Times are medians over the repeats, in which the engines take turns, after one run that is
-not counted; ratios are of one run of this script. auto_LiRPA is optional: `uv sync --group oracle`.
+not counted; ratios are of one run of this script. auto_LiRPA is optional: `uv sync`.
 
     python benchmarks/bounds.py --threads 1 --json bounds.json
     python benchmarks/bounds.py --networks cnn --batches 16 --methods crown
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from certood.analysis.bounds import Bounds, LpBall, bound, capture
-from certood.analysis.bounds.auto_lirpa import AutoLirpa
+from certood.analysis.bounds.engines.auto_lirpa import AutoLirpa
 from certood.errors import CertoodError
 
 EPS = 2 / 255

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from certood.analysis.bounds import Bounds, Graph, LpBall, capture
-from certood.analysis.bounds.auto_lirpa import AutoLirpa
+from certood.analysis.bounds.engines.auto_lirpa import AutoLirpa
 from certood.analysis.evidence.direct import certified_radii
 from certood.analysis.evidence.estimates import gradient_norms
 from certood.analysis.question import Question

@@ -57,9 +57,9 @@ def _flags(option: click.Option) -> str:
     flags = ", ".join(option.opts)
     if option.is_flag:
         return flags
-    if isinstance(option.type, click.Choice):
-        choices = "\\|".join(map(str, option.type.choices))
-        return f"{flags} {choices}"
+    names = option.type.get_metavar(option, click.Context(main))
+    if names is not None and option.metavar is None:
+        return f"{flags} {names.strip('[]')}".replace("|", "\\|")
     return f"{flags} {option.metavar or option.type.name.upper().replace(' RANGE', '')}"
 
 

@@ -9,9 +9,9 @@
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.auto_lirpa import AutoLirpa
 from certood.analysis.bounds.ball import Bounds, LpBall
 from certood.analysis.bounds.capturing import Captured, capture, list_operations, supported_operations
+from certood.analysis.bounds.engines import ENGINES, Engine, engine_by_name
 from certood.analysis.bounds.exporting import export
 from certood.analysis.bounds.gradient_bounds import GradientBounds, gradient_bound, logit_gradient_bound, score_gradient
 from certood.analysis.bounds.graph import Graph, Node
@@ -22,14 +22,13 @@ from certood.analysis.bounds.score_bounds import score_bounds, score_lower, scor
 from certood.errors import CertoodError
 from certood.scores import Score
 
-ENGINES = ("certood", "auto-lirpa")
-
 __all__ = [
     "ENGINES",
     "METHODS",
     "Analysis",
     "Bounds",
     "Captured",
+    "Engine",
     "GradientBounds",
     "Graph",
     "LinearBound",
@@ -39,6 +38,7 @@ __all__ = [
     "bound",
     "capture",
     "default_memory",
+    "engine_by_name",
     "export",
     "gradient_bound",
     "images_at_once",
@@ -69,25 +69,18 @@ def bound(
     `method` is interval, crown-ibp, crown or alpha-crown (slopes optimised in `iterations` steps); `specification` is (C, c)
     with C of shape (N, M, K) or (M, K) and c of (N, M), (M,) or None; `max_memory` is in bytes, by default a quarter of what is
     free: images are taken in parts that fit, and where a single one does not, a simpler method is used and named in the
-    result. `dtype` float32 is faster; its rounding errors widen the bounds. `engine` may be auto-lirpa where that package is
-    installed (l_inf only). Raises CertoodError for a specification that does not fit, and CannotCertify for a score without
-    bounds.
+    result. `dtype` float32 is faster; its rounding errors widen the bounds. `engine` is one of ENGINES. Raises CertoodError
+    for a specification that does not fit, and CannotCertify for a score without bounds.
     """
     if specification is not None and score is not None:
         raise CertoodError("give a specification or a score, not both")
-    if engine not in ENGINES:
-        raise CertoodError(f"unknown engine {engine!r}; expected certood or auto-lirpa")
+    bounding = engine_by_name(engine)
     rows, constant = _specification(specification, graph.outputs, len(ball))
     budget = max_memory or default_memory()
-    # auto_LiRPA parses the network once a call.
-    at_once = len(ball) if engine == "auto-lirpa" else images_at_once(graph, budget, dtype, method)
+    at_once = bounding.images_at_once(graph, budget, dtype, method) or len(ball)
     found = []
     for start, part in zip(range(0, len(ball), at_once), ball.split(at_once), strict=True):
-        analysis: Analysis | AutoLirpa
-        if engine == "auto-lirpa":
-            analysis = AutoLirpa(graph, part, method, iterations=iterations)
-        else:
-            analysis = analyse(graph, part, method, iterations=iterations, max_memory=budget, dtype=dtype)
+        analysis = bounding.analyse(graph, part, method, iterations=iterations, max_memory=budget, dtype=dtype)
         if score is not None:
             found.append(score_bounds(analysis, score))
         else:

@@ -48,8 +48,8 @@ class RowBounds(Protocol):
         """What computes the bounds."""
         ...
 
-    def rows(self, coefficients: Tensor) -> Bounds:
-        """Bounds (N, M) of rows (N, M, K) of the logits."""
+    def rows(self, coefficients: Tensor, constant: Tensor | None = None) -> Bounds:
+        """Bounds (N, M) of rows (N, M, K) of the logits, plus constants (N, M) or nothing."""
         ...
 
     def lower_rows(self, coefficients: Tensor) -> Tensor:

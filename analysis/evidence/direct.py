@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds import (
+    Analysis,
     LpBall,
-    analyse,
     default_memory,
-    images_at_once,
+    engine_by_name,
 )
-from certood.analysis.bounds.auto_lirpa import AutoLirpa
 from certood.analysis.question import Question
 
 Slack = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -44,8 +43,8 @@ def certified_radii(
     """Certified radii (N,) in pixels of images (N, C, H, W) for their own decisions, `accepted` (N,).
 
     Each is within `tolerance`, relatively, of the largest that the method certifies, unless `max_passes` ends the search. `guess`
-    is where the search starts, e.g. the gradient radius. α-CROWN starts from what CROWN certifies. `engine` may be
-    auto-lirpa, which has no closed form of the radius.
+    is where the search starts, e.g. the gradient radius. α-CROWN starts from what CROWN certifies. `engine` is one of ENGINES;
+    without linear functions of the image there is no closed form of the radius.
     """
     if method == "alpha-crown":
         crown = certified_radii(
@@ -60,15 +59,14 @@ def certified_radii(
             dtype=dtype,
         )
         guess = (1.1 * crown).clamp_min(1e-6)
-    budget = max_memory or default_memory()
+    budget, bounding = max_memory or default_memory(), engine_by_name(engine)
 
     def probe(ball: LpBall, decision: bool) -> tuple[Tensor, Tensor]:
-        if engine == "auto-lirpa":
-            other = AutoLirpa(question.graph, ball, method, iterations=iterations)
-            return question.margin_bounds(other, decision), torch.zeros_like(ball.eps)
-        analysis = analyse(question.graph, ball, method, iterations=iterations, max_memory=budget, dtype=dtype)
+        analysis = bounding.analyse(question.graph, ball, method, iterations=iterations, max_memory=budget, dtype=dtype)
         margins = question.margin_bounds(analysis, decision)
-        return margins, question.linear_radius(analysis, ball) if decision else torch.zeros_like(ball.eps)
+        if not (decision and isinstance(analysis, Analysis)):
+            return margins, torch.zeros_like(ball.eps)
+        return margins, question.linear_radius(analysis, ball)
 
     found = torch.zeros(len(images), dtype=torch.float64)
     for decision in (True, False):
@@ -80,8 +78,7 @@ def certified_radii(
             chosen: Tensor, eps: Tensor, members: Tensor = members, decision: bool = decision
         ) -> tuple[Tensor, Tensor]:
             whole = LpBall(images[members[chosen]], eps, question.norm)
-            # auto_LiRPA parses the network once a call.
-            at_once = len(whole) if engine == "auto-lirpa" else images_at_once(question.graph, budget, dtype, method)
+            at_once = bounding.images_at_once(question.graph, budget, dtype, method) or len(whole)
             found = [probe(ball, decision) for ball in whole.split(at_once)]
             margins, closed = zip(*found, strict=True)
             return torch.cat(margins), torch.cat(closed)

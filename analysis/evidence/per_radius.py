@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds import LpBall, analyse, score_bounds
-from certood.analysis.bounds.auto_lirpa import AutoLirpa
+from certood.analysis.bounds import Analysis, LpBall, analyse, engine_by_name, score_bounds
 from certood.analysis.evidence.attacks import ascend
 from certood.analysis.evidence.estimates import clever, sampled_gradient_norms
 from certood.analysis.evidence.lipschitz import local_lipschitz, nested
@@ -81,14 +80,18 @@ def _balls(
     first: bool,
 ) -> Balls:
     ball = LpBall(known.images, eps, settings.norm)
-    analysis = analyse(question.graph, ball, settings.method, iterations=settings.iterations, dtype=settings.precision)
-    method = analysis.method
-    if settings.engine == "auto-lirpa":
-        other = AutoLirpa(question.graph, ball, settings.method, iterations=settings.iterations)
-        bounds = score_bounds(other, question.score, absent_class=question.absent_class)
-        method = f"{settings.method} (auto-lirpa)"
+    bounding = engine_by_name(settings.engine).analyse(
+        question.graph, ball, settings.method, iterations=settings.iterations, dtype=settings.precision
+    )
+    bounds = score_bounds(bounding, question.score, absent_class=question.absent_class)
+    if isinstance(bounding, Analysis):
+        analysis = bounding
     else:
-        bounds = score_bounds(analysis, question.score, absent_class=question.absent_class)
+        # Gradients are bounded from boxes of every node, which another engine does not give.
+        analysis = analyse(
+            question.graph, ball, settings.method, iterations=settings.iterations, dtype=settings.precision
+        )
+    method = bounding.method
     worst = _worst_scores(question, known, settings, ball, random)
     slopes = sampled_gradient_norms(question, known.images, ball.eps, random=random, samples=settings.samples)
     sampled = slopes.amax(0)

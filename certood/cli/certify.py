@@ -7,6 +7,28 @@ import click
 from certood.cli.detectors import foreign_options
 
 
+class EngineName(click.ParamType[str]):
+    """One of the engines; they are imported only when one is named or listed, because that imports torch."""
+
+    name = "engine"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """All names."""
+        from certood.analysis.bounds import ENGINES
+
+        return f"[{'|'.join(ENGINES)}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, if it is one."""
+        from certood.analysis.bounds import engine_by_name
+        from certood.errors import CertoodError
+
+        try:
+            return engine_by_name(value).name
+        except CertoodError as error:
+            self.fail(str(error), param, ctx)
+
+
 @click.command("certify")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
@@ -24,10 +46,10 @@ from certood.cli.detectors import foreign_options
 )
 @click.option(
     "--engine",
-    type=click.Choice(["certood", "auto-lirpa"]),
+    type=EngineName(),
     default="certood",
     show_default=True,
-    help="What bounds the scores; auto-lirpa is a second engine, for l_inf.",
+    help="What bounds the scores: certood itself, or a second engine, for l_inf.",
 )
 @click.option(
     "--score", "score_name", help="Another score than the detector's own; γ is computed from the validation images."

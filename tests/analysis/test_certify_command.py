@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 
-from certood.analysis.bounds.auto_lirpa import load_auto_lirpa
+from certood.analysis.bounds.engines.auto_lirpa import load_auto_lirpa
 from certood.analysis.records import read_certificates
 from certood.analysis.summary import RUN_NUMBERS, entry_numbers
 from certood.checkpoints import load_checkpoint, save_checkpoint
@@ -216,7 +216,7 @@ def test_the_second_engine_certifies_about_the_same(trained: Path, certified: Pa
     arguments = ("--limit", "1", "--batch-size", "4", "--eps", "0.02,1/300", *SETS)
     result = run("certify", trained, *arguments, "--engine", "auto-lirpa", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "out" / "certification.json").read_text())["method"] == "crown (auto-lirpa)"
+    assert json.loads((tmp_path / "out" / "certification.json").read_text())["method"] == "auto_LiRPA CROWN"
     own = {(row["set"], row["index"]): float(row["radius_certified"]) for row in rows(certified)}
     for row in rows(tmp_path / "out"):
         assert float(row["radius_certified"]) == pytest.approx(own[row["set"], row["index"]], rel=0.03, abs=1e-6)

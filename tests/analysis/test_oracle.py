@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from certood.analysis.bounds import LpBall, bound, capture
-from certood.analysis.bounds.auto_lirpa import AutoLirpa
+from certood.analysis.bounds.engines.auto_lirpa import AutoLirpa
 from certood.errors import CannotCertify, CertoodError
 from certood.models.classifier import Normalise
 from certood.scores import Energy
@@ -16,9 +16,7 @@ from tests.analysis.networks import images
 
 pytestmark = [
     pytest.mark.oracle,
-    pytest.mark.skipif(
-        importlib.util.find_spec("auto_LiRPA") is None, reason="auto_LiRPA is not installed (uv sync --group oracle)"
-    ),
+    pytest.mark.skipif(importlib.util.find_spec("auto_LiRPA") is None, reason="auto_LiRPA is not installed (uv sync)"),
 ]
 
 

@@ -1,6 +1,6 @@
 """auto_LiRPA 0.3 (Xu et al., NeurIPS 2020) beside a current PyTorch: an optional second engine, and the oracle of ours.
 
-It is no dependency: install it with `uv sync --group oracle` in a checkout, or with
+A checkout's development environment has it (`uv sync`); elsewhere it is installed with
 `pip install --no-deps auto-lirpa==0.3 && pip install appdirs tqdm packaging setuptools`. Its bounds of l1 and l2 balls are not
 sound where the first operation is elementwise, so only l_inf balls are taken here.
 """
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from certood.analysis.bounds.ball import Bounds, LpBall
+from certood.analysis.bounds.engines.base import Engine
 from certood.analysis.bounds.graph import Graph
 from certood.errors import CannotCertify, CertoodError
 from certood.models.classifier import Normalise
@@ -28,9 +29,7 @@ from certood.models.classifier import Normalise
 METHODS = {"interval": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "CROWN-Optimized"}
 # PyTorch 2.14 made the gradient of clamp zero at its ends, where slopes start: they are kept inside by so much.
 INSIDE = 1e-6
-REMEDY = (
-    "install it with `uv sync --group oracle`, or `pip install --no-deps auto-lirpa==0.3` and appdirs, tqdm, setuptools"
-)
+REMEDY = "install it with `pip install --no-deps auto-lirpa==0.3` and appdirs, tqdm, packaging, setuptools"
 
 
 def load_auto_lirpa() -> types.ModuleType:
@@ -44,6 +43,30 @@ def load_auto_lirpa() -> types.ModuleType:
         raise CertoodError(f"auto_LiRPA cannot be imported ({error}); {REMEDY}") from error
     _mend_package(package)
     return package
+
+
+class AutoLirpaEngine(Engine):
+    """auto_LiRPA, which parses the network once a call, so that all images of a ball go together."""
+
+    name = "auto-lirpa"
+    norms = frozenset({math.inf})
+
+    def analyse(
+        self,
+        graph: Graph,
+        ball: LpBall,
+        method: str,
+        *,
+        iterations: int = 20,
+        max_memory: float | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> "AutoLirpa":
+        """See `AutoLirpa`; memory and precision are its own."""
+        return AutoLirpa(graph, ball, method, iterations=iterations)
+
+    def require(self) -> None:
+        """Import the package."""
+        load_auto_lirpa()
 
 
 class AutoLirpa:
