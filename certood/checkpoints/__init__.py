@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 
 from certood.checkpoints.foreign import load_foreign
+from certood.checkpoints.onnx_file import is_onnx, load_onnx
 from certood.checkpoints.own import load_checkpoint, save_checkpoint
 from certood.detector import Detector
 from certood.errors import CheckpointError
 from certood.scores import Score
 
-__all__ = ["load", "load_checkpoint", "load_foreign", "save_checkpoint"]
+__all__ = ["is_onnx", "load", "load_checkpoint", "load_foreign", "load_onnx", "save_checkpoint"]
 
 
 def load(
@@ -26,12 +27,24 @@ def load(
     options: Mapping[str, bool | int | float | str] | None = None,
     device: torch.device | str = "cpu",
 ) -> Detector:
-    """The detector of a run directory or checkpoint, or, with `architecture`, of somebody else's weights.
+    """The detector of a run directory or checkpoint, of an ONNX file, or, with `architecture`, of somebody else's weights.
 
-    Foreign weights need `classes` (names or their number) and `input_shape` (C, H, W) as well; `mean` and `std` are their
-    normalisation, a number a channel (default: none); they come without γ, see `Detector.calibrated`. Raises CheckpointError
-    where the file is missing, damaged, or does not fit (see `load_foreign`).
+    A file `*.onnx` needs nothing else; what is given is checked against it (see `load_onnx`). Other foreign weights need
+    `classes` (names or their number) and `input_shape` (C, H, W) as well; `mean` and `std` are their normalisation, a number
+    a channel (default: none). Both come without γ, see `Detector.calibrated`. Raises CheckpointError where the file is
+    missing, damaged, or does not fit (see `load_foreign`).
     """
+    if is_onnx(path):
+        return load_onnx(
+            path,
+            architecture=architecture,
+            classes=classes,
+            input_shape=input_shape,
+            mean=mean,
+            std=std,
+            score=score,
+            device=device,
+        )
     if architecture is None:
         given = {"classes": classes, "input_shape": input_shape, "mean": mean, "std": std, "score": score}
         needless = [name for name, value in given.items() if value is not None]

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from certood.checkpoints.onnx_file import onnx_model
 from certood.checkpoints.weights import load_weights, read_weights
 from certood.detector import Detector
 from certood.models import build_model
@@ -28,19 +26,15 @@ def load_foreign(
     """Somebody else's weights in a named architecture, without a threshold; the score is energy unless given.
 
     Reads safetensors and state dicts that `torch.load(weights_only=True)` accepts, bare or under `state_dict`, `model` or
-    `net`, by the rules for names of `certood.models.foreign_weights`; and ONNX files (extra `onnx`), for which
-    `architecture` is "onnx". Raises CheckpointError where the file needs code execution to be read, is damaged, or does
-    not fit the architecture.
+    `net`, by the rules for names of `certood.models.foreign_weights`. Raises CheckpointError where the file needs code
+    execution to be read, is damaged, or does not fit the architecture.
     """
     path = Path(path)
     names = classes if isinstance(classes, tuple) else tuple(str(index) for index in range(classes))
-    if path.suffix == ".onnx":
-        model: nn.Module = onnx_model(path, len(names), input_shape, mean, std)
-    else:
-        model = build_model(
-            architecture, num_classes=len(names), input_shape=input_shape, mean=mean, std=std, options=options
-        )
-        load_weights(model, read_weights(path), path)
+    model = build_model(
+        architecture, num_classes=len(names), input_shape=input_shape, mean=mean, std=std, options=options
+    )
+    load_weights(model, read_weights(path), path)
     return Detector(
         model=model.to(device).eval(),
         score=score or Energy(),

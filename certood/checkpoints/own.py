@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from certood import __version__
+from certood.checkpoints.onnx_file import ONNX_ARCHITECTURE
 from certood.checkpoints.weights import load_weights, read_safetensors
 from certood.data.splits import Split
 from certood.detector import Detector
@@ -22,7 +23,12 @@ METADATA_KEY = "certood"
 
 
 def save_checkpoint(detector: Detector, path: Path) -> None:
-    """Write a detector as safetensors with JSON metadata, atomically; raises CheckpointError where it cannot."""
+    """Write a detector as safetensors with JSON metadata, atomically; raises CheckpointError where it cannot.
+
+    The network of an ONNX file cannot be written: a checkpoint names its architecture, which is the file itself.
+    """
+    if detector.architecture == ONNX_ARCHITECTURE:
+        raise CheckpointError(f"{path}: the network of an ONNX file stays in that file; a checkpoint cannot hold it")
     metadata = {
         "version": __version__,
         "architecture": detector.architecture,

@@ -131,6 +131,7 @@ def command(
     from certood.analysis.requirements import check_names, check_requirements, parse_requirement
     from certood.analysis.settings import Settings
     from certood.analysis.summary import summary_table
+    from certood.checkpoints import is_onnx
     from certood.cli.detectors import calibrated, open_detector
     from certood.runs import RunDirectory, load_run_data
 
@@ -158,7 +159,8 @@ def command(
     )
     kinds = {splits.test.name: "id"} | dict.fromkeys(sets, "ood")
     check_names(wanted, kinds, smoothed=method == "smoothing")
-    detector = calibrated(detector, splits, score_name, foreign=foreign.get("architecture") is not None)
+    somebodys = foreign.get("architecture") is not None or is_onnx(run)
+    detector = calibrated(detector, splits, score_name, foreign=somebodys)
     folder = out or RunDirectory.of(run).folder
     result = certify_sets(
         detector,

@@ -16,7 +16,7 @@ Command = Callable[..., Any]
 def foreign_options(command: Command) -> Command:
     """Add the options that say what a foreign checkpoint holds."""
     for option in (
-        click.option("--architecture", help="For foreign weights: a name, torchvision:NAME, module:factory, or onnx."),
+        click.option("--architecture", help="For foreign weights: a name, torchvision:NAME, or module:factory."),
         click.option("--classes", type=click.IntRange(1), help="Number of classes of foreign weights."),
         click.option("--input-shape", help="C,H,W of foreign weights, e.g. 3,32,32."),
         click.option("--mean", help="Their normalisation, a number a channel, e.g. 0.49,0.48,0.45."),
@@ -27,25 +27,27 @@ def foreign_options(command: Command) -> Command:
 
 
 def open_detector(path: Path, foreign: Mapping[str, str | int | None]) -> "Detector":
-    """The detector of a run or checkpoint, or foreign weights where --architecture says what they are."""
-    from certood.checkpoints import load
+    """The detector of a run, checkpoint or ONNX file, or foreign weights where --architecture says what they are."""
+    from certood.checkpoints import is_onnx, load
 
-    if foreign.get("architecture") is None:
-        return load(path)
-    missing = [name for name in ("classes", "input_shape") if foreign.get(name) is None]
-    if missing:
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
-        raise click.UsageError(f"foreign weights need {flags} beside --architecture")
-    shape = _numbers(str(foreign["input_shape"]), "--input-shape", 3)
-    channels = int(shape[0])
+    architecture, classes, given_shape = (foreign.get(name) for name in ("architecture", "classes", "input_shape"))
+    if not is_onnx(path):
+        if architecture is None:
+            return load(path)
+        missing = [name for name in ("classes", "input_shape") if foreign.get(name) is None]
+        if missing:
+            flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
+            raise click.UsageError(f"foreign weights need {flags} beside --architecture")
+    shape = None if given_shape is None else _numbers(str(given_shape), "--input-shape", 3)
+    channels = None if shape is None else int(shape[0])
     mean, std = (
         _numbers(str(foreign[name]), f"--{name}", channels) if foreign.get(name) else None for name in ("mean", "std")
     )
     return load(
         path,
-        architecture=str(foreign["architecture"]),
-        classes=int(foreign["classes"] or 0),
-        input_shape=(channels, int(shape[1]), int(shape[2])),
+        architecture=None if architecture is None else str(architecture),
+        classes=None if classes is None else int(classes),
+        input_shape=None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2])),
         mean=mean,
         std=std,
     )
@@ -79,13 +81,13 @@ def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None,
     return found
 
 
-def _numbers(text: str, option: str, count: int) -> tuple[float, ...]:
+def _numbers(text: str, option: str, count: int | None) -> tuple[float, ...]:
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise click.BadParameter(
-            f"expected {count} numbers separated by commas, got {text!r}", param_hint=option
+            f"expected {count or ''} numbers separated by commas, got {text!r}".replace("  ", " "), param_hint=option
         ) from error
-    if len(numbers) != count:
+    if count is not None and len(numbers) != count:
         raise click.BadParameter(f"expected {count} numbers, got {len(numbers)}", param_hint=option)
     return numbers

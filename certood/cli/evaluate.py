@@ -38,17 +38,17 @@ def command(
     device: str,
     out: Path | None,
 ) -> None:
-    """Measure the detector of RUN: a run directory or a checkpoint file."""
+    """Measure the detector of RUN: a run directory, a checkpoint or an ONNX file."""
     from rich.console import Console
 
-    from certood.checkpoints import load_checkpoint, save_checkpoint
+    from certood.checkpoints import load, save_checkpoint
     from certood.devices import resolve_device
     from certood.evaluation import evaluate, evaluation_table, write_evaluation
     from certood.runs import RunDirectory, load_run_data
     from certood.scores import score_by_name
 
     chosen = resolve_device(device)
-    detector = load_checkpoint(run, chosen)
+    detector = load(run, device=chosen)
     splits, sets = load_run_data(
         run,
         id_name=id_name,

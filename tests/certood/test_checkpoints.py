@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from certood.checkpoints import load_checkpoint, load_foreign, save_checkpoint
+from certood.checkpoints import load, load_checkpoint, load_foreign, save_checkpoint
 from certood.detector import Detector
 from certood.errors import CertoodError, CheckpointError
 from certood.models import build_model
@@ -150,9 +150,9 @@ def test_weights_that_do_not_fit_are_listed(resnet: nn.Module, tmp_path: Path) -
 
 
 def test_onnx_without_its_extra_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnx2torch", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(CheckpointError, match=r"pip install 'certood\[onnx\]'"):
-        foreign(tmp_path / "net.onnx")
+        load(tmp_path / "net.onnx")
 
 
 def test_an_unwritable_place_is_named(detector: Detector, tmp_path: Path) -> None:
