@@ -11,6 +11,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.ball import Bounds, LpBall
 from certood.analysis.bounds.capturing import Captured, capture, list_operations, supported_operations
+from certood.analysis.bounds.differentiable import DifferentiableBounds
 from certood.analysis.bounds.engines import ENGINES, Engine, engine_by_name
 from certood.analysis.bounds.exporting import export
 from certood.analysis.bounds.gradient_bounds import GradientBounds, gradient_bound, logit_gradient_bound, score_gradient
@@ -28,6 +29,7 @@ __all__ = [
     "Analysis",
     "Bounds",
     "Captured",
+    "DifferentiableBounds",
     "Engine",
     "GradientBounds",
     "Graph",
