@@ -1,19 +1,24 @@
 """A detector: a network, a score of its logits, and the threshold γ that accepts."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certood.data.source import ImageSource
 from certood.data.splits import Split
 from certood.errors import CheckpointError
-from certood.inference import collect_logits, logits_of_batches
+from certood.inference import as_pixels, collect_logits, logits_of_batches
 from certood.metrics import threshold_at_tpr
 from certood.scores import Score, score_logits
 
 CALIBRATION_BATCH = 512
+
+Images = Tensor | NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,22 @@ class Detector:
     tpr: float = 0.95
     split: Split | None = None
 
-    def scores(self, images: Tensor) -> Tensor:
-        """Scores (N,) of images (N, C, H, W) in [0, 1]; higher is more outlying; differentiable."""
-        return score_logits(self.score, self.model(images), absent_class=self.absent_class)
+    def __post_init__(self) -> None:
+        if self.threshold is not None and (type(self.threshold) not in (int, float) or math.isnan(self.threshold)):
+            raise CheckpointError(f"expected a threshold γ that is a number, or None, got {self.threshold!r}")
+        self.model.eval()
 
-    def accepts(self, images: Tensor) -> Tensor:
-        """Whether each image is accepted as in-distribution, S(x) ≤ γ: bool (N,).
+    def scores(self, images: Images) -> Tensor:
+        """Scores (N,) of images (N, C, H, W); higher is more outlying; differentiable.
+
+        The images are floats in [0, 1], or uint8, which is divided by 255; tensors or NumPy arrays. The network is put into eval
+        mode. Raises DataError for images of another shape, type or range.
+        """
+        self.model.eval()
+        return score_logits(self.score, self.model(self.pixels(images)), absent_class=self.absent_class)
+
+    def accepts(self, images: Images) -> Tensor:
+        """Whether each image is accepted as in-distribution, S(x) ≤ γ: bool (N,); images as in `scores`.
 
         Raises CheckpointError when the detector has no threshold.
         """
@@ -52,9 +67,15 @@ class Detector:
         with torch.no_grad():
             return self.scores(images) <= self.threshold
 
+    def pixels(self, images: Images) -> Tensor:
+        """Images as in `scores`, as floats in [0, 1] of the network's precision and on its device."""
+        pixels = as_pixels(images, self.input_shape)
+        weight = next(self.model.parameters(), None)
+        return pixels if weight is None else pixels.to(weight.device, weight.dtype)
+
     def calibrated(
         self,
-        images: Tensor | ImageSource,
+        images: Images | ImageSource,
         tpr: float | None = None,
         *,
         batch_size: int = CALIBRATION_BATCH,
@@ -63,12 +84,13 @@ class Detector:
     ) -> "Detector":
         """The same detector with the γ that accepts the share `tpr` of these in-distribution images (default: its own `tpr`).
 
-        The images are a set, or a tensor (N, C, H, W) in [0, 1]. They must be held out: neither trained on nor tested on.
+        The images are a set, or as in `scores`. They must be held out: neither trained on nor tested on.
         Raises DataError where a logit is not finite, CertoodError where a share makes no sense.
         """
         share = self.tpr if tpr is None else tpr
-        if isinstance(images, Tensor):
-            logits = logits_of_batches(self.model, images.split(batch_size), "images")
+        if isinstance(images, Tensor | np.ndarray):
+            batches = (self.pixels(part) for part in torch.as_tensor(images).split(batch_size))
+            logits = logits_of_batches(self.model, batches, "images")
         else:
             logits = collect_logits(self.model, images, batch_size=batch_size, device=device, progress=progress)
         scores = score_logits(self.score, logits, absent_class=self.absent_class)

@@ -1,14 +1,37 @@
 """Logits of whole image sets, batch by batch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.markup import escape
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from certood.data.source import ImageSource, to_pixels
 from certood.errors import DataError
+
+
+def as_pixels(images: Tensor | NDArray[np.generic], shape: Sequence[int]) -> Tensor:
+    """Images (N, C, H, W) of a user as floats in [0, 1]: uint8 is divided by 255, everything else must be in [0, 1] already.
+
+    Raises DataError for another shape than (N, *shape), a type that is neither floating-point nor uint8, and values outside.
+    """
+    found = torch.as_tensor(images)
+    if found.ndim != 4 or tuple(found.shape[1:]) != tuple(shape):
+        raise DataError(f"expected images of shape (N, {', '.join(map(str, shape))}), got {tuple(found.shape)}")
+    if found.dtype == torch.uint8:
+        return to_pixels(found)
+    if not found.is_floating_point():
+        raise DataError(f"expected images as floats in [0, 1] or as uint8, got {found.dtype}")
+    if found.numel() and not bool(((found >= 0) & (found <= 1)).all()):
+        low, high = found.detach().amin().item(), found.detach().amax().item()
+        raise DataError(
+            f"expected images as floats in [0, 1] or as uint8, got values in [{low:g}, {high:g}]; "
+            "values must be finite, and what is 0 to 255 is divided by 255"
+        )
+    return found
 
 
 def collect_logits(

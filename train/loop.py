@@ -73,7 +73,7 @@ def fit(
             )
             write_evaluation(run.evaluation, result)
         fabric.barrier()
-    return load_checkpoint(run.checkpoint)
+    return load_checkpoint(run.checkpoint, architecture=recipe.model.architecture)
 
 
 def _train(training: Training, run: RunDirectory, *, progress: bool) -> None:

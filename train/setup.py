@@ -16,6 +16,7 @@ from certood.data.source import ImageSource, require_same_shape, to_pixels
 from certood.devices import resolve_device
 from certood.errors import ArchitectureError, CheckpointError, DataError
 from certood.models import build_model
+from certood.models.catalogue import runs_user_code
 from certood.models.classifier import Classifier
 from certood.train.recipe import Recipe, RunSection
 
@@ -134,7 +135,9 @@ def build_network(recipe: Recipe, splits: IdSplits) -> Classifier:
         options=recipe.model.options,
     )
     if recipe.training.init is not None:
-        start = load_checkpoint(recipe.training.init)
+        # The recipe names the user's code; the file that training starts from does not.
+        named = recipe.model.architecture if runs_user_code(recipe.model.architecture) else None
+        start = load_checkpoint(recipe.training.init, architecture=named)
         _require_unseen(start.split, splits, recipe)
         model.load_state_dict(_fitted(start.model.state_dict(), model.state_dict(), recipe))
     return model

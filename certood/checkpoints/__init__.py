@@ -7,7 +7,7 @@ import torch
 
 from certood.checkpoints.foreign import load_foreign
 from certood.checkpoints.onnx_file import is_onnx, load_onnx
-from certood.checkpoints.own import load_checkpoint, save_checkpoint
+from certood.checkpoints.own import is_own, load_checkpoint, save_checkpoint
 from certood.detector import Detector
 from certood.errors import CheckpointError
 from certood.scores import Score
@@ -30,9 +30,10 @@ def load(
     """The detector of a run directory or checkpoint, of an ONNX file, or, with `architecture`, of somebody else's weights.
 
     A file `*.onnx` needs nothing else; what is given is checked against it (see `load_onnx`). Other foreign weights need
-    `classes` (names or their number) and `input_shape` (C, H, W) as well; `mean` and `std` are their normalisation, a number
-    a channel (default: none). Both come without γ, see `Detector.calibrated`. Raises CheckpointError where the file is
-    missing, damaged, or does not fit (see `load_foreign`).
+    `classes` (names or their number) and `input_shape` (C, H, W) as well; `mean` and `std` are their normalisation, one number
+    per channel (default: none). Both come without γ, see `Detector.calibrated`. A checkpoint of a network of the user's own
+    code needs `architecture` too, since no code that a file names is run. Raises CheckpointError where the file is missing,
+    damaged, or does not fit (see `load_foreign`).
     """
     if is_onnx(path):
         return load_onnx(
@@ -45,12 +46,13 @@ def load(
             score=score,
             device=device,
         )
-    if architecture is None:
+    if architecture is None or is_own(path):
         given = {"classes": classes, "input_shape": input_shape, "mean": mean, "std": std, "score": score}
         needless = [name for name, value in given.items() if value is not None]
         if needless:
-            raise CheckpointError(f"{', '.join(needless)} describe foreign weights, which need `architecture` too")
-        return load_checkpoint(path, device)
+            why = f"but {path} says that itself" if architecture is not None else "which need `architecture` too"
+            raise CheckpointError(f"{', '.join(needless)} describe foreign weights, {why}")
+        return load_checkpoint(path, device, architecture=architecture)
     if classes is None or input_shape is None:
         raise CheckpointError("foreign weights need `classes` and `input_shape` beside `architecture`")
     return load_foreign(

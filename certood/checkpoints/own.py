@@ -1,23 +1,21 @@
 """certood's own checkpoints: weights in safetensors with JSON metadata, never pickle."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from certood import __version__
+from certood.checkpoints.metadata import Metadata, explained, metadata_of
 from certood.checkpoints.onnx_file import ONNX_ARCHITECTURE
-from certood.checkpoints.weights import load_weights, read_safetensors
-from certood.data.splits import Split
+from certood.checkpoints.weights import load_weights, read_header, read_safetensors
 from certood.detector import Detector
-from certood.errors import CheckpointError, DataError
+from certood.errors import CertoodError, CheckpointError
 from certood.files import replacing
-from certood.models import build_model
+from certood.models import Classifier, build_model
+from certood.models.catalogue import runs_user_code
 from certood.runs.directory import RunDirectory
-from certood.scores import Score, score_by_name
 
 METADATA_KEY = "certood"
 
@@ -29,70 +27,106 @@ def save_checkpoint(detector: Detector, path: Path) -> None:
     """
     if detector.architecture == ONNX_ARCHITECTURE:
         raise CheckpointError(f"{path}: the network of an ONNX file stays in that file; a checkpoint cannot hold it")
-    metadata = {
-        "version": __version__,
-        "architecture": detector.architecture,
-        "options": dict(detector.options),
-        "input_shape": list(detector.input_shape),
-        "classes": list(detector.classes),
-        "mean": list(detector.mean),
-        "std": list(detector.std),
-        "absent_class": detector.absent_class,
-        "score": asdict(detector.score),  # type: ignore[call-overload]
-        "threshold": detector.threshold,
-        "tpr": detector.tpr,
-        "split": None if detector.split is None else detector.split.to_plain(),
-    }
-    weights = {name: value.detach().cpu().contiguous() for name, value in detector.model.state_dict().items()}
+    metadata = metadata_of(detector).model_dump_json()
+    # Clones, since safetensors refuses weights that share memory.
+    weights = {name: value.detach().cpu().clone().contiguous() for name, value in detector.model.state_dict().items()}
     try:
         with replacing(path) as temporary:
-            save_file(weights, temporary, {METADATA_KEY: json.dumps(metadata)})
+            save_file(weights, temporary, {METADATA_KEY: metadata})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {path}: {error}") from error
 
 
-def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Detector:
+def load_checkpoint(
+    path: Path | str, device: torch.device | str = "cpu", *, architecture: str | None = None
+) -> Detector:
     """The detector in a checkpoint of certood, or in the run directory that holds one, in eval mode.
 
-    Raises CheckpointError where the file is missing, truncated, or foreign (see `load_foreign`).
+    No code that the file names is run: a checkpoint may name built-in, torchvision and timm networks, without downloads; the
+    `module:function` of a user's own network must be given as `architecture`, every time. Raises CheckpointError where the file
+    is missing, damaged, or foreign (see `load_foreign`).
     """
     path = _checkpoint_path(path)
-    weights, metadata = read_safetensors(path)
-    if METADATA_KEY not in metadata:
+    metadata = _read_metadata(path)
+    if architecture is not None and architecture != metadata.architecture:
+        raise CheckpointError(f"{path} holds weights of {metadata.architecture}, not of {architecture}")
+    if architecture is None and runs_user_code(metadata.architecture):
         raise CheckpointError(
-            f"{path} was not written by certood: say what it holds with --architecture, --mean and --std"
+            f"{path} holds weights of a network of your own code, which certood runs only if you name it: "
+            f"add --architecture {metadata.architecture} (load(…, architecture=…))"
         )
     try:
-        stored = json.loads(metadata[METADATA_KEY])
-        score_fields = dict(stored["score"])
-        score: Score = score_by_name(score_fields.pop("name"))
-        score = type(score)(**score_fields)
-        detector = Detector(
-            model=build_model(
-                stored["architecture"],
-                num_classes=len(stored["classes"]) + stored["absent_class"],
-                input_shape=tuple(stored["input_shape"]),
-                mean=stored["mean"],
-                std=stored["std"],
-                options=stored["options"],
-            ),
-            score=score,
-            threshold=stored["threshold"],
-            architecture=stored["architecture"],
-            input_shape=tuple(stored["input_shape"]),
-            classes=tuple(stored["classes"]),
-            mean=tuple(stored["mean"]),
-            std=tuple(stored["std"]),
-            options=stored["options"],
-            absent_class=stored["absent_class"],
-            tpr=stored["tpr"],
-            split=None if stored.get("split") is None else Split.from_plain(stored["split"]),
+        score, split = metadata.known_score(), metadata.known_split()
+    except (CertoodError, TypeError) as error:
+        raise CheckpointError(f"{path} has damaged metadata ({error})") from error
+    _check_size(path, metadata)
+    model = _build(metadata)
+    load_weights(model, read_safetensors(path)[0], path)
+    return Detector(
+        model=model.to(device).eval(),
+        score=score,
+        threshold=metadata.threshold,
+        architecture=metadata.architecture,
+        input_shape=metadata.input_shape,
+        classes=metadata.classes,
+        mean=metadata.mean,
+        std=metadata.std,
+        options=metadata.options,
+        absent_class=metadata.absent_class,
+        tpr=metadata.tpr,
+        split=split,
+    )
+
+
+def is_own(path: Path | str) -> bool:
+    """Whether a path is a run directory or a checkpoint that certood wrote."""
+    path = Path(path)
+    if path.is_dir():
+        return True
+    try:
+        return METADATA_KEY in read_header(path)[1]
+    except CheckpointError:
+        return False
+
+
+def _read_metadata(path: Path) -> Metadata:
+    found = read_header(path)[1]
+    if METADATA_KEY not in found:
+        raise CheckpointError(
+            f"{path} was not written by certood: say what it holds with --architecture, --classes, --input-shape, "
+            "--mean and --std"
         )
-    except (KeyError, TypeError, ValueError, DataError) as error:
-        raise CheckpointError(f"{path} has damaged metadata ({type(error).__name__}: {error})") from error
-    load_weights(detector.model, weights, path)
-    detector.model.to(device).eval()
-    return detector
+    try:
+        return Metadata.model_validate_json(found[METADATA_KEY])
+    except ValidationError as error:
+        raise CheckpointError(f"{path} has damaged metadata ({explained(error)})") from error
+
+
+def _build(metadata: Metadata) -> Classifier:
+    return build_model(
+        metadata.architecture,
+        num_classes=metadata.outputs,
+        input_shape=metadata.input_shape,
+        mean=metadata.mean,
+        std=metadata.std,
+        options=metadata.options,
+    )
+
+
+def _check_size(path: Path, metadata: Metadata) -> None:
+    """Compare the sizes that options ask for with those of the weights, before memory is taken for either.
+
+    The network of a user's own code is built but once: the user named it, and it need not be one that has no memory.
+    """
+    if runs_user_code(metadata.architecture):
+        return
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in _build(metadata).state_dict().items()}
+    found = read_header(path)[0]
+    wrong = sorted(name for name in wanted if name in found and found[name] != wanted[name])
+    if wrong:
+        listed = ", ".join(f"{name} {found[name]} instead of {wanted[name]}" for name in wrong[:5])
+        raise CheckpointError(f"{path} does not fit {metadata.architecture}; of another shape: {listed}")
 
 
 def _checkpoint_path(path: Path | str) -> Path:

@@ -1,5 +1,6 @@
 """The detector that a command is about: a run of certood's own, or somebody else's weights."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    import torch
+
     from certood.data import IdSplits
     from certood.detector import Detector
 
@@ -16,7 +19,10 @@ Command = Callable[..., Any]
 def foreign_options(command: Command) -> Command:
     """Add the options that say what a foreign checkpoint holds."""
     for option in (
-        click.option("--architecture", help="For foreign weights: a name, torchvision:NAME, or module:factory."),
+        click.option(
+            "--architecture",
+            help="Of foreign weights, or your own code: a name, torchvision:NAME, timm:NAME, module:function.",
+        ),
         click.option("--classes", type=click.IntRange(1), help="Number of classes of foreign weights."),
         click.option("--input-shape", help="C,H,W of foreign weights, e.g. 3,32,32."),
         click.option("--mean", help="Their normalisation, a number a channel, e.g. 0.49,0.48,0.45."),
@@ -26,20 +32,30 @@ def foreign_options(command: Command) -> Command:
     return command
 
 
-def open_detector(path: Path, foreign: Mapping[str, str | int | None]) -> "Detector":
+def open_detector(
+    path: Path, foreign: Mapping[str, str | int | None], device: "torch.device | str" = "cpu"
+) -> "Detector":
     """The detector of a run, checkpoint or ONNX file, or foreign weights where --architecture says what they are."""
-    from certood.checkpoints import is_onnx, load
+    from certood.checkpoints import is_onnx, load, load_checkpoint
+    from certood.checkpoints.own import is_own
 
     architecture, classes, given_shape = (foreign.get(name) for name in ("architecture", "classes", "input_shape"))
     if not is_onnx(path):
-        if architecture is None:
-            return load(path)
+        if architecture is None or is_own(path):
+            needless = [
+                f"--{name.replace('_', '-')}" for name, value in foreign.items() if value and name != "architecture"
+            ]
+            if needless:
+                raise click.UsageError(
+                    f"{', '.join(needless)} describe foreign weights, which {path} is not, or need --architecture too"
+                )
+            return load_checkpoint(path, device, architecture=None if architecture is None else str(architecture))
         missing = [name for name in ("classes", "input_shape") if foreign.get(name) is None]
         if missing:
             flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
             raise click.UsageError(f"foreign weights need {flags} beside --architecture")
-    shape = None if given_shape is None else _numbers(str(given_shape), "--input-shape", 3)
-    channels = None if shape is None else int(shape[0])
+    shape = None if given_shape is None else _shape(str(given_shape))
+    channels = None if shape is None else shape[0]
     mean, std = (
         _numbers(str(foreign[name]), f"--{name}", channels) if foreign.get(name) else None for name in ("mean", "std")
     )
@@ -47,9 +63,10 @@ def open_detector(path: Path, foreign: Mapping[str, str | int | None]) -> "Detec
         path,
         architecture=None if architecture is None else str(architecture),
         classes=None if classes is None else int(classes),
-        input_shape=None if shape is None else (int(shape[0]), int(shape[1]), int(shape[2])),
+        input_shape=shape,
         mean=mean,
         std=std,
+        device=device,
     )
 
 
@@ -81,6 +98,16 @@ def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None,
     return found
 
 
+def _shape(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(
+            f"expected channels, height and width such as 3,32,32, got {text!r}", param_hint="--input-shape"
+        )
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
 def _numbers(text: str, option: str, count: int | None) -> tuple[float, ...]:
     try:
         numbers = tuple(float(part) for part in text.split(","))
@@ -88,6 +115,8 @@ def _numbers(text: str, option: str, count: int | None) -> tuple[float, ...]:
         raise click.BadParameter(
             f"expected {count or ''} numbers separated by commas, got {text!r}".replace("  ", " "), param_hint=option
         ) from error
+    if not all(math.isfinite(number) for number in numbers):
+        raise click.BadParameter(f"expected finite numbers, got {text!r}", param_hint=option)
     if count is not None and len(numbers) != count:
         raise click.BadParameter(f"expected {count} numbers, got {len(numbers)}", param_hint=option)
     return numbers

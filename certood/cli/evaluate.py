@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from certood.cli.detectors import foreign_options
+
 
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
@@ -24,6 +26,7 @@ import click
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Where to write.  [default: evaluation.json beside the checkpoint]"
 )
+@foreign_options
 def command(
     run: Path,
     id_name: str | None,
@@ -37,18 +40,21 @@ def command(
     batch_size: int,
     device: str,
     out: Path | None,
+    **foreign: str | int | None,
 ) -> None:
-    """Measure the detector of RUN: a run directory, a checkpoint or an ONNX file."""
+    """Measure the detector of RUN: a run directory, a checkpoint, an ONNX file, or foreign weights."""
     from rich.console import Console
 
-    from certood.checkpoints import load, save_checkpoint
+    from certood.checkpoints import save_checkpoint
+    from certood.checkpoints.own import is_own
+    from certood.cli.detectors import open_detector
     from certood.devices import resolve_device
     from certood.evaluation import evaluate, evaluation_table, write_evaluation
     from certood.runs import RunDirectory, load_run_data
     from certood.scores import score_by_name
 
     chosen = resolve_device(device)
-    detector = load(run, device=chosen)
+    detector = open_detector(run, foreign, chosen)
     splits, sets = load_run_data(
         run,
         id_name=id_name,
@@ -59,6 +65,8 @@ def command(
         allow_shared=allow_shared,
     )
     files = RunDirectory.of(run)
+    if calibrate and not is_own(run):
+        raise click.UsageError("--calibrate stores γ in a checkpoint of certood; foreign weights have no place for it")
     if calibrate:
         detector = detector.calibrated(splits.validation, batch_size=batch_size, device=chosen, progress=True)
         save_checkpoint(detector, files.checkpoint if run.is_dir() else run)

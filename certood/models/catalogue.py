@@ -13,6 +13,7 @@ from certood.models.classifier import Classifier, Interface
 from certood.models.densenet import DenseNetBC
 from certood.models.resnet import ResNet18
 from certood.models.small import SmallCNN, SmallMLP
+from certood.models.timm_networks import timm_classifier
 from certood.models.wide_resnet import WideResNet
 from certood.models.wrapped import torchvision_classifier, user_classifier
 
@@ -29,6 +30,17 @@ ARCHITECTURES: dict[str, Callable[..., Classifier]] = {
     "densenet121": lambda interface, **options: torchvision_classifier(interface, "densenet121", **options),
 }
 
+# Libraries whose networks are named LIBRARY:NAME.
+LIBRARIES: dict[str, Callable[..., Classifier]] = {"torchvision": torchvision_classifier, "timm": timm_classifier}
+# Options of these libraries that would fetch or open files.
+FETCHING = ("weights", "checkpoint_path", "cache_dir")
+
+
+def runs_user_code(architecture: str) -> bool:
+    """Whether building this architecture imports and calls a user's `module:function`."""
+    kind, colon, _ = architecture.partition(":")
+    return bool(colon) and kind not in LIBRARIES
+
 
 def build_model(
     architecture: str,
@@ -39,7 +51,7 @@ def build_model(
     std: Sequence[float],
     options: Mapping[str, bool | int | float | str] | None = None,
 ) -> Classifier:
-    """A network with fresh weights: a built-in name, `torchvision:NAME`, or the user's `module:function`.
+    """A network with fresh weights: a built-in name, `torchvision:NAME`, `timm:NAME`, or the user's `module:function`.
 
     `input_shape` is (C, H, W) in pixels; `num_classes` counts the outputs. Raises ArchitectureError where the name or an
     option is unknown, or the images do not suit the network.
@@ -55,7 +67,7 @@ def build_model(
     try:
         with torch.no_grad():
             outputs = model.eval()(torch.zeros(1, *input_shape))
-    except RuntimeError as error:
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise ArchitectureError(
             f"{architecture} does not take images of shape {input_shape} (C, H, W): {error}; use larger images or another network"
         ) from error
@@ -68,16 +80,19 @@ def build_model(
 
 def _make(architecture: str, interface: Interface, options: dict[str, Any]) -> Classifier:
     kind, colon, rest = architecture.partition(":")
+    fetching = sorted(key for key in options if key.startswith("pretrained") or key in FETCHING)
+    if fetching and not runs_user_code(architecture):
+        raise ArchitectureError(f"{architecture}: weights are never fetched; leave out {', '.join(fetching)}")
     try:
-        if colon and kind == "torchvision":
-            return torchvision_classifier(interface, rest, **options)
+        if colon and kind in LIBRARIES:
+            return LIBRARIES[kind](interface, rest, **options)
         if colon:
             return user_classifier(interface, architecture, options)
         if architecture in ARCHITECTURES:
             return ARCHITECTURES[architecture](interface, **options)
-    except TypeError as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError, LookupError) as error:
         raise ArchitectureError(f"{architecture} does not take these options {options}: {error}") from error
     near = difflib.get_close_matches(architecture, ARCHITECTURES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    known = f"{', '.join(ARCHITECTURES)}, torchvision:NAME, module:function"
+    known = f"{', '.join(ARCHITECTURES)}, torchvision:NAME, timm:NAME, module:function"
     raise ArchitectureError(f"unknown architecture {architecture!r}{hint} Known: {known}")

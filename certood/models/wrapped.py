@@ -77,14 +77,18 @@ def user_classifier(interface: Interface, reference: str, options: Mapping[str, 
     sys.path.insert(0, folder)
     try:
         factory = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ArchitectureError(f"cannot import {function_name!r} of {module_name!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's module may raise anything when it is imported
+        raise ArchitectureError(
+            f"cannot import {function_name!r} of {module_name!r} ({type(error).__name__}: {error})"
+        ) from error
     finally:
         sys.path.remove(folder)
     try:
         inner = factory(num_classes=interface.num_classes, **options)
-    except TypeError as error:
-        raise ArchitectureError(f"{reference}(num_classes={interface.num_classes}, …) failed: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ArchitectureError(
+            f"{reference}(num_classes={interface.num_classes}, …) failed ({type(error).__name__}: {error})"
+        ) from error
     if isinstance(inner, Classifier):
         return inner
     if not isinstance(inner, nn.Module):
