@@ -11,7 +11,7 @@ from torch import Tensor
 from certood.analysis.bounds.exporting import Step
 from certood.analysis.bounds.graph import Node
 from certood.analysis.bounds.layouts import Layout
-from certood.analysis.bounds.operations.base import Operation
+from certood.analysis.bounds.operations import Operation
 from certood.errors import UnsupportedOperation
 
 
@@ -154,6 +154,9 @@ def _called_with(target: Any, first: str, keywords: Mapping[str, Any], x: Tensor
 
 
 def _same(value: Any, default: Any) -> bool:
+    if value is torch.float64:
+        # The precision of the network itself.
+        return default is None
     return type(value) is type(default) and not isinstance(value, (Tensor, Reference)) and bool(value == default)
 
 

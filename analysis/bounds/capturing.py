@@ -171,6 +171,8 @@ def _called(step: Step, values: Mapping[str, Any], nodes: list[Node], precision:
         raise UnsupportedOperation(f"operation {step.target} is not supported where it mixes images of a batch")
     arguments = {name: _resolved(value, values) for name, value in step.named.items()}
     call = Call(step, arguments, step.layout, nodes, precision)
+    if len({part.layout.axis - len(part.layout.shape) for part in call.inputs}) > 1:
+        raise call.refusal("of activations whose batch axes differ")
     try:
         found = TRANSLATORS[step.operation](call)
     except UnsupportedOperation as error:

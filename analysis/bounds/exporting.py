@@ -20,6 +20,8 @@ from certood.analysis.bounds.decompositions import decomposition_table
 from certood.analysis.bounds.layouts import Layout, described, number
 from certood.errors import CannotCertify
 
+# Operations that read nothing of a tensor but its shape, and what they fill another one with.
+FILLED = {"zeros_like": 0.0, "new_zeros": 0.0, "ones_like": 1.0, "new_ones": 1.0, "full_like": None, "new_full": None}
 # Operations that only give the same numbers another shape.
 RESHAPES = ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")
 
@@ -54,7 +56,7 @@ class Step:
     @property
     def operation(self) -> str:
         """The name of the operation without namespace and overload."""
-        return str(self.target).removeprefix("aten.").split(".", maxsplit=1)[0].removesuffix("_")
+        return _operation(self.target)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,10 @@ def _program(model: nn.Module, example: Tensor) -> tuple[nn.Module, torch.export
             warnings.simplefilter("ignore")
             program = torch.export.export(
                 plain, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=2**20)},), strict=False
-            ).run_decompositions(decomposition_table())
+            )
+            # PyTorch decomposes some operations itself where it prepares gradients, which it does not in this mode.
+            with torch.inference_mode():
+                program = program.run_decompositions(decomposition_table())
     except Exception as error:
         raise CannotCertify(
             f"torch.export cannot trace {type(model).__name__}: {str(error).strip().splitlines()[0]}; "
@@ -138,6 +143,11 @@ def _step(item: Any, layouts: Mapping[str, Layout | None]) -> Step | None:
         return None
     arguments, keywords = _places(item.args), {name: _places(part) for name, part in item.kwargs.items()}
     named, defaults = _bound(item.target, arguments, keywords)
+    operation = _operation(item.target)
+    if operation in FILLED:
+        fill = named["fill_value"] if FILLED[operation] is None else FILLED[operation]
+        shape = described(first.shape)[0]
+        return Step(item.name, torch.full, (shape, fill), {"dtype": first.dtype}, {}, {}, False, None, first.dtype, "")
     sources = [layouts[place.name] for place in places((arguments, keywords)) if place.name in layouts]
     layout = _layout(item, first, [source for source in sources if source is not None]) if sources else None
     return Step(
@@ -154,11 +164,15 @@ def _step(item: Any, layouts: Mapping[str, Layout | None]) -> Step | None:
     )
 
 
+def _operation(target: Any) -> str:
+    return str(target).removeprefix("aten.").split(".", maxsplit=1)[0]
+
+
 def _layout(item: Any, value: Tensor, sources: Sequence[Layout]) -> Layout | None:
     shape, axis = described(value.shape)
     if axis is None or len({(source.outer, source.inner) for source in sources}) != 1:
         return None
-    if str(item.target).removeprefix("aten.").split(".")[0] in RESHAPES:
+    if _operation(item.target) in RESHAPES:
         return sources[0].reshaped(shape, axis)
     return sources[0].carried(shape, axis)
 

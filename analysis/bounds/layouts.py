@@ -54,9 +54,13 @@ class Layout:
 
     def sample_axis(self, axis: int) -> int:
         """An axis of the network's tensor as one of a sample; raises UnsupportedOperation for that of the batch."""
-        axis %= len(self.shape)
-        if axis == self.axis:
+        if axis % len(self.shape) == self.axis:
             raise UnsupportedOperation("along the batch axis")
+        return self.kept_axis(axis)
+
+    def kept_axis(self, axis: int) -> int:
+        """The same, for an axis that is one of a sample."""
+        axis %= len(self.shape)
         return axis if self.is_folded else axis - (axis > self.axis)
 
     def constant(self, tensor: Tensor) -> Tensor:

@@ -324,13 +324,6 @@ def test_an_unsupported_operation_is_named_with_its_line() -> None:
     assert caught.value.exit_code == 3
 
 
-def test_a_transformer_gets_the_clear_error() -> None:
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    model = nn.Sequential(nn.Flatten(2), nn.Linear(64, 8), layer, nn.Flatten(), nn.Linear(16, 3))
-    with pytest.raises(CannotCertify, match=r"it stands at|torch.export cannot trace"):
-        capture(model, images())
-
-
 def test_weights_that_are_not_finite_are_refused() -> None:
     model = network("mlp")
     model[2].weight.data[0, 0] = math.nan

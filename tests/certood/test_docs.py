@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from certood.analysis.bounds.decompositions import DECOMPOSITIONS
 from certood.analysis.bounds.translation import TRANSLATORS
 from certood.scores import SCORES
 from certood.train.objectives import OBJECTIVES
@@ -19,7 +20,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # What an example registers is gone after it.
-    known = SCORES.keys() | TRANSLATORS.keys()
+    known = SCORES.keys() | TRANSLATORS.keys() | DECOMPOSITIONS.keys()
     families = {family: family.names() for family in (SAMPLERS, OBJECTIVES)}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text("utf-8"), re.DOTALL)
     assert blocks
@@ -28,7 +29,7 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
         for block in blocks:
             exec(compile(block, page, "exec"), namespace)
     finally:
-        for registry in (SCORES, TRANSLATORS):
+        for registry in (SCORES, TRANSLATORS, DECOMPOSITIONS):
             for name in set(registry) - known:
                 del registry[name]
         for family, names in families.items():

@@ -309,8 +309,15 @@ def _in_inputs(slopes: Tensor, own: Tensor) -> Tensor:
 
 def _log_probabilities(lower: Tensor, upper: Tensor) -> Interval:
     """Exact ranges (…, K) of log softmax over boxes: one input at an end, the others at their other end."""
-    own = torch.eye(lower.shape[-1], dtype=torch.bool, device=lower.device)
-    others_high = torch.logsumexp(upper[..., None, :].masked_fill(own, -torch.inf), -1)
-    others_low = torch.logsumexp(lower[..., None, :].masked_fill(own, -torch.inf), -1)
-    low, high = lower - torch.logaddexp(lower, others_high), upper - torch.logaddexp(upper, others_low)
-    return low - SLACK * (1 + low.abs()), (high + SLACK * (1 + high.abs())).clamp_max(0)
+    low, high = lower - torch.logaddexp(lower, _others(upper)), upper - torch.logaddexp(upper, _others(lower))
+    # An input that is −∞ for certain has no probability, and nothing to round.
+    slack = (SLACK * (1 + part.abs().nan_to_num(posinf=0.0)) for part in (low, high))
+    return low - next(slack), (high + next(slack)).clamp_max(0)
+
+
+def _others(vectors: Tensor) -> Tensor:
+    """The logsumexp of all but one, for every one (…, K): of those before it and those after it."""
+    nothing = torch.full_like(vectors[..., :1], -torch.inf)
+    before = torch.cat([nothing, torch.logcumsumexp(vectors[..., :-1], -1)], -1)
+    after = torch.cat([torch.logcumsumexp(vectors[..., 1:].flip(-1), -1).flip(-1), nothing], -1)
+    return torch.logaddexp(before, after)

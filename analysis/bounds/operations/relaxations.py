@@ -64,7 +64,7 @@ def kinked_relaxation(function: Function, kinks: Sequence[float], lower: Tensor,
     """A piecewise linear function: both lines parallel to the chord, through its extreme kinks; exact offsets."""
     slope = chord_slope(function, lower, upper)
     points = [lower, upper, *(torch.full_like(lower, kink).clamp(lower, upper) for kink in kinks)]
-    return _parallel(function, slope, torch.stack(points))
+    return parallel(function, slope, torch.stack(points))
 
 
 def smooth_relaxation(
@@ -79,7 +79,7 @@ def smooth_relaxation(
     shares = torch.linspace(0, 1, GRID, dtype=lower.dtype, device=lower.device).view(-1, *[1] * lower.ndim)
     points = lower + shares * (upper - lower)
     error = curvature(lower, upper) * ((upper - lower) / (GRID - 1)).square() / 8
-    found = _parallel(function, slope, points)
+    found = parallel(function, slope, points)
     return Relaxation(found.lower_slope, found.lower_shift - error, found.upper_slope, found.upper_shift + error)
 
 
@@ -93,10 +93,11 @@ def quadratic_pieces_relaxation(
     slope = chord_slope(function, lower, upper)
     points = [lower, upper, turning(slope).clamp(lower, upper)]
     points += [torch.full_like(lower, at).clamp(lower, upper) for at in breaks]
-    return _parallel(function, slope, torch.stack(points))
+    return parallel(function, slope, torch.stack(points))
 
 
-def _parallel(function: Function, slope: Tensor, points: Tensor) -> Relaxation:
+def parallel(function: Function, slope: Tensor, points: Tensor) -> Relaxation:
+    """Two lines of this slope through the outermost of the function's values at these points (points, N, *shape)."""
     values, inner = function(points), slope * points
     offsets = values - inner
     # Rounding of the offsets themselves is covered by moving them out a few units in the last place.
