@@ -102,6 +102,15 @@ def test_a_difference_far_below_that_of_float32_is_found(monkeypatch: pytest.Mon
         capture(network("mlp"), images())
 
 
+def test_tiny_logits_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights of deep networks give logits of 1e-14, which no absolute tolerance would look at."""
+    tiny = Calls(lambda x: 1e-15 * torch.tanh(x - 0.5).relu())
+    capture(tiny, images())
+    monkeypatch.setitem(TRANSLATORS, "relu", lambda call: activations.leaky_relu(1e-3))
+    with pytest.raises(CannotCertify, match="differs from the network"):
+        capture(tiny, images())
+
+
 class Counting(nn.Module):
     """A network whose value depends on how many images are asked at once."""
 

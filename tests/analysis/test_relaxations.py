@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from certood.analysis.bounds.operations import MaxPool, Product, activations
+from certood.analysis.bounds.operations import MaxPool, Product, activations, bends, jumps, powers
 from certood.analysis.bounds.operations.activations import Activation
 from certood.analysis.bounds.operations.relaxations import relu_relaxation
 
@@ -28,6 +28,15 @@ ACTIVATIONS = [
     activations.clamp(0.0, 6.0),
     activations.clamp(-1.0, 1.0),
     activations.clamp(-float("inf"), 0.5),
+    activations.softplus(1.0, 2.01234),
+    bends.ERF,
+    bends.MISH,
+    bends.GELU_TANH,
+    powers.SQUARE,
+    powers.power(3.0),
+    powers.power(4.0),
+    jumps.hardshrink(0.51234),
+    jumps.threshold(0.21234, -1.0),
 ]
 ends = st.floats(-12, 12).map(lambda x: round(x, 3))
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -243,7 +243,11 @@ def softplus(beta: float, threshold: float = 20.0) -> Activation:
     def relaxation(lower: Tensor, upper: Tensor) -> Relaxation:
         lines = smooth_relaxation(smooth, _constant(beta / 4 * 1.001), lower, upper)
         cut = torch.where(beta * upper > threshold, fall, 0.0)
-        return replace(lines, lower_shift=lines.lower_shift - cut)
+        parts = lines.lower_slope, lines.lower_shift - cut, lines.upper_slope, lines.upper_shift
+        beyond = beta * lower > threshold
+        return Relaxation(
+            *(torch.where(beyond, own, part) for own, part in zip((1.0, 0.0, 1.0, 0.0), parts, strict=True))
+        )
 
     def slopes(lower: Tensor, upper: Tensor) -> Interval:
         crossing = (beta * lower <= threshold) & (beta * upper > threshold)
