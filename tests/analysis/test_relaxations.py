@@ -28,7 +28,6 @@ ACTIVATIONS = [
     activations.clamp(0.0, 6.0),
     activations.clamp(-1.0, 1.0),
     activations.clamp(-float("inf"), 0.5),
-    activations.softplus(1.0, 2.01234),
     bends.ERF,
     bends.MISH,
     bends.GELU_TANH,
@@ -149,3 +148,18 @@ def test_products_never_leave_their_planes() -> None:
         found = torch.einsum("nrchw,nchw->nr", first, x) + torch.einsum("nrchw,nchw->nr", second, y) + constant
         assert (found <= exact + 1e-9).all()
         assert ((low <= x * y) & (x * y <= high)).all()
+
+
+@given(one=ends, two=ends, threshold=st.floats(0.5, 3))
+@settings(max_examples=100, deadline=None)
+def test_the_jump_at_the_cut_off_of_softplus_is_covered(one: float, two: float, threshold: float) -> None:
+    activation = activations.softplus(1.0, threshold)
+    lower, upper = (torch.tensor([end], dtype=torch.float64) for end in sorted((one, two)))
+    edge = torch.tensor([threshold, threshold * (1 + 1e-12)], dtype=torch.float64).clamp(lower, upper)
+    points = torch.cat([lower + torch.linspace(0, 1, 501, dtype=torch.float64) * (upper - lower), edge])
+    values = F.softplus(points, 1.0, threshold)
+    lines, (low, high) = activation.lines(lower, upper), activation.interval([(lower, upper)])
+    assert (lines.lower_slope * points + lines.lower_shift <= values + 1e-9).all()
+    assert (lines.upper_slope * points + lines.upper_shift >= values - 1e-9).all()
+    assert low.item() == pytest.approx(values.min().item(), abs=1e-9)
+    assert high.item() == pytest.approx(values.max().item(), abs=1e-9)
