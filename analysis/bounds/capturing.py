@@ -90,7 +90,9 @@ def _translated(exported: Exported, parameters: Mapping[str, Tensor], note: Note
     values: dict[str, Any] = {}
     for name, stored in exported.stored.items():
         tensor = parameters.get(stored, exported.constants[stored])
-        values[name] = tensor.to(precision) if tensor.is_floating_point() else tensor.to(precision.device)
+        # Constants in other precisions than the network's stay in them: what it computes of them alone is rounded there.
+        own = stored in parameters or tensor.dtype == torch.float64
+        values[name] = tensor.to(precision) if own and tensor.is_floating_point() else tensor.to(precision.device)
     nodes = [Node("image", Input(), (), exported.shape, "")]
     values[exported.image] = Reference(0, Layout(torch.Size((1, *exported.shape))))
     for step in exported.steps:

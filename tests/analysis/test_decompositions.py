@@ -94,6 +94,26 @@ class Windows(nn.Module):
         return (weights.view(-1, 1, 16, 16).softmax(-1) @ v).transpose(1, 2).reshape(n, 4, 16, 2)
 
 
+class FoldedNorm(nn.Module):
+    """LeViT's: tokens are folded into the batch before a batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = filled(nn.BatchNorm1d(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.flatten(1, 2)
+        return self.norm(y.flatten(0, 1)).reshape_as(y)
+
+
+class SinglePrecision(nn.Module):
+    """XCiT's: a constant is computed in float32, and rounded there, also in a network in float64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.tensor([0.1, 0.7, 0.3, 1.1, 2.3, 0.9, 1.7, 2.9])
+        return x * (places / 0.3).sin()
+
+
 def max_min(x: Tensor) -> Tensor:
     one, two = x.chunk(2, 1)
     return torch.cat([torch.maximum(one, two), torch.minimum(one, two)], 1)
@@ -118,6 +138,8 @@ CASES: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
     "RMS norm": filled(nn.RMSNorm(8)),
     "local response norm": nn.LocalResponseNorm(2),
     "batch norm 1d": nn.Sequential(nn.Flatten(2), filled(nn.BatchNorm1d(2))),
+    "batch norm of tokens in the batch": FoldedNorm(),
+    "constants in single precision": SinglePrecision(),
     "PReLU": centred(filled(nn.PReLU(2))),
     "PReLU of one slope": centred(filled(nn.PReLU())),
     "SELU": centred(F.selu),

@@ -55,7 +55,7 @@ def linear(call: Call) -> Operation:
 @translates("batch_norm", "_native_batch_norm_legit_no_training")
 def batch_norm(call: Call) -> Operation:
     """With stored statistics a scale and a shift of every channel."""
-    check_plain(call, 2, 3, 4, 5)
+    channels = call.source.layout.sample_axis(1)
     if call.optional("training", False):
         raise call.refusal("in train mode")
     call.ignored("momentum", "cudnn_enabled")
@@ -66,7 +66,7 @@ def batch_norm(call: Call) -> Operation:
     scale = torch.rsqrt(variance + call.argument("eps"))
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    shape = (-1, *[1] * (len(call.shape) - 1))
+    shape = [-1 if axis == channels else 1 for axis in range(len(call.shape))]
     return ChannelAffine(scale.view(shape), shift.view(shape))
 
 
