@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.linear.rounding import UNIT
 from certood.analysis.bounds.linear.rows import contracted, magnitude
 from certood.analysis.bounds.linear.windows import Windows
+from certood.analysis.bounds.operations.precision import least_normal, unit_roundoff
 from certood.errors import CertoodError
 
 
@@ -101,8 +101,11 @@ class LpBall:
                 f"expected 0 <= eps <= {limit:g} in pixels, got {self.eps.min():.4g} to {self.eps.max():.4g}"
             )
         radius = self.eps.view(-1, 1, 1, 1)
-        self.lower = (self.centre - radius).clamp_min(0)
-        self.upper = (self.centre + radius).clamp_max(1)
+        # Rounded outwards, unless nothing moves.
+        below = torch.nextafter(self.centre - radius, self.centre.new_tensor(-math.inf))
+        above = torch.nextafter(self.centre + radius, self.centre.new_tensor(math.inf))
+        self.lower = torch.where(radius > 0, below, self.centre).clamp_min(0)
+        self.upper = torch.where(radius > 0, above, self.centre).clamp_max(1)
 
     def __len__(self) -> int:
         return len(self.centre)
@@ -123,28 +126,36 @@ class LpBall:
         """min of rows·(x − centre) over the ball, (N, R) in float64, for rows (N, R, C, H, W).
 
         The better of the dual norm over the unclipped ball, −ε‖A‖_q, and the minimum over the clipped box, which contains the
-        ball for every norm; both are sound. For rows in float32 what rounding may cost is subtracted.
+        ball for every norm; both are sound. What rounding may cost is subtracted.
         """
         values = rows.values if isinstance(rows, Windows) else rows
-        reach = magnitude(rows, (self.upper - self.lower) / 2).to(torch.float64)
-        if values.dtype == torch.float32:
-            # Of both products together: the centre lies in the box.
-            reach = reach * (1 + 2 * UNIT * (values[0, 0].numel() + 8))
-        box = -reach
-        if self._shifted:
-            box = box + contracted(rows, self._shift)
+        half, shift = self._offsets
+        # The rounding of one product or of both, and what underflows in them.
+        count = values[0, 0].numel() + 8
+        share = (1.01 if shift is None else 2.02) * unit_roundoff(values.dtype) * count
+        if values.dtype != torch.float64:
+            half = torch.where(half > 0, half.clamp_min(least_normal(values.dtype)), half)
+        reach = magnitude(rows, half).to(torch.float64) * (1 + share)
+        box = -reach - count * least_normal(values.dtype)
+        if shift is not None:
+            box = box + contracted(rows, shift)
         if self.norm == math.inf:
             return box
         flat = (rows.cleaned().values if isinstance(rows, Windows) else rows).to(torch.float64).flatten(2)
-        dual = flat.norm(dim=2) if self.norm == 2 else flat.abs().amax(2)
-        return torch.maximum(box, -self.eps[:, None] * dual)
+        # Squares underflow where their roots do not.
+        dual = flat.norm(dim=2) + 1e-150 if self.norm == 2 else flat.abs().amax(2)
+        return torch.maximum(
+            box, -self.eps[:, None] * dual * (1 + 2 * unit_roundoff(torch.float64) * (flat.shape[2] + 8))
+        )
 
     @cached_property
-    def _shift(self) -> Tensor:
-        """How far the middle of the box, which may be clipped, lies from the centre."""
-        return (self.upper + self.lower) / 2 - self.centre
+    def _offsets(self) -> tuple[Tensor, Tensor | None]:
+        """Half the range of x − centre, and its middle where the pixel range cuts it off on one side.
 
-    @cached_property
-    def _shifted(self) -> bool:
-        """Whether it does, by more than rounding."""
-        return bool(self._shift.abs().max() > 1e-15)
+        Both from differences to the centre and not from the ends of the box, which lose the digits of a small ball.
+        """
+        radius = self.eps.view(-1, 1, 1, 1)
+        below, above = torch.minimum(self.centre, radius), torch.minimum(1 - self.centre, radius)
+        if not bool(((self.centre < radius) | (1 - self.centre < radius)).any()):
+            return torch.maximum(below, above), None
+        return (below + above) / 2, (above - below) / 2

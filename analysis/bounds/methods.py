@@ -7,7 +7,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.ball import Region, or_infinite
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.linear.propagation import Analysis
+from certood.analysis.bounds.linear.propagation import Analysis, outward_sum
 from certood.analysis.bounds.linear.rounding import check_precision
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import COPIES, default_memory, keep_freed_blocks, row_memory
@@ -92,7 +92,13 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
     if linear_bounds:
         # What is asked of the logits is a few rows: they lose nothing to rounding.
         analysis = replace(
-            analysis, dtype=torch.float64, centre_values=analysis.references, passages={}, losses={}, doors={}
+            analysis,
+            dtype=torch.float64,
+            centre_values=analysis.references,
+            passages={},
+            losses={},
+            underflows={},
+            doors={},
         )
     analysis.iterations = iterations if kind == "alpha-crown" else 0
     return analysis
@@ -137,8 +143,8 @@ def _tighten(analysis: Analysis, index: int, chosen: Tensor) -> None:
     for part in order.split(budget, 1):
         middle = analysis.references[index].flatten(1).gather(1, part)
         fall, rise = _unit_changes(analysis, index, part).chunk(2, 1)
-        new_lower.scatter_(1, part, torch.fmax(lower.gather(1, part), middle + fall))
-        new_upper.scatter_(1, part, torch.fmin(upper.gather(1, part), middle - rise))
+        new_lower.scatter_(1, part, torch.fmax(lower.gather(1, part), outward_sum(middle, fall)))
+        new_upper.scatter_(1, part, torch.fmin(upper.gather(1, part), -outward_sum(-middle, rise)))
     # Rounding may cross bounds that coincide; the wider order is the sound one.
     crossed = new_lower > new_upper
     analysis.boxes[index] = (
@@ -155,7 +161,8 @@ def _unit_changes(analysis: Analysis, index: int, neurons: Tensor) -> Tensor:
         shapes = [analysis.graph.nodes[source].shape for source in node.inputs]
         direct = operation.unit_rows(neurons, shapes, node.shape)
         if direct is not None:
-            return analysis.least_change(node.inputs[0], direct, both=True)
+            loss = analysis.residual(index).flatten(1).gather(1, neurons)
+            return outward_sum(analysis.least_change(node.inputs[0], direct, both=True), -torch.cat([loss, loss], 1))
     return analysis.least_change(index, _units(neurons, node.shape, analysis.dtype), both=True)
 
 

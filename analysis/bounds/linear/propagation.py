@@ -16,10 +16,12 @@ from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.linear.choices import Choices
 from certood.analysis.bounds.linear.optimised import optimised_least
 from certood.analysis.bounds.linear.rounding import (
+    EXTRA,
     casting_loss,
+    elementwise_loss,
     linear_loss,
     passing_loss,
-    rounded_passage,
+    residual,
 )
 from certood.analysis.bounds.linear.rows import (
     Door,
@@ -42,6 +44,7 @@ from certood.analysis.bounds.operations.base import (
     Operation,
     Rows,
 )
+from certood.analysis.bounds.operations.precision import largest, least_normal, unit_roundoff
 
 # So many rows are worth a matrix of only those lines that count.
 MANY_ROWS = 32
@@ -81,6 +84,8 @@ class Analysis:
     widths: dict[int, Tensor] = field(default_factory=dict)
     passages: dict[int, Passage] = field(default_factory=dict)
     losses: dict[int, Tensor] = field(default_factory=dict)
+    residuals: dict[int, Tensor] = field(default_factory=dict)
+    underflows: dict[int, Tensor] = field(default_factory=dict)
     doors: dict[int, list[Door]] = field(default_factory=dict)
 
     @property
@@ -108,13 +113,14 @@ class Analysis:
 
     def rows(self, coefficients: Tensor, constant: Tensor | None = None) -> Bounds:
         """Bounds (N, M) of coefficients·f(x) + constant, for coefficients (N, M, K) and constant (N, M) or None."""
-        shift = 0 if constant is None else constant
+        shift = torch.zeros((), dtype=torch.float64) if constant is None else constant
         lowers, gained = self._lower(coefficients, both=True)
         lower, negated = lowers.chunk(2, 1)
         method = self.method
         if self.simpler is not None and gained:
             method = f"{method} ({self.simpler.method} was tighter in {gained} of {lowers.numel()})"
-        return Bounds(or_infinite(lower + shift, -1), or_infinite(shift - negated, 1), method)
+        lower, upper = outward_sum(lower, shift), -outward_sum(negated, -shift)
+        return Bounds(or_infinite(lower, -1), or_infinite(upper, 1), method)
 
     def lower_rows(self, coefficients: Tensor) -> Tensor:
         """Lower bounds (N, M) of rows (N, M, K) of the logits."""
@@ -127,7 +133,9 @@ class Analysis:
         """
         box, size = self.logits(), coefficients.abs()
         middle = (coefficients @ ((box.lower + box.upper) / 2)[..., None])[..., 0]
-        reach = (size @ ((box.upper - box.lower) / 2)[..., None])[..., 0]
+        share = 4 * (coefficients.shape[-1] + 8) * unit_roundoff(torch.float64)
+        half = torch.add((box.upper - box.lower) / 2, largest(box.lower, box.upper), alpha=share)
+        reach = (size @ half[..., None])[..., 0]
         lower = torch.cat([middle - reach, -middle - reach], 1) if both else middle - reach
         gained = 0
         if self.kind != "interval":
@@ -140,12 +148,17 @@ class Analysis:
 
     def least(self, node: int, rows: Tensor, *, both: bool = False) -> Tensor:
         """Lower bounds (N, R) of rows (N, R, *shape) of a node; with `both` of the rows and of their negatives, (N, 2R)."""
-        start = self._at_centre(node, rows)
+        start, loss = self._at_centre(node, rows)
         change = self.least_change(node, rows, both=both)
-        return or_infinite((torch.cat([start, -start], 1) if both else start) + change, -1)
+        if both:
+            start, loss = torch.cat([start, -start], 1), torch.cat([loss, loss], 1)
+        return or_infinite(outward_sum(start - loss, change), -1)
 
-    def _at_centre(self, node: int, rows: Tensor) -> Tensor:
-        return (rows.to(torch.float64).flatten(2) @ self.references[node].flatten(1)[..., None])[..., 0]
+    def _at_centre(self, node: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The value of rows at the reference of a node, and what it may be rounded by."""
+        flat, point = rows.to(torch.float64).flatten(2), self.references[node].flatten(1)[..., None]
+        share = 2 * (flat.shape[2] + 8) * unit_roundoff(torch.float64)
+        return (flat @ point)[..., 0], share * (flat.abs() @ point.abs())[..., 0]
 
     def least_change(self, node: int, rows: Rows, *, both: bool = False) -> Tensor:
         """The same of rows·(y − y₀), for the value y of a node and its reference y₀, in chunks that keep to the memory budget."""
@@ -170,13 +183,14 @@ class Analysis:
     def plain_least(self, node: int, rows: Rows, *, both: bool = False) -> Tensor:
         """Lower bounds (N, R) of rows·(y − y₀) with CROWN's own slopes, all at once; with `both` (N, 2R)."""
         reached, constant = self.linear_change(node, rows, both=both)
-        return self.ball.least(reached) + constant
+        return outward_sum(self.ball.least(reached), constant)
 
     def linear_lower(self, node: int, rows: Tensor, choices: Choices | None = None) -> LinearBound:
         """A linear function of the image that bounds rows (N, R, *shape) of a node from below over the ball."""
         reached, constant = self.linear_change(node, rows, choices=choices)
         dense = (reached.dense() if isinstance(reached, Windows) else reached).to(torch.float64)
-        return LinearBound(dense, constant + self._at_centre(node, rows))
+        start, loss = self._at_centre(node, rows)
+        return LinearBound(dense, outward_sum(start - loss, constant))
 
     def linear_change(
         self, node: int, rows: Rows, *, both: bool = False, choices: Choices | None = None
@@ -186,7 +200,11 @@ class Analysis:
         With `both`, rows stand for their negatives too until the first operation that is not linear.
         """
         pending: dict[int, Rows] = {node: rows.to(self.dtype)}
-        constant = torch.zeros(()).double() - self._lost(rows, partial(self._casting_loss, node))
+        constant = torch.zeros((), dtype=torch.float64, device=self.references[0].device)
+        if self.dtype != torch.float64:
+            constant = constant - self._lost(rows, partial(self._casting_loss, node))
+        # All that is added up, by magnitude: what the sums may be rounded by.
+        total, steps = constant.abs(), 1
         for index in range(node, 0, -1):
             if index not in pending:
                 continue
@@ -196,7 +214,7 @@ class Analysis:
             else:
                 if both:
                     pending = {place: signed(part) for place, part in pending.items()}
-                    constant = _twice(constant)
+                    constant, total = _twice(constant), _twice(total)
                 through = self._through(index, own) if choices is None else None
                 if through is not None:
                     assert isinstance(own, Tensor)
@@ -205,22 +223,27 @@ class Analysis:
                 else:
                     parts, added = self._curved_step(index, own, choices, both=both)
                 both = False
-            constant = constant + added
+            lost = self._underflow(index)
+            constant, total, steps = constant + added - lost, total + added.abs() + lost, steps + 4
             for source, part in zip(sources, parts, strict=True):
                 if source in pending:
                     pending[source] = summed(pending[source], part)
                     if not self._paid_later(source) and not isinstance(self.operations[source], Elementwise):
-                        constant = constant - self._lost(pending[source], partial(self._casting_loss, source))
+                        lost = self._lost(pending[source], partial(self._casting_loss, source))
+                        constant, total = constant - lost, total + lost
                 else:
                     pending[source] = part
+        constant = constant - 2 * steps * unit_roundoff(torch.float64) * total
         return (signed(pending[0]), _twice(constant)) if both else (pending[0], constant)
 
-    def _linear_step(self, index: int, own: Rows, *, started: bool) -> tuple[Sequence[Rows], Tensor | float]:
+    def _linear_step(self, index: int, own: Rows, *, started: bool) -> tuple[Sequence[Rows], Tensor]:
         """Rows of the inputs of a linear operation; constants are what rounding may cost."""
         operation = self.operations[index]
         assert isinstance(operation, LinearOperation)
         shapes = [self.graph.nodes[source].shape for source in self.graph.nodes[index].inputs]
-        lost = 0.0 if self._paid_later(index) and not started else self._lost(own, partial(self._linear_loss, index))
+        if self._paid_later(index) and not started:
+            return operation.transpose_rows(own, shapes), self.references[0].new_zeros(())
+        lost = self._lost(own, partial(self._linear_loss, index))
         return operation.transpose_rows(own, shapes), -lost
 
     def _curved_step(
@@ -235,9 +258,13 @@ class Analysis:
             shapes = [self.graph.nodes[source].shape for source in node.inputs]
             exact, added = operation.transpose_lower(dense, boxes, shapes)
             added = added - (dense * self.references[index][:, None]).flatten(2).sum(2)
+            size = (dense.abs() * self.references[index].abs()[:, None]).flatten(2).sum(2)
             for source, part in zip(node.inputs, exact, strict=True):
                 added = added + (part * self.references[source][:, None]).flatten(2).sum(2)
+                size = size + (part.abs() * self.references[source].abs()[:, None]).flatten(2).sum(2)
                 added = added - self._lost(part, partial(self._casting_loss, source))
+            most = max(self.references[place].shape[1:].numel() for place in (index, *node.inputs))
+            added = added - 2 * (most + 8) * unit_roundoff(torch.float64) * size
             return [part.to(self.dtype) for part in exact], added
         assert isinstance(operation, Elementwise)
         if choices is not None:
@@ -266,15 +293,12 @@ class Analysis:
         """Rows of the input of an operation whose lower lines are chosen, and constants."""
         source = self.graph.nodes[index].inputs[0]
         if index not in choices.met:
-            losses = self._passage_losses(index)
-            planes = [*self.boxes[source], self.references[source], self.references[index], *losses]
-            choices.met[index] = [met(own, plane) for plane in planes]
-        lower, upper, x, y, *losses = choices.met[index]
+            planes = [*self.boxes[source], self.references[source], self.references[index]]
+            choices.met[index] = [met(own, plane) for plane in (*planes, self._passage_loss(index, operation))]
+        lower, upper, x, y, loss = choices.met[index]
         slope = choices.slope(index, own, lower, upper)
         passage = Passage.about(operation.lines_at(slope, lower, upper), x, y)
-        if self.dtype == torch.float32:
-            passage = rounded_passage(passage, losses, self.dtype, each=True)
-        return relaxed_each(own, passage)
+        return relaxed_each(own, passage.widened(loss).to(self.dtype))
 
     def _through(self, index: int, rows: Rows) -> Tensor | None:
         """The matrix before an elementwise operation that alone reads it, where many rows go back: through both at once."""
@@ -300,18 +324,40 @@ class Analysis:
         found, added = relaxed_through(own, self.doors[index], both=both)
         return [found], added.to(torch.float64)
 
-    def _lost(self, rows: Rows, loss: Callable[[], Tensor]) -> Tensor | float:
-        """What rounding of a step may cost a bound of these rows: nothing is counted in float64."""
-        plane = None if self.dtype == torch.float64 else loss()
-        return 0.0 if plane is None or not plane.any() else magnitude(rows, plane).to(torch.float64)
+    def _lost(self, rows: Rows, loss: Callable[[], Tensor]) -> Tensor:
+        """What rounding of a step may cost a bound of these rows, (N, R) or a zero."""
+        plane = loss()
+        if not plane.any():
+            return plane.new_zeros(())
+        return magnitude(rows, plane + least_normal(self.dtype)).to(torch.float64)
 
     def _reach(self, node: int) -> Tensor:
         """How far a node may lie from its reference, elementwise."""
         lower, upper = self.boxes[node]
         return torch.maximum(upper - self.references[node], self.references[node] - lower).clamp_min(0)
 
+    def _underflow(self, index: int) -> Tensor:
+        """What coefficients of the inputs of a node that are too small for their precision may cost (N, 1)."""
+        if index not in self.underflows:
+            node = self.graph.nodes[index]
+            shapes = [self.graph.nodes[source].shape for source in node.inputs]
+            products = node.operation.products(shapes, node.shape) if isinstance(node.operation, LinearOperation) else 1
+            reach = sum(self._reach(source).flatten(1).sum(1, keepdim=True) for source in node.inputs)
+            assert isinstance(reach, Tensor)
+            self.underflows[index] = 4 * (products + EXTRA) * least_normal(self.dtype) * (reach + 1)
+        return self.underflows[index]
+
+    def residual(self, index: int) -> Tensor:
+        """How far the reference of a node may lie from what its linear operation gives of those of its inputs, elementwise."""
+        if index not in self.residuals:
+            node = self.graph.nodes[index]
+            assert isinstance(node.operation, LinearOperation)
+            inputs = [self.references[source] for source in node.inputs]
+            self.residuals[index] = residual(node.operation, inputs, self.references[index])
+        return self.residuals[index]
+
     def _casting_loss(self, node: int) -> Tensor:
-        return casting_loss(self._reach(node))
+        return casting_loss(self._reach(node), self.dtype)
 
     def _adding_loss(self, node: int) -> Tensor | None:
         """What adding up the rows that several readers ask of a node may cost."""
@@ -325,7 +371,8 @@ class Analysis:
             node = self.graph.nodes[index]
             assert isinstance(node.operation, LinearOperation)
             shapes = [self.graph.nodes[source].shape for source in node.inputs]
-            loss = linear_loss(node.operation, self.widths[index], shapes, node.shape)
+            loss = linear_loss(node.operation, self.widths[index], shapes, node.shape, self.dtype)
+            loss = loss + self.residual(index)
             added = self._adding_loss(index)
             loss = loss if added is None else loss + added
             if node.operation.multiples is not None:
@@ -357,22 +404,24 @@ class Analysis:
             source = self.graph.nodes[index].inputs[0]
             lines = operation.lines(*self.boxes[source])
             passage = Passage.about(lines, self.references[source], self.references[index])
-            exact = self.dtype == torch.float64
-            self.passages[index] = (
-                passage if exact else rounded_passage(passage, self._passage_losses(index), self.dtype)
-            )
+            self.passages[index] = passage.widened(self._passage_loss(index, operation)).to(self.dtype)
         return self.passages[index]
 
-    def _passage_losses(self, index: int) -> list[Tensor]:
-        """What its gap pays for; nothing in float64."""
-        if self.dtype == torch.float64:
-            return []
+    def _passage_loss(self, index: int, operation: Elementwise) -> Tensor:
+        """What its gap pays for."""
         source = self.graph.nodes[index].inputs[0]
         before = self._linear_loss(source) if self._paid_later(source) else None
         adding = self._adding_loss(index)
-        return [passing_loss(self._reach(source), before), *([] if adding is None else [adding])]
+        losses = [passing_loss(self._reach(source), before, self.dtype), *([] if adding is None else [adding])]
+        points = self.references[source], self.references[index]
+        return elementwise_loss(operation, self.boxes[source], *points, losses, self.dtype)
+
+
+def outward_sum(one: Tensor, two: Tensor) -> Tensor:
+    """one + two, rounded down."""
+    return one + two - 2 * unit_roundoff(torch.float64) * (one.abs() + two.abs())
 
 
 def _twice(constant: Tensor) -> Tensor:
-    """Constants of rows, for the rows and for their negatives."""
-    return torch.cat([constant, constant], 1) if constant.ndim else constant
+    """Constants of rows, (N, R) or the same for all, for the rows and for their negatives."""
+    return torch.cat([constant, constant], 1) if constant.ndim and constant.shape[1] > 1 else constant

@@ -43,6 +43,10 @@ class Passage:
         """All four."""
         return self.middle, self.half, self.shift, self.gap
 
+    def widened(self, loss: Tensor) -> Passage:
+        """The same with a larger gap."""
+        return replace(self, gap=self.gap + loss)
+
     def to(self, dtype: torch.dtype) -> Passage:
         """The same in another precision."""
         return Passage(*(plane.to(dtype) for plane in self.planes))

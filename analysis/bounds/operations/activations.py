@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from certood.analysis.bounds.operations.base import Elementwise, Interval, Operation
 from certood.analysis.bounds.operations.derivatives import bell_slopes, rising_slopes, sampled_slopes, step_slopes
 from certood.analysis.bounds.operations.gates import Gate
+from certood.analysis.bounds.operations.precision import largest, widened
 from certood.analysis.bounds.operations.relaxations import (
     Function,
     Relaxation,
@@ -33,7 +34,8 @@ class Activation(Elementwise):
     What else holds of the function is said by properties. `kinks` are where the pieces of a piecewise linear one meet: branch
     and bound splits there; with `only_kinks` only inputs that may be on either side of one are bounded more tightly, which is
     faster and a little looser. `chosen` maps a choice in [0, 1] and a box to two lines, where every choice of the lower one is
-    sound: α-CROWN optimises it, starting from `crown_slope`. `limits` enclose all values.
+    sound: α-CROWN optimises it, starting from `crown_slope`. `limits` enclose all values; an `exact` function
+    is evaluated without rounding.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Activation(Elementwise):
     chosen: Callable[[Tensor, Tensor, Tensor], Relaxation] | None = None
     limits: tuple[float, float] = (-math.inf, math.inf)
     only_kinks: bool = False
+    exact: bool = False
 
     @property
     def nonnegative(self) -> bool:
@@ -65,7 +68,14 @@ class Activation(Elementwise):
             value = self.function(torch.full_like(lower, point))
             # A margin for a minimum that is known to a few digits only.
             low = torch.where(inside, torch.minimum(low, value - 1e-9), low)
-        return low, high
+        return self.outward(low, high, inputs[0])
+
+    def outward(self, low: Tensor, high: Tensor, box: Interval) -> Interval:
+        """A range moved outwards by what evaluating the function may round, within `limits`."""
+        if self.exact:
+            return low, high
+        low, high = widened(low, high, largest(low, high) + largest(*box), 1)
+        return low.clamp_min(self.limits[0]), high.clamp_max(self.limits[1])
 
     def lines(self, lower: Tensor, upper: Tensor) -> Relaxation:
         """Two lines on the box (N, *shape)."""
@@ -123,6 +133,7 @@ RELU = Activation(
     chosen=_relu_lines,
     limits=(0.0, math.inf),
     only_kinks=True,
+    exact=True,
 )
 # |σ''| ≤ 1/(6√3) = 0.09623, |tanh''| ≤ 4/(3√3) = 0.76981, |softplus''| = σ(1−σ) ≤ 1/4
 SIGMOID = Activation(
@@ -175,6 +186,7 @@ ABS = Activation(
     (0.0,),
     kinks=(0.0,),
     limits=(0.0, math.inf),
+    exact=True,
 )
 HARDSIGMOID = Activation(
     "hardsigmoid",
@@ -222,7 +234,8 @@ class FallingOnce(Activation):
         before = self.function(torch.full_like(lower, self.edge))
         low, high = self.function(lower), self.function(upper)
         low = torch.where(crossing, torch.minimum(low, before - self.fall), low)
-        return low, torch.where(crossing, torch.maximum(high, before + 1e-15 * abs(self.edge)), high)
+        high = torch.where(crossing, torch.maximum(high, before + 1e-15 * abs(self.edge)), high)
+        return self.outward(low, high, inputs[0])
 
 
 def softplus(beta: float, threshold: float = 20.0) -> Activation:
@@ -316,4 +329,5 @@ def clamp(low: float, high: float) -> Activation:
         partial(step_slopes, steps),
         kinks=tuple(where for where, _, _ in steps),
         limits=(low, high),
+        exact=True,
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.operations.base import Interval, LinearOperation, Operation, Rows
 from certood.analysis.bounds.operations.broadcasting import broadcast_norm, sum_to_shape
+from certood.analysis.bounds.operations.precision import largest, widened
 
 
 class ChannelAffine(LinearOperation):
@@ -36,7 +37,8 @@ class ChannelAffine(LinearOperation):
     def interval(self, inputs: Sequence[Interval]) -> Interval:
         """Ends swap where the scale is negative."""
         one, two = (bound * self.scale + self.shift for bound in inputs[0])
-        return torch.minimum(one, two), torch.maximum(one, two)
+        size = largest(*inputs[0]) * self.scale.abs() + self.shift.abs()
+        return widened(torch.minimum(one, two), torch.maximum(one, two), size, 2)
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
         """The rows, scaled, and summed over axes that were broadcast."""
@@ -91,7 +93,9 @@ class ScaledSum(LinearOperation):
         """Ends swap where the scale is negative."""
         one, two = (bound * self.scale for bound in inputs[0])
         ends = torch.minimum(one, two), torch.maximum(one, two)
-        return sum_to_shape(ends[0][:, None], self.shape)[:, 0], sum_to_shape(ends[1][:, None], self.shape)[:, 0]
+        size = largest(*inputs[0]) * self.scale.abs()
+        low, high, total = (sum_to_shape(part[:, None], self.shape)[:, 0] for part in (*ends, size))
+        return widened(low, high, total, max(1, size[0].numel() // max(1, total[0].numel())))
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
         """The rows, spread and scaled."""

@@ -15,10 +15,16 @@ from torch import Tensor
 from certood.analysis.bounds.operations.base import Interval, JointRelaxation, Operation
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
+from certood.analysis.bounds.operations.precision import unit_roundoff
 from certood.analysis.bounds.operations.relaxations import chord_of_exp
 
-# What rounding may move a plane by, relative to the magnitude of its terms.
+# What rounding may move a plane by, relative to the magnitude of its terms, at least.
 SLACK = 1e-13
+
+
+def _slack(count: int) -> float:
+    """The same for vectors of so many values."""
+    return max(SLACK, 8 * (count + 32) * unit_roundoff(torch.float64))
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,9 @@ class Planes:
     def widened(self, lower: Tensor, upper: Tensor) -> "Planes":
         """Moved outwards by what rounding may cost on this box (…, K)."""
         reach = torch.maximum(lower.abs(), upper.abs())[..., None]
-        below = SLACK * ((self.lower_slope.abs() @ reach)[..., 0] + self.lower_shift.abs() + 1e-3)
-        above = SLACK * ((self.upper_slope.abs() @ reach)[..., 0] + self.upper_shift.abs() + 1e-3)
+        slack = _slack(self.lower_slope.shape[-1] + self.lower_slope.shape[-2])
+        below = slack * ((self.lower_slope.abs() @ reach)[..., 0] + self.lower_shift.abs() + 1e-3)
+        above = slack * ((self.upper_slope.abs() @ reach)[..., 0] + self.upper_shift.abs() + 1e-3)
         return Planes(self.lower_slope, self.lower_shift - below, self.upper_slope, self.upper_shift + above)
 
 
@@ -174,7 +181,8 @@ class LogSumExp(AxisFunction):
 
     def extent(self, lower: Tensor, upper: Tensor) -> Interval:
         """It rises with every input."""
-        return self.value(lower), self.value(upper)
+        low, high, slack = self.value(lower), self.value(upper), _slack(lower.shape[-1])
+        return low - slack * (1 + low.abs()), high + slack * (1 + high.abs())
 
     def planes(self, lower: Tensor, upper: Tensor) -> Planes:
         """See the class; Wei et al., AISTATS 2023 (arXiv 2303.01713)."""
@@ -260,7 +268,8 @@ class Softmax(AxisFunction):
     def extent(self, lower: Tensor, upper: Tensor) -> Interval:
         """Each at its own end, all others at their other end."""
         low, high = _log_probabilities(lower, upper)
-        return (low.exp() * (1 - SLACK)).clamp_min(0), (high.exp() * (1 + SLACK)).clamp_max(1)
+        slack = _slack(lower.shape[-1])
+        return (low.exp() * (1 - slack)).clamp_min(0), (high.exp() * (1 + slack)).clamp_max(1)
 
     def planes(self, lower: Tensor, upper: Tensor) -> Planes:
         """See the class."""
@@ -311,7 +320,8 @@ def _log_probabilities(lower: Tensor, upper: Tensor) -> Interval:
     """Exact ranges (…, K) of log softmax over boxes: one input at an end, the others at their other end."""
     low, high = lower - torch.logaddexp(lower, _others(upper)), upper - torch.logaddexp(upper, _others(lower))
     # An input that is −∞ for certain has no probability, and nothing to round.
-    slack = (SLACK * (1 + part.abs().nan_to_num(posinf=0.0)) for part in (low, high))
+    share = _slack(lower.shape[-1])
+    slack = (share * (1 + part.abs().nan_to_num(posinf=0.0)) for part in (low, high))
     return low - next(slack), (high + next(slack)).clamp_max(0)
 
 

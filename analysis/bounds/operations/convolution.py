@@ -15,6 +15,7 @@ from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.operations.base import Interval, LinearOperation, Operation, Rows
 from certood.analysis.bounds.operations.broadcasting import along_axis
 from certood.analysis.bounds.operations.norms import DUAL, SLACK
+from certood.analysis.bounds.operations.precision import largest, relative_error, underflow
 
 # Windows that cover more than one part in so many of the plane become whole planes.
 WINDOW_SHARE = 2
@@ -50,10 +51,13 @@ class Convolution(LinearOperation):
         return self._convolved(inputs[0], self.weight, self.bias)
 
     def interval(self, inputs: Sequence[Interval]) -> Interval:
-        """Centre and radius: the radius is convolved with |W|."""
+        """Centre and radius: the radius, with a share of the largest magnitude for rounding, is convolved with |W|."""
         lower, upper = inputs[0]
+        terms, dtype = self.weight[0].numel() + 1, lower.dtype
+        share = relative_error(terms, dtype)
         middle = self._convolved((lower + upper) / 2, self.weight, self.bias)
-        radius = self._convolved((upper - lower) / 2, self.magnitude, None)
+        reach = torch.add((upper - lower) / 2, largest(lower, upper), alpha=share)
+        radius = self._convolved(reach, self.magnitude, self.bias.abs() * share + underflow(terms, dtype))
         return middle - radius, middle + radius
 
     @property
@@ -272,8 +276,11 @@ class TransposedConvolution(LinearOperation):
     def interval(self, inputs: Sequence[Interval]) -> Interval:
         """Centre and radius: the radius goes through |W|."""
         lower, upper = inputs[0]
+        terms = self.convolution.products([], self.shape)
+        share = relative_error(terms, lower.dtype)
         middle = self.forward([(lower + upper) / 2])
-        radius = self.magnitude.transpose((upper - lower)[:, None] / 2, [self.shape])[0][:, 0]
+        reach = torch.add((upper - lower) / 2, largest(lower, upper), alpha=share)
+        radius = self.magnitude.transpose(reach[:, None], [self.shape])[0][:, 0] + underflow(terms, lower.dtype)
         return middle - radius, middle + radius
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:

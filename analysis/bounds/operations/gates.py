@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.operations.base import Elementwise, Interval
+from certood.analysis.bounds.operations.precision import largest, widened
 from certood.analysis.bounds.operations.relaxations import Relaxation
 
 
@@ -24,7 +25,8 @@ class Gate(Elementwise):
     def interval(self, inputs: Sequence[Interval]) -> Interval:
         """The extremes of the four products of ends."""
         lower, upper = inputs[0]
-        return self._smallest(lower, upper), self._largest(lower, upper)
+        size = largest(lower, upper) * largest(self.least, self.most)
+        return widened(self._smallest(lower, upper), self._largest(lower, upper), size, 1)
 
     def _smallest(self, lower: Tensor, upper: Tensor) -> Tensor:
         corners = lower * self.least, lower * self.most, upper * self.least, upper * self.most

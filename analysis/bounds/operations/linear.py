@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from certood.analysis.bounds.operations.base import Interval, LinearOperation, Operation, Rows
 from certood.analysis.bounds.operations.broadcasting import along_axis
 from certood.analysis.bounds.operations.norms import DUAL, SLACK
+from certood.analysis.bounds.operations.precision import largest, relative_error, underflow
 
 
 class Linear(LinearOperation):
@@ -26,10 +27,13 @@ class Linear(LinearOperation):
         return F.linear(inputs[0], self.weight, self.bias)
 
     def interval(self, inputs: Sequence[Interval]) -> Interval:
-        """Centre and radius: |W| times the radius."""
+        """Centre and radius: |W| times the radius, to which a share of the largest magnitude is added for rounding."""
         lower, upper = inputs[0]
+        terms, dtype = self.weight.shape[1] + 1, lower.dtype
+        share = relative_error(terms, dtype)
         middle = F.linear((lower + upper) / 2, self.weight, self.bias)
-        radius = F.linear((upper - lower) / 2, self.magnitude)
+        reach = torch.add((upper - lower) / 2, largest(lower, upper), alpha=share)
+        radius = F.linear(reach, self.magnitude, self.bias.abs() * share + underflow(terms, dtype))
         return middle - radius, middle + radius
 
     @property

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from certood.analysis.bounds.operations.base import Interval, JointRelaxation, Operation
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
+from certood.analysis.bounds.operations.precision import unit_roundoff
 
 
 class MaxPool(JointRelaxation):
@@ -55,11 +56,15 @@ class MaxPool(JointRelaxation):
         ceiling = self._pooled(upper)[0]
         # The element is certainly the largest of its window when no other upper bound exceeds its lower bound. Taking its
         # own upper bound out is only valid window by window, so it is compared with the largest of the window instead.
-        own = without.gather(2, chosen.flatten(2)).view_as(best)
-        certain = (own == ceiling) & (self._second(upper, chosen) <= best)
+        upper_chosen = without.gather(2, chosen.flatten(2)).view_as(best)
+        certain = (upper_chosen == ceiling) & (self._second(upper, chosen) <= best)
         positive, negative = rows.clamp_min(0), rows.clamp_max(0)
         kept = positive + torch.where(certain[:, None], negative, torch.zeros_like(negative))
         constant = (torch.where(certain, torch.zeros_like(ceiling), ceiling)[:, None] * negative).flatten(2).sum(2)
+        # Rounding of the sum, and of adding up what several windows ask of one element.
+        size = torch.where(certain, upper_chosen - best, ceiling.abs() + upper_chosen - best)
+        count = best[0].numel() + 8
+        constant = constant - 2 * count * unit_roundoff(rows.dtype) * (rows.abs() * size[:, None]).flatten(2).sum(2)
         back = rows.new_zeros(*rows.shape[:3], lower.shape[2] * lower.shape[3])
         back = back.scatter_add(3, chosen.flatten(2)[:, None].expand(*rows.shape[:3], -1), kept.flatten(3))
         return [back.view(*rows.shape[:2], *shapes[0])], constant

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.operations.base import Interval, LinearOperation
+from certood.analysis.bounds.operations.precision import largest, widened
 
 
 class Monotone(LinearOperation):
@@ -27,7 +28,11 @@ class Monotone(LinearOperation):
 
     def interval(self, inputs: Sequence[Interval]) -> Interval:
         """The map of both ends."""
-        return self.function(inputs[0][0]), self.function(inputs[0][1])
+        lower, upper = inputs[0]
+        low, high = self.function(lower), self.function(upper)
+        if self.overlap == 0:
+            return low, high
+        return widened(low, high, self.function(largest(lower, upper)), lower[0].numel())
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
         """The vector–Jacobian product, which for a linear map is its transpose."""

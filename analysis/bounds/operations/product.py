@@ -11,6 +11,7 @@ from certood.analysis.bounds.operations.base import Interval, JointRelaxation, O
 from certood.analysis.bounds.operations.broadcasting import broadcast_norm, sum_to_shape
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
+from certood.analysis.bounds.operations.precision import largest, unit_roundoff, widened
 
 
 class Product(JointRelaxation):
@@ -24,7 +25,7 @@ class Product(JointRelaxation):
         """The extremes of the four products of ends."""
         (a, b), (c, d) = inputs
         corners = torch.stack(torch.broadcast_tensors(a * c, a * d, b * c, b * d))
-        return corners.amin(0), corners.amax(0)
+        return widened(corners.amin(0), corners.amax(0), corners.abs().amax(0), 1)
 
     def transpose_lower(
         self, rows: Tensor, boxes: Sequence[Interval], shapes: Sequence[torch.Size]
@@ -35,6 +36,10 @@ class Product(JointRelaxation):
         first = positive * c[:, None] + negative * d[:, None]
         second = (positive + negative) * a[:, None]
         constant = -(positive * (a * c)[:, None] + negative * (a * d)[:, None]).flatten(2).sum(2)
+        # Of every product above, whose factors all lie within these magnitudes.
+        size = largest(*boxes[0]) * largest(c, d)
+        count = rows[0, 0].numel() + 8
+        constant = constant - 8 * count * unit_roundoff(rows.dtype) * (rows.abs() * size[:, None]).flatten(2).sum(2)
         return [sum_to_shape(first, shapes[0]), sum_to_shape(second, shapes[1])], constant
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:

@@ -3,7 +3,6 @@
 A relaxation of f on [l, u] is four tensors with lower_slope·x + lower_shift ≤ f(x) ≤ upper_slope·x + upper_shift there.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,6 @@ import torch
 from torch import Tensor
 
 GRID = 33
-# The smallest positive number.
-LEAST = math.ulp(0.0)
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,9 @@ def relu_relaxation(lower: Tensor, upper: Tensor, slope: Tensor | None = None) -
     """
     below, above = lower.clamp_max(0), upper.clamp_min(0)
     # 1 where the sign is positive and 0 where it is negative, as is CROWN's slope.
-    chord = above / (above - below).clamp_min_(LEAST)
+    # Rounded upwards: the line through (l, 0) reaches u.
+    unit = torch.finfo(lower.dtype).eps
+    chord = (above / (above - below).clamp_min(torch.finfo(lower.dtype).tiny)).mul(1 + 4 * unit).clamp_max(1)
     lower_slope = crown_slope(lower, upper) if slope is None else torch.where(below * above < 0, slope, chord)
     return Relaxation(lower_slope, torch.zeros_like(lower), chord, (chord * below).neg_())
 

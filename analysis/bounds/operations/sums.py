@@ -13,6 +13,7 @@ from certood.analysis.bounds.operations.affine import ScaledSum
 from certood.analysis.bounds.operations.base import Interval, LinearOperation, Rows
 from certood.analysis.bounds.operations.broadcasting import broadcast_norm, sum_to_shape
 from certood.analysis.bounds.operations.monotone import Monotone
+from certood.analysis.bounds.operations.precision import largest, widened
 
 
 class WeightedSum(LinearOperation):
@@ -40,7 +41,9 @@ class WeightedSum(LinearOperation):
         for factor, (low, high) in zip(self.factors, inputs, strict=True):
             lower.append(factor * (low if factor >= 0 else high))
             upper.append(factor * (high if factor >= 0 else low))
-        return lower[0] + lower[1], upper[0] + upper[1]
+        size = sum(abs(factor) * largest(*box) for factor, box in zip(self.factors, inputs, strict=True))
+        assert isinstance(size, Tensor)
+        return widened(lower[0] + lower[1], upper[0] + upper[1], size, 2)
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
         """The rows, scaled, and summed over axes that were broadcast."""
