@@ -89,7 +89,7 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
     if simpler is not None and all(box is simpler.boxes[index] for index, box in analysis.boxes.items()):
         # Nothing became tighter: it would bound the same rows by the same lines.
         analysis.simpler = simpler.simpler
-    if linear_bounds:
+    if linear_bounds and analysis.dtype != torch.float64:
         # What is asked of the logits is a few rows: they lose nothing to rounding.
         analysis = replace(
             analysis,

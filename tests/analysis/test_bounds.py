@@ -82,7 +82,7 @@ def test_the_pixel_range_clips_the_ball() -> None:
     model[1].weight.data.fill_(1.0)
     model[1].bias.data.zero_()
     found = bound(capture(model, images()), LpBall(torch.zeros(1, *SHAPE), 0.5))
-    assert found.lower.item() == pytest.approx(0)
+    assert found.lower.item() == pytest.approx(0, abs=1e-9)
     assert found.upper.item() == pytest.approx(64)
 
 
@@ -96,7 +96,7 @@ def test_a_tiny_network_in_closed_form() -> None:
     x = torch.full((1, 1, 1, 2), 0.5).double()
     graph = capture(model, x)
     interval = bound(graph, LpBall(x, 0.5), "interval")
-    assert (interval.lower.item(), interval.upper.item()) == (-1, 1)
+    assert (interval.lower.item(), interval.upper.item()) == pytest.approx((-1, 1))
     # Both neurons lie in [−1, 1], so the chord is (z + 1)/2 and, u = −l, the lower slope 0:
     # upper: (x₁ + x₂ − 1 + 1)/2 − 0 ≤ 1; lower: 0 − (x₁ − x₂ + 1)/2 ≥ −1.
     crown = bound(graph, LpBall(x, 0.5), "crown")

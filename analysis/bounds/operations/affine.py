@@ -103,8 +103,8 @@ class ScaledSum(LinearOperation):
         return [spread.expand(*rows.shape[:2], *shapes[0]) * self.scale]
 
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
-        """Scaling."""
-        return [ChannelAffine(self.scale, torch.zeros_like(self.scale))]
+        """Scaling of every copy."""
+        return [ChannelAffine(self.scale.expand(shapes[0]), self.scale.new_zeros(()))]
 
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
         """One."""

@@ -187,11 +187,15 @@ def in_precision(operation: Operation, dtype: torch.dtype) -> Operation:
         return not isinstance(getattr(type(operation), name, None), cached_property)
 
     parts = {name: value for name, value in vars(operation).items() if given(name)}
-    if not any(isinstance(value, Tensor) for value in parts.values()):
+    if not any(isinstance(value, (Tensor, Operation)) for value in parts.values()):
         return operation
     found = copy.copy(operation)
     vars(found).clear()
     for name, value in parts.items():
-        floating = isinstance(value, Tensor) and value.is_floating_point()
-        vars(found)[name] = value.to(dtype) if floating else value
+        if isinstance(value, Operation):
+            vars(found)[name] = in_precision(value, dtype)
+        elif isinstance(value, Tensor) and value.is_floating_point():
+            vars(found)[name] = value.to(dtype)
+        else:
+            vars(found)[name] = value
     return found
