@@ -342,7 +342,8 @@ class Analysis:
             node = self.graph.nodes[index]
             shapes = [self.graph.nodes[source].shape for source in node.inputs]
             products = node.operation.products(shapes, node.shape) if isinstance(node.operation, LinearOperation) else 1
-            reach = sum(self._reach(source).flatten(1).sum(1, keepdim=True) for source in node.inputs)
+            reaches = (self._reach(source) for source in node.inputs)
+            reach = sum(one.reshape(len(one), -1).sum(1, keepdim=True) for one in reaches)
             assert isinstance(reach, Tensor)
             self.underflows[index] = 4 * (products + EXTRA) * least_normal(self.dtype) * (reach + 1)
         return self.underflows[index]

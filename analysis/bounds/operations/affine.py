@@ -37,7 +37,8 @@ class ChannelAffine(LinearOperation):
     def interval(self, inputs: Sequence[Interval]) -> Interval:
         """Ends swap where the scale is negative."""
         one, two = (bound * self.scale + self.shift for bound in inputs[0])
-        size = largest(*inputs[0]) * self.scale.abs() + self.shift.abs()
+        # What is shifted to −∞, as masks of attention do, is there exactly.
+        size = largest(*inputs[0]) * self.scale.abs() + self.shift.abs().nan_to_num(posinf=0.0)
         return widened(torch.minimum(one, two), torch.maximum(one, two), size, 2)
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:

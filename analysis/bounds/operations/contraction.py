@@ -10,6 +10,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.operations.base import Interval, LinearOperation
 from certood.analysis.bounds.operations.norms import SLACK
+from certood.analysis.bounds.operations.precision import largest, relative_error, underflow
 
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -29,9 +30,15 @@ class Contraction(LinearOperation):
         return value if self.bias is None else value + self.bias
 
     def interval(self, inputs: Sequence[Interval]) -> Interval:
-        """Centre and radius: f(radius, |W|)."""
+        """Centre and radius: f(radius, |W|), with a share of the largest magnitude for rounding."""
         lower, upper = inputs[0]
-        middle, radius = self.forward([(lower + upper) / 2]), self.function((upper - lower) / 2, self.weight.abs())
+        terms = min(lower[0].numel(), self.weight.numel()) + 1
+        share = relative_error(terms, lower.dtype)
+        middle = self.forward([(lower + upper) / 2])
+        reach = torch.add((upper - lower) / 2, largest(lower, upper), alpha=share)
+        radius = self.function(reach, self.weight.abs()) + underflow(terms, lower.dtype)
+        if self.bias is not None:
+            radius = radius + share * self.bias.abs()
         return middle - radius, middle + radius
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
