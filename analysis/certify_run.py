@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from certood import __version__
 from certood.analysis.bounds import engine_by_name
 from certood.analysis.certification import question_of
-from certood.analysis.evidence.lipschitz import global_lipschitz
+from certood.analysis.evidence.global_constant import global_constant
 from certood.analysis.question import Question
 from certood.analysis.records import Certificate, append_certificates, read_certificates
 from certood.analysis.reporting.figures import draw_figures
@@ -67,7 +67,7 @@ def certify_sets(
     for name, (_, source) in sources.items():
         _check(name, source, detector)
     engine_by_name(settings.engine).require()
-    question = None if settings.method == "smoothing" else question_of(detector, settings.norm)
+    question = question_of(detector, settings.norm, smoothed=settings.smoothed)
     sets = {name: _Set(kind, source, _chosen(source, limit)) for name, (kind, source) in sources.items()}
     record = settings.record() | {
         "limit": limit,
@@ -106,7 +106,7 @@ def _check(name: str, source: ImageSource, detector: Detector) -> None:
 
 def _read(path: Path, sets: Mapping[str, _Set], settings: Settings) -> dict[tuple[str, int], Certificate]:
     """The records that are there, by set and index; raises RunDirectoryError for one that is there twice, or not ours."""
-    records = read_certificates(path, settings.eps)[0] if path.exists() else []
+    records = read_certificates(path, settings.eps, continued=True)[0] if path.exists() else []
     found: dict[tuple[str, int], Certificate] = {}
     wanted = {name: set(part.indices) for name, part in sets.items()}
     for record in records:
@@ -123,16 +123,15 @@ def _read(path: Path, sets: Mapping[str, _Set], settings: Settings) -> dict[tupl
 
 
 def _result(
-    detector: Detector, question: Question | None, records: Sequence[Certificate], settings: Settings
+    detector: Detector, question: Question, records: Sequence[Certificate], settings: Settings
 ) -> dict[str, Any]:
-    smoothed = settings.method == "smoothing"
     return {
         "norm": settings.record()["norm"],
         "method": "; ".join(dict.fromkeys(record.method for record in records)),
-        "dtype": "float32" if smoothed else settings.dtype,
+        "dtype": "float32" if settings.smoothed else settings.dtype,
         "eps": list(settings.eps),
-        **summarise(records, settings.eps, smoothed=smoothed),
-        "global_lipschitz": math.nan if question is None else global_lipschitz(question),
+        **summarise(records, settings.eps, smoothed=settings.smoothed),
+        "global_lipschitz": math.nan if settings.smoothed else global_constant(question),
         "score": detector.score.name,
         "threshold": detector.threshold,
         "settings": settings.record(),

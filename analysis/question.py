@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from certood.analysis.bounds import (
     Analysis,
@@ -14,12 +14,17 @@ from certood.analysis.bounds import (
     score_upper,
 )
 from certood.analysis.bounds.score_bounds import RowBounds, scaled_logits
+from certood.errors import CannotCertify
 from certood.scores import Energy, Score, score_logits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
-    """Whether the decisions of a score at a threshold γ are kept: what a radius is certified for."""
+    """Whether the decisions of a score at a threshold γ are kept: what a radius is certified for.
+
+    Bounds are of the `graph`. Scores, and what attacks and samples count, are of the `module` that was captured, the user's own
+    network in eval mode and float64, so that an error of the graph contradicts its bounds instead of repeating itself.
+    """
 
     graph: Graph
     score: Score
@@ -27,8 +32,33 @@ class Question:
     norm: float = math.inf
     absent_class: bool = False
 
+    @property
+    def module(self) -> nn.Module:
+        """The network of which the graph is a copy. Raises CannotCertify where there is none."""
+        if self.graph.module is None:
+            raise CannotCertify(
+                "expected the graph of a captured module, got one without a module to compare it with; use capture()"
+            )
+        return self.graph.module
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (N, K) of images (N, C, H, W), computed by the module; differentiable.
+
+        Where the module has no gradients of its own they are those of the graph; the values never are.
+        """
+        # A module may write into its input.
+        found: Tensor = self.module(images.clone())
+        if images.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
+            followed = self.graph(images)
+            found = found.detach().to(followed) + (followed - followed.detach())
+        return found
+
     def scores(self, images: Tensor) -> Tensor:
-        """Scores (N,) in float64 of images (N, C, H, W); differentiable."""
+        """Scores (N,) in float64 of images (N, C, H, W), by the module; differentiable."""
+        return score_logits(self.score, self.logits(images).double(), absent_class=self.absent_class)
+
+    def graph_scores(self, images: Tensor) -> Tensor:
+        """What the graph says the scores (N,) are; they differ from `scores` only by rounding, unless the graph is wrong."""
         return score_logits(self.score, self.graph(images), absent_class=self.absent_class)
 
     def margin_bounds(self, analysis: RowBounds, accepted: bool) -> Tensor:

@@ -4,40 +4,41 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from certood.analysis.evidence.quantities import EMPTY, column
+from certood.analysis.evidence.registry import quantities
+from certood.analysis.evidence.verdicts import VERDICTS
 from certood.errors import RunDirectoryError
-
-VERDICTS = ("certified", "refuted", "unknown")
 
 
 @dataclass(frozen=True)
 class AtRadius:
-    """What is known over the ball of one ε: certified bounds of the score, the worst attacked score, the verdict.
+    """What is known over the ball of one ε: the verdict, and `values` by the names of the quantities.
 
-    `attacked` is the highest score found for an ID image, the lowest for an OOD image; `lipschitz` is certified, `sampled` the
-    largest gradient norm met (an estimate).
+    Every quantity that has a value for each ε is an attribute as well, e.g. `lower`, `attacked` or `lipschitz`; it is not a
+    number where it was not computed.
     """
 
     eps: float
-    lower: float
-    upper: float
-    attacked: float
-    lipschitz: float
-    sampled: float
     verdict: str
+    values: Mapping[str, float] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> float:
+        return _quantity(self, name)
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """One image: its score and decision, certified and estimated radii in pixels, and what is known at every ε.
+    """One image: its score and decision, `values` by the names of the quantities, and what is known at every ε.
 
-    Estimates are `gradient_norm`, `lipschitz_sampled`, `lipschitz_clever` and `radius_gradient` (margin over gradient norm); they
-    certify nothing. `radius_attack` is the distance of a changed decision that was found, infinite where none was.
-    `radius_smoothing` belongs to the smoothed detector and is probabilistic. A wrong decision has the radius 0.
-    `method` is what computed the bounds, also where another was asked for.
+    Every quantity of `certood.analysis.evidence` is an attribute as well, e.g. `radius_certified` in pixels or `gradient_norm`;
+    it is not a number where it was not computed. A wrong decision has the radius 0; `radius_attack` is infinite where no attack
+    succeeded. `float32_difference` is how far the score lies from what the network as given computes, `violations` how many
+    inequalities between the quantities do not hold. `method` is what computed the bounds, also where another was asked for.
     """
 
     set: str
@@ -47,21 +48,16 @@ class Certificate:
     threshold: float
     margin: float
     accepted: bool
-    gradient_norm: float
-    lipschitz_sampled: float
-    lipschitz_clever: float
-    lipschitz_certified: float
-    radius_gradient: float
-    radius_lipschitz: float
-    radius_step: float
-    radius_certified: float
-    radius_attack: float
-    radius_smoothing: float
-    verdict: str
-    violations: int
-    seconds: float
+    float32_difference: float = 0.0
+    values: Mapping[str, float] = field(default_factory=dict)
+    verdict: str = "unknown"
+    violations: int = 0
+    seconds: float = 0.0
     method: str = ""
     at: tuple[AtRadius, ...] = ()
+
+    def __getattr__(self, name: str) -> float:
+        return _quantity(self, name)
 
     @property
     def correct(self) -> bool:
@@ -69,19 +65,56 @@ class Certificate:
         return self.accepted == (self.kind == "id")
 
 
-PLAIN = tuple(field for field in fields(Certificate) if field.name != "at")
-PER_EPS = tuple(field for field in fields(AtRadius) if field.name != "eps")
+def _quantity(record: AtRadius | Certificate, name: str) -> float:
+    # Copies and pickles look for attributes before there are any.
+    values = record.__dict__.get("values", {})
+    if name in values:
+        return float(values[name])
+    known = _per_eps_columns() if isinstance(record, AtRadius) else _plain_columns()
+    if name.startswith("_") or name not in known:
+        raise AttributeError(f"{type(record).__name__} has no {name!r}; quantities are {', '.join(known)}")
+    return EMPTY
+
+
+def _boolean(cell: str) -> bool:
+    if cell not in ("True", "False"):
+        raise ValueError(f"expected True or False, got {cell!r}")
+    return cell == "True"
+
+
+def _verdict(cell: str) -> str:
+    if cell not in VERDICTS:
+        raise ValueError(f"verdict {cell!r}")
+    return cell
+
+
+def _finite(cell: str) -> float:
+    if not math.isfinite(float(cell)):
+        raise ValueError(f"score {cell}")
+    return float(cell)
+
+
+# The columns around those of the quantities, and how their cells are read.
+BEFORE: dict[str, Callable[[str], Any]] = {
+    "set": str, "kind": str, "index": int, "score": _finite, "threshold": float, "margin": float, "accepted": _boolean,
+    "float32_difference": float,
+}  # fmt: skip
+AFTER: dict[str, Callable[[str], Any]] = {"verdict": _verdict, "violations": int, "seconds": float, "method": str}
+
+
+def _plain_columns() -> list[str]:
+    """Columns of quantities that belong to an image; of those that have a value for every ε the one at the first."""
+    return [quantity.title for quantity in quantities() if quantity.first or not quantity.per_eps]
+
+
+def _per_eps_columns() -> list[str]:
+    return [quantity.name for quantity in quantities() if quantity.per_eps]
 
 
 def columns(eps: Sequence[float]) -> list[str]:
     """The header of certificates.csv."""
-    return [field.name for field in PLAIN] + [column(field.name, radius) for radius in eps for field in PER_EPS]
-
-
-def column(name: str, radius: float) -> str:
-    """NAME@ε, with as many digits as tell ε exactly."""
-    short = f"{radius:g}"
-    return f"{name}@{short if float(short) == radius else repr(radius)}"
+    per_eps = [column(name, radius) for radius in eps for name in (*_per_eps_columns(), "verdict")]
+    return [*BEFORE, *_plain_columns(), *AFTER, *per_eps]
 
 
 def append_certificates(path: Path, records: Sequence[Certificate], eps: Sequence[float]) -> None:
@@ -91,8 +124,8 @@ def append_certificates(path: Path, records: Sequence[Certificate], eps: Sequenc
     if not path.exists() or not path.stat().st_size:
         writer.writerow(columns(eps))
     for record in records:
-        values: list[object] = [getattr(record, field.name) for field in PLAIN]
-        values += [getattr(part, field.name) for part in record.at for field in PER_EPS]
+        values: list[object] = [getattr(record, name) for name in (*BEFORE, *_plain_columns(), *AFTER)]
+        values += [getattr(part, name) for part in record.at for name in (*_per_eps_columns(), "verdict")]
         writer.writerow([repr(value) if isinstance(value, float) else value for value in values])
     try:
         with path.open("a", encoding="utf-8", newline="") as file:
@@ -105,11 +138,14 @@ def append_certificates(path: Path, records: Sequence[Certificate], eps: Sequenc
         ) from error
 
 
-def read_certificates(path: Path, eps: Sequence[float] | None = None) -> tuple[list[Certificate], tuple[float, ...]]:
-    """The records of a certificates.csv and its radii ε.
+def read_certificates(
+    path: Path, eps: Sequence[float] | None = None, *, continued: bool = False
+) -> tuple[list[Certificate], tuple[float, ...]]:
+    """The records of a certificates.csv and its radii ε; quantities that are not registered here are read as well.
 
     An incomplete last line, as a kill leaves it, is cut off from the file. Raises RunDirectoryError for anything else that does
-    not read, naming the line, and where `eps` is given and differs.
+    not read, naming the line, where `eps` is given and differs, and where the file is to be `continued` and other quantities
+    are registered now.
     """
     try:
         content = path.read_bytes()
@@ -123,11 +159,12 @@ def read_certificates(path: Path, eps: Sequence[float] | None = None) -> tuple[l
     if not lines:
         return [], tuple(eps or ())
     header = lines[0]
-    names = [field.name for field in PLAIN]
-    found_eps = tuple(dict.fromkeys(_radius(name, path) for name in header[len(names) :]))
-    if header != columns(found_eps) or (eps is not None and tuple(eps) != found_eps):
+    found_eps = tuple(dict.fromkeys(_radius(name, path) for name in header if "@" in name))
+    fixed = {*BEFORE, *AFTER, *(column("verdict", radius) for radius in found_eps)}
+    differs = header != columns(found_eps) if continued else not fixed <= set(header)
+    if differs or (eps is not None and tuple(eps) != found_eps):
         raise RunDirectoryError(
-            f"{path} has other columns than expected (written by another version or with other --eps?); "
+            f"{path} has other columns than expected (written by another version, or with other --eps or evidence?); "
             "replace the certification with --overwrite"
         )
     records = []
@@ -152,29 +189,17 @@ def _record(line: Sequence[str], header: Sequence[str], eps: Iterable[float]) ->
     if len(line) != len(header):
         raise ValueError(f"{len(line)} values for {len(header)} columns")
     cells = dict(zip(header, line, strict=True))
-    at = tuple(
-        AtRadius(
-            eps=radius,
-            **{
-                field.name: cells[column(field.name, radius)]
-                if field.name == "verdict"
-                else float(cells[column(field.name, radius)])
-                for field in PER_EPS
-            },  # type: ignore[arg-type]
-        )
-        for radius in eps
-    )
-    values: dict[str, object] = {}
-    for field in PLAIN:
-        cell = cells[field.name]
-        if field.type is bool:
-            if cell not in ("True", "False"):
-                raise ValueError(f"{field.name} is {cell!r}, not True or False")
-            values[field.name] = cell == "True"
-        elif field.type is int or field.type is float:
-            values[field.name] = field.type(cell)
-        else:
-            values[field.name] = cell
-    if values["verdict"] not in VERDICTS or not math.isfinite(float(cells["score"])):
-        raise ValueError(f"verdict {values['verdict']!r}, score {cells['score']}")
-    return Certificate(**values, at=at)  # type: ignore[arg-type]
+    fixed = {name: read(cells.pop(name)) for name, read in (BEFORE | AFTER).items()}
+    at = []
+    for radius in eps:
+        verdict = _verdict(cells.pop(column("verdict", radius)))
+        ending = column("", radius)
+        own = {name.removesuffix(ending): cells.pop(name) for name in list(cells) if name.endswith(ending)}
+        at.append(AtRadius(radius, verdict, _numbers(own)))
+    return Certificate(**fixed, values=_numbers(cells), at=tuple(at))
+
+
+def _numbers(cells: Mapping[str, str]) -> dict[str, float]:
+    """The values that are known."""
+    values = {name: float(cell) for name, cell in cells.items()}
+    return {name: value for name, value in values.items() if not math.isnan(value)}

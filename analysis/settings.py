@@ -8,8 +8,8 @@ import torch
 
 from certood.analysis.bounds import METHODS as BOUND_METHODS
 from certood.analysis.bounds import engine_by_name
+from certood.analysis.evidence.quantities import column
 from certood.analysis.evidence.smoothing import MedianSmoothing
-from certood.analysis.records import column
 from certood.errors import CertoodError
 
 METHODS = (*BOUND_METHODS, "smoothing")
@@ -68,6 +68,11 @@ class Settings:
     def precision(self) -> torch.dtype:
         """`dtype` as PyTorch names it."""
         return PRECISIONS[self.dtype]
+
+    @property
+    def smoothed(self) -> bool:
+        """Whether the smoothed detector is certified, with a probability, in place of the network itself."""
+        return self.method == "smoothing"
 
     def record(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

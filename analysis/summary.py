@@ -9,38 +9,36 @@ from rich.markup import escape
 from rich.table import Table
 
 from certood.analysis.certified_metrics import threat_metrics
-from certood.analysis.records import Certificate
+from certood.analysis.evidence.quantities import Kind, Quantity, Side
+from certood.analysis.evidence.registry import quantities
+from certood.analysis.records import AtRadius, Certificate
 from certood.errors import CertoodError
 
-RUN_NUMBERS = ("violations", "seconds", "global_lipschitz")
+RUN_NUMBERS = ("violations", "seconds", "float32_difference", "global_lipschitz")
 COUNTS = ("n", "correct")
-SMOOTHED = ("smoothed_fraction", "median_radius_smoothing")
-CERTIFIED = (
-    "certified_fraction",
-    "refuted_fraction",
-    "median_radius_certified",
-    "median_radius_attack",
-    "median_radius_gradient",
-    "median_tightness",
-    "median_gradient_norm",
-    "median_lipschitz_sampled",
-    "median_lipschitz_certified",
-)
+FRACTIONS = {False: ("certified_fraction", "refuted_fraction"), True: ("smoothed_fraction",)}
 METRICS = ("auc", "fpr95", "aauc", "gauc", "afpr95", "gfpr95", "both_sided_aauc", "both_sided_gauc")
 
 
+def median_name(quantity: Quantity) -> str:
+    """What the median of a quantity over the images of a set is called."""
+    return f"median_{quantity.title}"
+
+
 def entry_numbers(kind: str, *, smoothed: bool, inside: bool) -> tuple[str, ...]:
-    """The numbers that a set of this kind gets; metrics only beside an ID set. Those of both_sided have that prefix."""
+    """The numbers that a set of this kind gets; metrics only where there is an ID set. Those of both_sided have that prefix."""
+    medians = tuple(median_name(quantity) for quantity in quantities(smoothed=smoothed))
+    common = COUNTS + FRACTIONS[smoothed] + medians
     if smoothed:
-        return COUNTS + SMOOTHED
-    return COUNTS + CERTIFIED + (METRICS if kind == "ood" and inside else ())
+        return common
+    return (*common, "median_tightness", *(METRICS if kind == "ood" and inside else ()))
 
 
 def summarise(records: Sequence[Certificate], eps: Sequence[float], *, smoothed: bool = False) -> dict[str, Any]:
-    """Fractions and metrics by set, over the radii ε, and how many inequalities were violated.
+    """Fractions, medians and metrics by set, over the radii ε, and how many inequalities were violated.
 
-    A smoothed run has `smoothed_fraction` and `median_radius_smoothing` instead of what is certified of the detector itself.
-    Raises CertoodError where there is no record.
+    A smoothed run has the fraction and the medians of the smoothed detector instead of what is certified of the network
+    itself. Raises CertoodError where there is no record.
     """
     if not records:
         raise CertoodError("there is no certificate to summarise")
@@ -50,45 +48,48 @@ def summarise(records: Sequence[Certificate], eps: Sequence[float], *, smoothed:
     inside = [record for record in records if record.kind == "id"]
     sets = {}
     for name, group in groups.items():
-        entry = _fractions(group, eps, smoothed=smoothed)
-        if not smoothed and group[0].kind == "ood" and inside:
-            entry |= _metrics(inside, group, eps)
+        entry = _counts(group, eps, smoothed=smoothed)
+        entry |= {median_name(quantity): _medians(group, quantity) for quantity in quantities(smoothed=smoothed)}
+        if not smoothed:
+            entry["median_tightness"] = _median(
+                [r.radius_certified / r.radius_attack for r in group if r.correct and r.radius_attack > 0]
+            )
+            if group[0].kind == "ood" and inside:
+                entry |= _metrics(inside, group, eps)
         sets[name] = entry
     return {
         "sets": sets,
         "violations": sum(record.violations for record in records),
         "seconds": sum(record.seconds for record in records),
+        "float32_difference": max(record.float32_difference for record in records),
     }
 
 
-def _fractions(group: Sequence[Certificate], eps: Sequence[float], *, smoothed: bool) -> dict[str, Any]:
-    entry: dict[str, Any] = {
+def _counts(group: Sequence[Certificate], eps: Sequence[float], *, smoothed: bool) -> dict[str, Any]:
+    shares = {
+        verdict: [_mean([record.at[place].verdict == verdict for record in group]) for place in range(len(eps))]
+        for verdict in ("certified", "refuted")
+    }
+    return {
         "kind": group[0].kind,
         "n": len(group),
         "correct": _mean([record.correct for record in group]),
+        **dict(zip(FRACTIONS[smoothed], shares.values(), strict=False)),
     }
-    verdicts = [[part.verdict for part in record.at] for record in group]
-    certified = [_mean([own[place] == "certified" for own in verdicts]) for place in range(len(eps))]
-    if smoothed:
-        return entry | {
-            "smoothed_fraction": certified,
-            "median_radius_smoothing": _median([record.radius_smoothing for record in group]),
-        }
-    return entry | {
-        "certified_fraction": certified,
-        "refuted_fraction": [_mean([own[place] == "refuted" for own in verdicts]) for place in range(len(eps))],
-        "median_radius_certified": _median([record.radius_certified for record in group]),
-        "median_radius_attack": _median([record.radius_attack for record in group]),
-        "median_radius_gradient": _median([record.radius_gradient for record in group if record.correct]),
-        "median_tightness": _median(
-            [r.radius_certified / r.radius_attack for r in group if r.correct and r.radius_attack > 0]
-        ),
-        "median_gradient_norm": _median([record.gradient_norm for record in group]),
-        "median_lipschitz_sampled": _median([record.lipschitz_sampled for record in group]),
-        "median_lipschitz_certified": [
-            _median([record.at[place].lipschitz for record in group]) for place in range(len(eps))
-        ],
-    }
+
+
+def _medians(group: Sequence[Certificate], quantity: Quantity) -> float | list[float]:
+    """The median over the images, for every ε where there is a value for each.
+
+    Without wrong decisions where they have no radius of their own: estimates of radii.
+    """
+    kept = [record for record in group if record.correct] if quantity.of == "radius" else group
+    chosen = group if quantity.zero_where_wrong else kept
+    if not quantity.per_eps:
+        return _median([getattr(record, quantity.name) for record in chosen])
+    return [
+        _median([getattr(record.at[place], quantity.name) for record in chosen]) for place in range(len(group[0].at))
+    ]
 
 
 def _metrics(inside: Sequence[Certificate], outside: Sequence[Certificate], eps: Sequence[float]) -> dict[str, Any]:
@@ -98,16 +99,16 @@ def _metrics(inside: Sequence[Certificate], outside: Sequence[Certificate], eps:
         arguments = (
             clean_id,
             clean_ood,
-            [record.at[place].attacked for record in outside],
-            [record.at[place].lower for record in outside],
+            [_least(record.at[place], "found", None) for record in outside],
+            [-_least(record.at[place], "certified", "lower", sign=-1) for record in outside],
             outside[0].threshold,
         )
         one_sided.append(threat_metrics(*arguments))
         both_sided.append(
             threat_metrics(
                 *arguments,
-                attacked_id=[record.at[place].attacked for record in inside],
-                bound_id=[record.at[place].upper for record in inside],
+                attacked_id=[-_least(record.at[place], "found", None, sign=-1) for record in inside],
+                bound_id=[_least(record.at[place], "certified", "upper") for record in inside],
             )
         )
     entry: dict[str, Any] = {"auc": one_sided[0].auc, "fpr95": one_sided[0].fpr95}
@@ -115,6 +116,16 @@ def _metrics(inside: Sequence[Certificate], outside: Sequence[Certificate], eps:
         entry[name] = [getattr(part, name) for part in one_sided]
     entry["both_sided"] = {name: [getattr(part, name) for part in both_sided] for name in ("aauc", "gauc")}
     return entry
+
+
+def _least(part: AtRadius, kind: Kind, side: Side | None, *, sign: int = 1) -> float:
+    """The least value (times `sign`) of the scores of a ball of this kind and side; not a number where none is known."""
+    values = [
+        sign * getattr(part, quantity.name)
+        for quantity in quantities()
+        if quantity.per_eps and (quantity.of, quantity.kind) == ("score", kind) and side in (None, quantity.side)
+    ]
+    return min((value for value in values if not math.isnan(value)), default=math.nan)
 
 
 def summary_table(summary: dict[str, Any], eps: Sequence[float], *, place: int = 0) -> Table:

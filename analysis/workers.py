@@ -35,7 +35,7 @@ class Worker:
     detector: Detector
     sources: Mapping[str, tuple[str, ImageSource]]
     settings: Settings
-    question: Question | None
+    question: Question
 
     def __call__(self, job: Job) -> list[Certificate]:
         """The certificates of a batch."""
@@ -57,7 +57,7 @@ def results(
     sources: Mapping[str, tuple[str, ImageSource]],
     jobs: Sequence[Job],
     settings: Settings,
-    question: Question | None,
+    question: Question,
     devices: int,
 ) -> Iterator[list[Certificate]]:
     """The certificates of every batch, as they are done, by so many processes; the records do not depend on how many.
@@ -91,7 +91,7 @@ def _start(
     """Prepare a process: each captures the network once, and ends when the one that started it is killed."""
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    question = None if settings.method == "smoothing" else question_of(detector, settings.norm)
+    question = question_of(detector, settings.norm, smoothed=settings.smoothed)
     _worker.append(Worker(detector, sources, settings, question))
 
 

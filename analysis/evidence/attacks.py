@@ -13,9 +13,10 @@ from torch import Tensor
 Values = Callable[[Tensor], Tensor]
 
 
-def generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
-    """A random generator for every image, that does not depend on the images beside it."""
-    return [torch.Generator().manual_seed((seed * 1_000_003 + int(index)) % 2**63) for index in indices]
+def generators(seed: int, indices: Sequence[int], stream: int = 0) -> list[torch.Generator]:
+    """A random generator for every image, that does not depend on the other images of a batch; other numbers in every stream."""
+    start = seed * 1_000_003 + stream * 2**40
+    return [torch.Generator().manual_seed((start + int(index)) % 2**63) for index in indices]
 
 
 def project(step: Tensor, eps: Tensor, norm: float) -> Tensor:

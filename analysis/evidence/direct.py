@@ -5,7 +5,7 @@ lower bound exceeds γ. The largest such r is searched by regula falsi on the bo
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -16,9 +16,39 @@ from certood.analysis.bounds import (
     default_memory,
     engine_by_name,
 )
+from certood.analysis.evidence.base import Evidence, Known
+from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.question import Question
 
 Slack = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Direct(Evidence):
+    """Radii certified by direct bounds of the score over the ball."""
+
+    quantities = (
+        Quantity("radius_direct", of="radius", side="lower", kind="certified", label="radius from bounds of the score"),
+    )
+
+    def __call__(self, question: Question, images: Tensor, known: Known) -> Mapping[str, Tensor]:
+        """The radii (N,); the search starts from the gradient radius."""
+        radii, right = torch.zeros_like(known.scores), known.right
+        if len(right):
+            own = known.accepted[right]
+            # Bounds of a falling score are looser; a start below the radius costs less than one above it.
+            guess = torch.where(own, 0.7, 0.35) * known["radius_gradient"][right]
+            radii[right] = certified_radii(
+                question,
+                images[right],
+                own,
+                method=self.settings.method,
+                tolerance=self.settings.tolerance,
+                guess=guess.clamp(1e-6, largest_radius(question.norm, images[0].numel())),
+                iterations=self.settings.iterations,
+                engine=self.settings.engine,
+                dtype=self.settings.precision,
+            )
+        return {"radius_direct": radii}
 
 
 def largest_radius(norm: float, pixels: int) -> float:

@@ -1,15 +1,66 @@
 """Estimates: gradient norms, largest sampled gradients and CLEVER. None of them certifies anything."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from scipy import stats
 from torch import Tensor
 
 from certood.analysis.bounds.operations.norms import DUAL
-from certood.analysis.evidence.attacks import random_start, steepest_step
+from certood.analysis.evidence.attacks import generators, random_start, steepest_step
+from certood.analysis.evidence.base import Evidence, Known
+from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.question import Question
+
+
+class Estimates(Evidence):
+    """Gradient norms at the image and at sampled points of the balls, CLEVER, and margin over gradient norm.
+
+    A gradient norm is attained, so that no certified Lipschitz constant may lie below it; as an estimate of that constant it
+    certifies nothing. CLEVER is fitted at the first ε alone, being the slowest.
+    """
+
+    quantities = (
+        Quantity(
+            "gradient_norm",
+            of="lipschitz",
+            side="lower",
+            kind="found",
+            label="gradient norm (estimate)",
+            head="gradient norm (estimate)",
+        ),
+        Quantity(
+            "sampled",
+            of="lipschitz",
+            side="lower",
+            kind="found",
+            per_eps=True,
+            first="lipschitz_sampled",
+            label="largest sampled gradient norm (estimate)",
+            head="L sampled (estimate)",
+        ),
+        Quantity("lipschitz_clever", of="lipschitz", side="upper", kind="estimate", label="CLEVER (estimate)"),
+        Quantity("radius_gradient", of="radius", side="lower", kind="estimate", label="gradient radius (estimate)"),
+    )
+
+    def __call__(self, question: Question, images: Tensor, known: Known) -> Mapping[str, Tensor]:
+        """Norms, constants and radii (N,), and the largest sampled norms (E, N)."""
+        norms = gradient_norms(question, images)
+        # Random numbers of its own: how much an attack draws changes no estimate.
+        random = generators(self.settings.seed, known.indices, stream=1)
+        samples = [
+            sampled_gradient_norms(
+                question, images, torch.full_like(norms, eps), random=random, samples=self.settings.samples
+            )
+            for eps in self.settings.eps
+        ]
+        return {
+            "gradient_norm": norms,
+            "sampled": torch.stack([part.amax(0) for part in samples]),
+            "lipschitz_clever": clever(samples[0]),
+            "radius_gradient": known.margins / norms.clamp_min(1e-300),
+        }
 
 
 def gradient_norms(question: Question, images: Tensor) -> Tensor:

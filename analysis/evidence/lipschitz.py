@@ -1,7 +1,6 @@
-"""Certified Lipschitz constants of a score: local ones on a grid of radii, the radii they certify, and a global one."""
+"""Certified Lipschitz constants of a score: local ones on a grid of radii, and a global one."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,30 +22,6 @@ def local_lipschitz(question: Question, analysis: Analysis, ball: LpBall) -> Ten
 def nested(constants: Tensor) -> Tensor:
     """Constants (T, N) of growing balls, each lowered to those of the larger balls: what holds there holds inside as well."""
     return constants.flip(0).cummin(0).values.flip(0)
-
-
-def min_rule_radius(margins: Tensor, grid: Sequence[float], constants: Tensor) -> Tensor:
-    """The largest min(ε, m/L(ε)) (N,) over a grid of radii ε, for margins (N,) and constants (T, N).
-
-    The minimum is obligatory: L(ε) says nothing outside its ball.
-    """
-    radii = torch.tensor(list(grid), dtype=torch.float64)[:, None]
-    return torch.minimum(radii, margins[None] / constants.clamp_min(1e-300)).amax(0).clamp_min(0)
-
-
-def step_rule_radius(margins: Tensor, grid: Sequence[float], constants: Tensor) -> Tensor:
-    """The largest t (N,) with ∫₀ᵗ L ≤ m, L the step function that is L(tᵢ) between tᵢ₋₁ and tᵢ; at most the last tᵢ."""
-    left, radius = margins.clone(), torch.zeros_like(margins)
-    before = 0.0
-    going = torch.ones_like(margins, dtype=torch.bool)
-    for end, constant in zip(grid, constants, strict=True):
-        possible = left / constant.clamp_min(1e-300)
-        step = possible.clamp(0, end - before)
-        radius = radius + torch.where(going, step, 0.0)
-        going = going & (possible >= end - before)
-        left = left - constant * (end - before)
-        before = end
-    return radius
 
 
 def global_lipschitz(question: Question) -> float:

@@ -57,6 +57,22 @@ def attack_radii(
     return radii, points
 
 
+def nearer(
+    question: Question, images: Tensor, accepted: Tensor, radii: Tensor, points: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of points (N, C, H, W) at finite distances `radii` (N,), all with a changed decision, those drawn towards the images.
+
+    Returns their distances (N,) and the points on the segments from the images at which the decision is still changed.
+    """
+    radii, points = radii.clone(), points.clone()
+    for decision in (True, False):
+        members = (accepted == decision).nonzero().flatten()
+        if len(members):
+            boundary = _Boundary(question, images[members], decision)
+            radii[members], points[members] = boundary.drawn(radii[members], points[members])
+    return radii, points
+
+
 @dataclass
 class _Walkers:
     """Points (M, D) on their way, several an image: whose they are, the class they aim at or −1, the best so far."""
@@ -108,7 +124,7 @@ class _Boundary:
         walkers.best[going.flatten()], walkers.where[going.flatten()] = last.best, last.where
         radii, place = walkers.best.view(len(starts), -1).min(0)
         found = walkers.where.view(len(starts), *images.shape)[place, torch.arange(len(images))]
-        return self._undercut(*self._drawn(radii, found), certified, random, steps)
+        return self._undercut(*self.drawn(radii, found), certified, random, steps)
 
     def _first_order(self) -> Tensor:
         """Margin over gradient norm (N,): about where the boundary is."""
@@ -125,7 +141,7 @@ class _Boundary:
         return list(logits.topk(min(TARGETS, logits.shape[1]), dim=1).indices.T)
 
     def _classes(self, points: Tensor) -> Tensor:
-        logits = self.question.graph(points)
+        logits = self.question.logits(points)
         return logits[:, :-1] if self.question.absent_class else logits
 
     def _towards(self, points: Tensor, classes: Tensor) -> Tensor:
@@ -179,12 +195,12 @@ class _Boundary:
                 starts=[points[going]],
             )
             better = value > 0
-            lower, drawn = part._drawn(torch.where(better, radii[going], math.inf), where)
+            lower, drawn = part.drawn(torch.where(better, radii[going], math.inf), where)
             going = going[better]
             radii[going], points[going] = lower[better], drawn[better]
         return radii, points
 
-    def _drawn(self, radii: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    def drawn(self, radii: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """The points nearest to the images, on the segments from them, at which the decision is still the changed one."""
         near, far = torch.zeros_like(radii), torch.ones_like(radii)
         for _ in range(BISECTIONS):

@@ -1,17 +1,50 @@
 """Certified radii made larger by branch and bound, between what linear bounds certify and what an attack has refuted."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from certood.analysis.bounds import LpBall, analyse
 from certood.analysis.bounds.linear.branching import Branching, branched_least
 from certood.analysis.bounds.score_bounds import chord_rows, scaled_logits
+from certood.analysis.evidence.base import Evidence, Known
 from certood.analysis.evidence.direct import largest_radius
+from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.question import Question
 from certood.scores import Energy
 
 # Bounds so little above 0 are not told from rounding.
 LEAST_MARGIN = 1e-9
+
+
+class Refined(Evidence):
+    """Radii between what direct bounds certify and what an attack has refuted, certified by branch and bound."""
+
+    quantities = (
+        Quantity("radius_refined", of="radius", side="lower", kind="certified", label="radius by branch and bound"),
+    )
+
+    @property
+    def wanted(self) -> bool:
+        """Only where the settings allow parts: it is slow."""
+        return super().wanted and self.settings.parts > 0
+
+    def __call__(self, question: Question, images: Tensor, known: Known) -> Mapping[str, Tensor]:
+        """The radii (N,)."""
+        radii, right = known["radius_direct"].clone(), known.right
+        if len(right):
+            radii[right] = refined_radii(
+                question,
+                images[right],
+                known.accepted[right],
+                radii[right],
+                known["radius_attack"][right],
+                parts=self.settings.parts,
+                tolerance=self.settings.tolerance,
+            )
+        known.methods.append("branch and bound")
+        return {"radius_refined": radii}
 
 
 def refined_radii(

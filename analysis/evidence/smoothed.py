@@ -1,75 +1,68 @@
-"""Probabilistic certificates of images by median smoothing; never mixed with deterministic ones."""
+"""Probabilistic certificates by median smoothing; never mixed with deterministic ones."""
 
-import math
-import time
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds import LpBall
-from certood.analysis.records import AtRadius, Certificate
-from certood.analysis.settings import Settings
-from certood.detector import Detector
-from certood.errors import MissingThreshold
+from certood.analysis.evidence.base import Evidence, Known
+from certood.analysis.evidence.quantities import Quantity
+from certood.analysis.question import Question
 
 
-def smoothed_certificate(
-    detector: Detector, image: Tensor, kind: str, name: str, index: int, settings: Settings
-) -> Certificate:
-    """The probabilistic l2 certificate of one image by median smoothing; certified columns stay empty (not a number)."""
-    begin = time.perf_counter()
-    if detector.threshold is None:
-        raise MissingThreshold
-    image = LpBall(image[None], 0.0).centre[0].to(torch.float32)
-    seed = (settings.seed * 1_000_003 + index) % 2**31
-    accepted, radius = settings.smoothing.radius(
-        detector.model, detector.score, detector.threshold, image, seed, absent_class=detector.absent_class
-    )
-    with torch.no_grad():
-        score = float(detector.scores(image[None])[0])
-    correct = accepted == (kind == "id")
-    radius = radius if correct else 0.0
-    bounds = settings.smoothing.quantile_bounds(
-        detector.model, detector.score, image, settings.eps, seed + 1, absent_class=detector.absent_class
-    )
-    at = tuple(
-        AtRadius(
-            eps,
-            *limits,
-            attacked=math.nan,
-            lipschitz=math.nan,
-            sampled=math.nan,
-            verdict="certified" if radius >= eps else "unknown" if correct else "refuted",
-        )
-        for eps, limits in zip(settings.eps, bounds, strict=True)
-    )
-    empty = dict.fromkeys(
-        (
-            "gradient_norm",
-            "lipschitz_sampled",
-            "lipschitz_clever",
-            "lipschitz_certified",
-            "radius_gradient",
-            "radius_lipschitz",
-            "radius_step",
-            "radius_certified",
-            "radius_attack",
+class Smoothed(Evidence):
+    """Radius and bounds of the smoothed detector, each with a confidence; its decisions replace the network's."""
+
+    smoothed = True
+    quantities = (
+        Quantity(
+            "radius_smoothing",
+            of="radius",
+            side="lower",
+            kind="probabilistic",
+            label="radius of the smoothed detector (probabilistic)",
+            head="median radius",
+            lowest=False,
         ),
-        math.nan,
+        Quantity(
+            "smoothed_lower",
+            of="score",
+            side="lower",
+            kind="probabilistic",
+            per_eps=True,
+            label="lower bound of the smoothed score (probabilistic)",
+        ),
+        Quantity(
+            "smoothed_upper",
+            of="score",
+            side="upper",
+            kind="probabilistic",
+            per_eps=True,
+            label="upper bound of the smoothed score (probabilistic)",
+        ),
     )
-    return Certificate(
-        set=name,
-        kind=kind,
-        index=index,
-        score=score,
-        threshold=detector.threshold,
-        margin=abs(detector.threshold - score),
-        accepted=accepted,
-        radius_smoothing=radius,
-        verdict=at[0].verdict,
-        violations=0,
-        seconds=time.perf_counter() - begin,
-        method="smoothing",
-        at=at,
-        **empty,
-    )
+
+    def __call__(self, question: Question, images: Tensor, known: Known) -> Mapping[str, Tensor]:
+        """The l2 radii (N,) and the bounds of the smoothed score (E, N)."""
+        smoothing, eps = self.settings.smoothing, self.settings.eps
+        radii, bounds, decisions = [], [], []
+        for image, index in zip(images.to(torch.float32), known.indices, strict=True):
+            seed = (self.settings.seed * 1_000_003 + index) % 2**31
+            accepted, radius = smoothing.radius(
+                question.module, question.score, question.threshold, image, seed, absent_class=question.absent_class
+            )
+            decisions.append(accepted)
+            radii.append(radius)
+            bounds.append(
+                smoothing.quantile_bounds(
+                    question.module, question.score, image, eps, seed + 1, absent_class=question.absent_class
+                )
+            )
+        known.accepted = torch.tensor(decisions)
+        known.methods.append("smoothing")
+        lower, upper = torch.tensor(bounds, dtype=torch.float64).permute(2, 1, 0)
+        return {
+            "radius_smoothing": torch.tensor(radii, dtype=torch.float64),
+            "smoothed_lower": lower,
+            "smoothed_upper": upper,
+        }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from certood.analysis.reporting.runs import Run
-from certood.analysis.reporting.tables import COLUMNS, TITLES, best_cells, shown, tables
+from certood.analysis.reporting.tables import TITLES, best_cells, shown, table_columns, tables
 
 
 def tables_as_json(runs: Sequence[Run]) -> str:
@@ -23,7 +23,7 @@ def tables_as_json(runs: Sequence[Run]) -> str:
 def tables_as_csv(runs: Sequence[Run]) -> str:
     """Benchmark and theory joined in one CSV: a row a run, set and ε; cells that are not known are empty."""
     found = tables(runs)
-    columns = list(dict.fromkeys(["run", *(column.key for part in COLUMNS.values() for column in part)]))
+    columns = list(dict.fromkeys(["run", *(column.key for part in table_columns().values() for column in part)]))
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name in ("theory", "radii", "smoothing"):
         for row in found[name]:
@@ -47,7 +47,7 @@ def tables_as_latex(runs: Sequence[Run]) -> str:
     for name, rows in tables(runs).items():
         if not rows:
             continue
-        columns = shown(COLUMNS[name], rows)
+        columns = shown(table_columns()[name], rows)
         best = best_cells(rows, columns)
         lines = [
             f"% {escape_latex(TITLES[name])}",

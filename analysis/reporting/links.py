@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from certood.analysis.evidence.registry import quantities
 from certood.analysis.records import Certificate
 from certood.analysis.reporting.runs import Run
 
@@ -49,13 +50,6 @@ PAIRS = (
     ("margin", "radius_certified"),
     ("radius_gradient", "radius_certified"),
 )
-NAMES = {
-    "gradient_norm": "gradient norm (estimate)",
-    "lipschitz_certified": "certified Lipschitz constant",
-    "radius_certified": "certified radius",
-    "margin": "margin",
-    "radius_gradient": "gradient radius (estimate)",
-}
 
 
 def image_correlations(run: Run) -> list[Correlation]:
@@ -63,6 +57,7 @@ def image_correlations(run: Run) -> list[Correlation]:
     if not run.certified:
         return []
     found = []
+    names = {quantity.title: quantity.label for quantity in quantities()}
     for kind in ("id", "ood"):
         right = [record for record in run.certificates if record.kind == kind and record.correct]
         if len(right) < FEWEST_IMAGES:
@@ -70,7 +65,15 @@ def image_correlations(run: Run) -> list[Correlation]:
         for first, second in PAIRS:
             value, low, high = spearman(_column(right, first), _column(right, second))
             found.append(
-                Correlation(NAMES[first], NAMES[second], f"{kind.upper()} images", value, low, high, len(right))
+                Correlation(
+                    names.get(first, first),
+                    names.get(second, second),
+                    f"{kind.upper()} images",
+                    value,
+                    low,
+                    high,
+                    len(right),
+                )
             )
     return found
 

@@ -14,7 +14,7 @@ from certood.analysis.reporting.links import image_correlations, run_correlation
 from certood.analysis.reporting.pictures import worst_images
 from certood.analysis.reporting.plots import curves, run_scatter, scatters
 from certood.analysis.reporting.runs import Run
-from certood.analysis.reporting.tables import COLUMNS, Column, Row, best_cells, shown, tables
+from certood.analysis.reporting.tables import Column, Row, best_cells, shown, table_columns, tables
 from certood.analysis.reporting.verdict import verdict
 from certood.files import write_atomically
 
@@ -57,7 +57,7 @@ def _content(runs: Sequence[Run]) -> Mapping[str, Any]:
         "open": len(runs) <= OPEN_RUNS,
         "norms": NORM_NAMES,
         "verdict": verdict(runs),
-        "tables": {name: _table(COLUMNS[name], rows) for name, rows in tables(runs).items()},
+        "tables": {name: _table(table_columns()[name], rows) for name, rows in tables(runs).items()},
         "several_threats": len({(run.norm, tuple(run.certification["eps"])) for run in certified if run.certification})
         > 1,
         "certified": certified,

@@ -5,8 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from certood.analysis.evidence.quantities import Quantity
+from certood.analysis.evidence.registry import quantities
 from certood.analysis.reporting.figures import NORM_NAMES
 from certood.analysis.reporting.runs import Run
+from certood.analysis.summary import median_name
 
 Row = Mapping[str, str | float | None]
 
@@ -57,59 +60,64 @@ BENCHMARK = (
     Column("auroc_high", "95 % to", ".1f", optional=True),
 )
 _THREAT = (Column("norm", "norm"), Column("eps", "ε", "g"), Column("n", "images", "d"))
-THEORY = (
-    Column("set", "set"),
-    Column("kind", "kind"),
-    Column("run", "run"),
-    Column("method", "method"),
-    *_THREAT,
-    Column("gradient_norm", "gradient norm (estimate)", ".4g"),
-    Column("lipschitz_sampled", "L sampled (estimate)", ".4g"),
-    Column("lipschitz_certified", "L certified", ".4g", lowest=True),
-    Column("global_lipschitz", "L global", ".4g"),
-    Column("radius_certified", "radius certified", ".4f", lowest=False),
-    Column("radius_attack", "radius attack", ".4f"),
-    Column("certified", "certified %", ".1f", lowest=False),
-    Column("refuted", "refuted %", ".1f"),
+_WHOSE = (Column("set", "set"), Column("kind", "kind"), Column("run", "run"))
+_SHARES = (Column("certified", "certified %", ".1f", lowest=False), Column("refuted", "refuted %", ".1f"))
+_METRICS = (
     Column("auc", "AUC %", ".1f"),
     Column("aauc", "AAUC %", ".1f"),
     Column("gauc", "GAUC %", ".1f", lowest=False),
 )
-RADII = (
-    Column("set", "set"),
-    Column("kind", "kind"),
-    Column("run", "run"),
-    *_THREAT,
-    Column("lipschitz_certified", "L certified", ".4g", lowest=True),
-    Column("certified", "certified %", ".1f", lowest=False),
-    Column("refuted", "refuted %", ".1f"),
-    Column("aauc", "AAUC %", ".1f"),
-    Column("gauc", "GAUC %", ".1f", lowest=False),
-    Column("afpr95", "AFPR95 %", ".1f"),
-    Column("gfpr95", "GFPR95 %", ".1f", lowest=True),
-)
-SMOOTHING = (
-    Column("set", "set"),
-    Column("kind", "kind"),
-    Column("run", "run"),
-    *_THREAT,
-    Column("sigma", "σ", "g"),
-    Column("confidence", "confidence", "g"),
-    Column("smoothed", "smoothed %", ".1f", lowest=False),
-    Column("radius_smoothing", "median radius", ".4f", lowest=False),
-)
+_RATES = (Column("afpr95", "AFPR95 %", ".1f"), Column("gfpr95", "GFPR95 %", ".1f", lowest=True))
+# What is in the table first.
+SUBJECTS = ("lipschitz", "radius", "score")
 TITLES = {
     "benchmark": "Clean benchmark",
     "theory": "Theory, at the first ε of each run",
     "radii": "Theory over all radii",
     "smoothing": "Smoothing (probabilistic)",
 }
-COLUMNS: dict[str, tuple[Column, ...]] = {
-    "benchmark": BENCHMARK,
-    "theory": THEORY,
-    "radii": RADII,
-    "smoothing": SMOOTHING,
-}
+
+
+def _of_quantities(chosen: Sequence[Quantity]) -> tuple[Column, ...]:
+    """The columns of quantities: medians over the images of a set."""
+    return tuple(Column(quantity.title, quantity.head, quantity.format, quantity.lowest) for quantity in chosen)
+
+
+def _shown_quantities(*, smoothed: bool = False, per_eps: bool = False) -> list[Quantity]:
+    """The quantities that have a column, lower bounds before upper ones; with `per_eps` those with a value for every ε."""
+    chosen = [one for one in quantities(smoothed=smoothed) if one.head and (one.per_eps or not per_eps)]
+    return sorted(chosen, key=lambda one: (SUBJECTS.index(one.of), one.side == "upper"))
+
+
+def table_columns() -> dict[str, tuple[Column, ...]]:
+    """The columns of every table by its name."""
+    return {
+        "benchmark": BENCHMARK,
+        "theory": (
+            *_WHOSE,
+            Column("method", "method"),
+            *_THREAT,
+            *_of_quantities(_shown_quantities()),
+            *_SHARES,
+            *_METRICS,
+        ),
+        "radii": (
+            *_WHOSE,
+            *_THREAT,
+            *_of_quantities(_shown_quantities(per_eps=True)),
+            *_SHARES,
+            *_METRICS[1:],
+            *_RATES,
+        ),
+        "smoothing": (
+            *_WHOSE,
+            *_THREAT,
+            Column("sigma", "σ", "g"),
+            Column("confidence", "confidence", "g"),
+            Column("smoothed", "smoothed %", ".1f", lowest=False),
+            *_of_quantities(_shown_quantities(smoothed=True)),
+        ),
+    }
 
 
 def tables(runs: Sequence[Run]) -> dict[str, list[Row]]:
@@ -157,12 +165,7 @@ def theory_rows(runs: Sequence[Run]) -> list[Row]:
             "kind": entry["kind"],
             "method": run.certification["method"],
             **_threat(run, entry, 0),
-            "gradient_norm": entry["median_gradient_norm"],
-            "lipschitz_sampled": entry["median_lipschitz_sampled"],
-            "lipschitz_certified": _at(entry, "median_lipschitz_certified", 0),
-            "global_lipschitz": run.certification["global_lipschitz"],
-            "radius_certified": entry["median_radius_certified"],
-            "radius_attack": entry["median_radius_attack"],
+            **_medians(entry, _shown_quantities(), 0),
             "certified": _percent(_at(entry, "certified_fraction", 0)),
             "refuted": _percent(_at(entry, "refuted_fraction", 0)),
             "auc": _percent(entry.get("auc")),
@@ -183,7 +186,7 @@ def radius_rows(runs: Sequence[Run]) -> list[Row]:
             "set": name,
             "kind": entry["kind"],
             **_threat(run, entry, place),
-            "lipschitz_certified": _at(entry, "median_lipschitz_certified", place),
+            **_medians(entry, _shown_quantities(per_eps=True), place),
             "certified": _percent(_at(entry, "certified_fraction", place)),
             "refuted": _percent(_at(entry, "refuted_fraction", place)),
             **{name: _percent(_at(entry, name, place)) for name in ("aauc", "gauc", "afpr95", "gfpr95")},
@@ -207,7 +210,7 @@ def smoothing_rows(runs: Sequence[Run]) -> list[Row]:
             "sigma": run.certification["settings"]["smoothing"]["sigma"],
             "confidence": run.certification["settings"]["smoothing"]["confidence"],
             "smoothed": _percent(_at(entry, "smoothed_fraction", place)),
-            "radius_smoothing": entry["median_radius_smoothing"],
+            **_medians(entry, _shown_quantities(smoothed=True), place),
         }
         for run in runs
         if run.certification is not None and run.smoothed
@@ -271,6 +274,15 @@ def _by_set(rows: Iterable[Row]) -> list[Row]:
 def _at(entry: Mapping[str, Any], key: str, place: int) -> float | None:
     values = entry.get(key)
     return None if values is None else values[place]
+
+
+def _medians(entry: Mapping[str, Any], chosen: Sequence[Quantity], place: int) -> dict[str, float | None]:
+    """The medians of a set by column, those at the ε of this place; None where the certification has none."""
+    found = {}
+    for quantity in chosen:
+        value = entry.get(median_name(quantity))
+        found[quantity.title] = value[place] if isinstance(value, list) else value
+    return found
 
 
 def _percent(value: float | None) -> float | None:

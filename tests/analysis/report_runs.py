@@ -3,13 +3,13 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from certood.analysis.certify_run import write_json
+from certood.analysis.evidence.registry import quantities
 from certood.analysis.records import AtRadius, Certificate, append_certificates
 from certood.analysis.settings import Settings
 from certood.analysis.summary import summarise
@@ -31,39 +31,45 @@ def certificate(
     """A record of an image that is decided rightly where `radius` is above 0; the attack radius is twice the certified one."""
     right = radius > 0 or math.isnan(radius)
     score = changes.pop("score", -2.0 if right == (kind == "id") else 0.0)
-    values: dict[str, Any] = {
-        "set": name,
-        "kind": kind,
-        "index": index,
-        "score": score,
-        "threshold": -1.0,
-        "margin": abs(score + 1.0),
-        "accepted": score <= -1.0,
+    values: dict[str, float] = {
         "gradient_norm": 5.0 + index,
         "lipschitz_sampled": 6.0 + index,
+        "lipschitz_clever": 6.5 + index,
         "lipschitz_certified": 7.0 + index,
+        "lipschitz_global": 1234.5,
         "radius_gradient": radius,
+        "radius_global": radius / 8,
         "radius_certified": radius,
         "radius_attack": 2 * radius,
-        "radius_smoothing": math.nan,
-        "violations": 0,
-    } | changes
+    }
+    values |= {name: changes.pop(name) for name in list(changes) if name in {one.title for one in quantities()}}
     at = tuple(
         AtRadius(
             one,
-            score - one,
-            score + one,
-            score,
-            values["lipschitz_certified"],
-            values["lipschitz_sampled"],
             "certified" if radius >= one else "refuted" if not right else "unknown",
+            {
+                "lower": score - one,
+                "upper": score + one,
+                "attacked": score,
+                "lipschitz": values["lipschitz_certified"],
+                "sampled": values["lipschitz_sampled"],
+            },
         )
         for one in eps
     )
-    for part in fields(Certificate):
-        empty = {"str": "", "int": 0, "float": 0.0, "bool": False}
-        values.setdefault(part.name, empty.get(getattr(part.type, "__name__", str(part.type)), 0.0))
-    return Certificate(**values | {"verdict": at[0].verdict, "at": at})
+    return Certificate(
+        set=name,
+        kind=kind,
+        index=index,
+        score=score,
+        threshold=-1.0,
+        margin=abs(score + 1.0),
+        accepted=score <= -1.0,
+        verdict=at[0].verdict,
+        values=values,
+        at=at,
+        **changes,
+    )
 
 
 def certificates(inside: Sequence[float], near: Sequence[float], **changes: Any) -> list[Certificate]:

@@ -16,10 +16,9 @@ from certood.analysis.evidence.estimates import clever, gradient_norms
 from certood.analysis.evidence.lipschitz import (
     global_lipschitz,
     local_lipschitz,
-    min_rule_radius,
     nested,
-    step_rule_radius,
 )
+from certood.analysis.evidence.lipschitz_radii import min_rule_radius, step_rule_radius
 from certood.analysis.evidence.nearest import attack_radii
 from certood.analysis.evidence.smoothing import MedianSmoothing
 from certood.analysis.question import Question
@@ -199,7 +198,7 @@ def test_certificates_hold_together(norm: float, kind: str) -> None:
 def test_unsound_bounds_would_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """With certified radii that are far too large the attack succeeds inside them, and says so."""
     monkeypatch.setattr(
-        "certood.analysis.certification.certified_radii",
+        "certood.analysis.evidence.direct.certified_radii",
         lambda question, images, *rest, **more: torch.ones(len(images)).double(),
     )
     records = certify(detector(), images(4).float(), settings=Settings(eps=(0.01,)))

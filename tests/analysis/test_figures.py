@@ -15,20 +15,15 @@ from certood.analysis.reporting.panels import logarithmic
 def record(name: str, kind: str, index: int, *, right: bool = True, size: float = 1.0) -> Certificate:
     accepted = (kind == "id") == right
     radius = size * 0.01 * (index + 1) if right else 0.0
-    at = AtRadius(
-        0.01, -2.0, math.inf if size == 0 else 2.0, 0.5, math.inf if size == 0 else 3.0, 2.0 * size, "unknown"
-    )
-    numbers = {
-        "gradient_norm": size,
-        "lipschitz_sampled": size,
-        "lipschitz_clever": size,
-        "lipschitz_certified": 3 * size,
-    }
-    radii = dict.fromkeys(("radius_gradient", "radius_lipschitz", "radius_step", "radius_certified"), radius)
+    constant = math.inf if size == 0 else 3.0
+    per_eps = {"lower": -2.0, "upper": math.inf if size == 0 else 2.0, "attacked": 0.5}
+    at = AtRadius(0.01, "unknown", per_eps | {"lipschitz": constant, "sampled": 2.0 * size})
+    values = dict.fromkeys(("gradient_norm", "lipschitz_sampled", "lipschitz_clever"), size)
+    values |= dict.fromkeys(("radius_gradient", "radius_lipschitz", "radius_step", "radius_certified"), radius)
+    values |= {"lipschitz_certified": 3 * size, "radius_attack": math.inf if size == 0 else 2 * radius}
     return Certificate(
         set=name, kind=kind, index=index, score=float(index), threshold=1.0, margin=size, accepted=accepted,
-        radius_attack=math.inf if size == 0 else 2 * radius, radius_smoothing=math.nan, verdict="unknown", violations=0,
-        seconds=0.1, at=(at,), **numbers, **radii,
+        seconds=0.1, values=values, at=(at,),
     )  # fmt: skip
 
 

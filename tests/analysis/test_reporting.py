@@ -25,10 +25,10 @@ from certood.analysis.reporting.provenance import commands, hashes
 from certood.analysis.reporting.runs import read_runs
 from certood.analysis.reporting.tables import (
     BENCHMARK,
-    THEORY,
     benchmark_rows,
     best_cells,
     radius_rows,
+    table_columns,
     tables,
     theory_rows,
 )
@@ -60,7 +60,10 @@ def test_the_tables_are_the_numbers_of_the_files(two: list[Path]) -> None:
     assert row["radius_attack"] == entry["median_radius_attack"] == pytest.approx(0.12)
     assert row["certified"] == 100 * entry["certified_fraction"][0] == 80.0
     assert row["refuted"] == 20.0
-    assert row["global_lipschitz"] == 1234.5
+    assert row["lipschitz_global"] == entry["median_lipschitz_global"] == 1234.5
+    # Every column shows its own number: no two of the file are the same.
+    for column, median in (("gradient_norm", 7.0), ("lipschitz_sampled", 8.0), ("radius_global", 0.06 / 8)):
+        assert row[column] == pytest.approx(median)
     assert row["lipschitz_certified"] == entry["median_lipschitz_certified"][0] == 9.0
     assert row["gauc"] is None
     assert rows["stiff", "digits-near"]["gauc"] == 100 * stored["sets"]["digits-near"]["gauc"][0]
@@ -105,7 +108,7 @@ def test_the_best_cell_is_the_best_of_its_set(two: list[Path]) -> None:
     assert {key for _, key in best} == {"fpr95", "auroc"}
     assert len(best) == 2 * 3
     theory = theory_rows(read_runs(two))
-    radii = [theory[index] for index, key in best_cells(theory, THEORY) if key == "radius_certified"]
+    radii = [theory[index] for index, key in best_cells(theory, table_columns()["theory"]) if key == "radius_certified"]
     # The radii of digits-near are the same in both runs: nothing is best there.
     assert [(row["run"], row["set"]) for row in radii] == [("stiff", "digits")]
 
@@ -121,7 +124,7 @@ def test_runs_asked_different_things_are_not_compared(tmp_path: Path) -> None:
         ),
     ]
     runs = read_runs(paths)
-    assert best_cells(theory_rows(runs), THEORY) == set()
+    assert best_cells(theory_rows(runs), table_columns()["theory"]) == set()
     # A figure for each norm and kind; the two l_inf runs share theirs.
     assert [(picture.alt.count("l∞"), picture.alt.count("l2")) for picture in curves(runs)] == [(1, 0)] * 2 + [
         (0, 1)

@@ -209,4 +209,6 @@ def _restricted(analysis: Analysis, index: int, signs: dict[Kink, Tensor], count
         low = torch.where(sign > 0, low.clamp_min(place), low)
         boxes[source] = (low, torch.where(sign < 0, high.clamp_max(place), high))
     values = {node: value[index].expand(count, *value.shape[1:]) for node, value in analysis.references.items()}
-    return Analysis(analysis.graph, own, "crown", analysis.max_memory, centre_values=values, boxes=boxes)
+    # A part is no wider than the whole.
+    widths = {node: width[index].expand(count, *width.shape[1:]) for node, width in analysis.widths.items()}
+    return Analysis(analysis.graph, own, "crown", analysis.max_memory, centre_values=values, boxes=boxes, widths=widths)

@@ -1,0 +1,62 @@
+"""Certified bounds over the balls of every ε: of the score, and of its local Lipschitz constant."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from certood.analysis.bounds import Analysis, LpBall, analyse, engine_by_name, score_bounds
+from certood.analysis.evidence.base import Evidence, Known
+from certood.analysis.evidence.lipschitz import local_lipschitz, nested
+from certood.analysis.evidence.quantities import Quantity
+from certood.analysis.question import Question
+
+
+class Balls(Evidence):
+    """Bounds of S over B_p(x, ε) and certified Lipschitz constants there, none above that of a larger ball or the global one."""
+
+    quantities = (
+        Quantity("lower", of="score", side="lower", kind="certified", per_eps=True, label="lower bound of the score"),
+        Quantity("upper", of="score", side="upper", kind="certified", per_eps=True, label="upper bound of the score"),
+        Quantity(
+            "lipschitz",
+            of="lipschitz",
+            side="upper",
+            kind="certified",
+            per_eps=True,
+            first="lipschitz_certified",
+            label="certified Lipschitz constant",
+            head="L certified",
+            lowest=True,
+        ),
+    )
+
+    def __call__(self, question: Question, images: Tensor, known: Known) -> Mapping[str, Tensor]:
+        """The bounds and constants (E, N), in the order of the radii of the settings."""
+        eps = self.settings.eps
+        lower, upper, local = (
+            torch.stack(part) for part in zip(*(self._bounds(question, images, one, known) for one in eps), strict=True)
+        )
+        constants = torch.minimum(local, known["lipschitz_global"])
+        order = sorted(range(len(eps)), key=lambda place: eps[place])
+        constants[order] = nested(constants[order])
+        return {"lower": lower, "upper": upper, "lipschitz": constants}
+
+    def _bounds(self, question: Question, images: Tensor, eps: float, known: Known) -> tuple[Tensor, Tensor, Tensor]:
+        """Lower and upper bounds of the score (N,), and Lipschitz constants (N,), from one pass over the network."""
+        settings = self.settings
+        ball = LpBall(images, eps, settings.norm)
+        bounding = engine_by_name(settings.engine).analyse(
+            question.graph, ball, settings.method, iterations=settings.iterations, dtype=settings.precision
+        )
+        bounds = score_bounds(bounding, question.score, absent_class=question.absent_class)
+        if isinstance(bounding, Analysis):
+            analysis = bounding
+        else:
+            # Gradients are bounded from boxes of every node, which another engine does not give.
+            analysis = analyse(
+                question.graph, ball, settings.method, iterations=settings.iterations, dtype=settings.precision
+            )
+        if bounding.method not in known.methods:
+            known.methods.append(bounding.method)
+        return bounds.lower, bounds.upper, local_lipschitz(question, analysis, ball)
