@@ -2,13 +2,22 @@
 
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from certood.analysis.records import AtRadius, Certificate
-from certood.analysis.reporting.figures import draw_figures
+from certood.analysis.reporting.figures import (
+    draw_figures,
+    fraction_figure,
+    gradient_figure,
+    lipschitz_figure,
+    margin_figure,
+    roc_figure,
+)
 from certood.analysis.reporting.panels import logarithmic
 
 
@@ -61,3 +70,55 @@ def test_a_logarithmic_axis_has_a_few_labels_within_its_range(values: list[float
     assert 2 <= len(ticks) <= 5
     assert all(left <= tick <= right for tick in ticks)
     assert all(left <= value <= right for value in values if 0 < value < math.inf)
+
+
+def different() -> list[Certificate]:
+    """Records in which no two numbers of an image are the same."""
+    records = []
+    for place, one in enumerate([*group("in", "id"), *group("out", "ood")]):
+        names = sorted(one.values)
+        values = {name: 1.0 + place + 0.01 * number for number, name in enumerate(names)}
+        at = one.at[0]
+        # Of the attacked and the lower scores some lie among those of ID images.
+        per_eps = {name: 0.5 + place + 0.01 * number for number, name in enumerate(sorted(at.values))}
+        records.append(replace(one, values=values, at=(replace(at, values=per_eps),)))
+    return records
+
+
+def test_figures_show_the_columns_that_they_name() -> None:
+    records = different()
+    groups = {name: [one for one in records if one.set == name] for name in ("in", "out")}
+    result = {"norm": "inf", "method": "crown", "eps": [0.01], "global_lipschitz": 9.0}
+    (axes,) = gradient_figure(groups, result).axes
+    boxes = [line.get_xdata() for line in axes.lines if len(set(np.asarray(line.get_xdata()).tolist())) == 1]
+    shown = {float(np.asarray(data)[0]) for data in boxes if len(np.asarray(data)) == 2}
+    for part in groups.values():
+        assert np.median([one.gradient_norm for one in part]) in shown
+    for axes, part in zip(lipschitz_figure(groups, result).axes, groups.values(), strict=True):
+        found = {str(line.get_label()): np.asarray(line.get_ydata())[0] for line in axes.lines}
+        assert found["global bound"] == 9.0
+        assert found["certified on the ball"] == np.median([one.at[0].lipschitz for one in part])
+        assert found["largest sampled gradient (estimate)"] == np.median([one.at[0].sampled for one in part])
+    for axes, part in zip(margin_figure(groups, result).axes, groups.values(), strict=True):
+        for drawn, name in zip(axes.collections, ("radius_gradient", "radius_certified"), strict=True):
+            expected = [[one.margin, getattr(one, name)] for one in part]
+            np.testing.assert_allclose(np.asarray(drawn.get_offsets()), expected)
+    (axes,) = roc_figure(groups, result).axes
+    inside = np.array([one.score for one in groups["in"]])
+    worst = {
+        "clean": [one.score for one in groups["out"]],
+        "attacked": [min(one.score, one.at[0].attacked) for one in groups["out"]],
+        "guaranteed": [min(one.score, one.at[0].attacked, one.at[0].lower) for one in groups["out"]],
+    }
+    drawn = {str(line.get_label()): line for line in axes.lines}
+    for name, scores in worst.items():
+        expected = [
+            [np.mean(inside >= cut), np.mean(np.array(scores) > cut)]
+            for cut in (-math.inf, *np.unique(inside), math.inf)
+        ]
+        np.testing.assert_allclose(np.asarray(drawn[name].get_xydata()), expected)
+    for axes, part in zip(fraction_figure(groups, result).axes, groups.values(), strict=True):
+        line = next(line for line in axes.lines if str(line.get_label()).startswith("certified"))
+        x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+        radii = [one.radius_certified for one in part]
+        np.testing.assert_allclose(y, [np.mean([radius >= one for radius in radii]) for one in x])

@@ -8,6 +8,7 @@ import pytest
 
 from certood.analysis.bounds.decompositions import DECOMPOSITIONS
 from certood.analysis.bounds.translation import TRANSLATORS
+from certood.analysis.evidence.registry import EVIDENCE
 from certood.scores import SCORES
 from certood.train.objectives import OBJECTIVES
 from certood.train.samplers import SAMPLERS
@@ -20,6 +21,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # What an example registers is gone after it.
+    evidence = list(EVIDENCE)
     known = SCORES.keys() | TRANSLATORS.keys() | DECOMPOSITIONS.keys()
     families = {family: family.names() for family in (SAMPLERS, OBJECTIVES)}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text("utf-8"), re.DOTALL)
@@ -29,6 +31,7 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
         for block in blocks:
             exec(compile(block, page, "exec"), namespace)
     finally:
+        EVIDENCE[:] = evidence
         for registry in (SCORES, TRANSLATORS, DECOMPOSITIONS):
             for name in set(registry) - known:
                 del registry[name]

@@ -11,6 +11,7 @@ from certood.checkpoints import load_checkpoint
 from certood.data import ImageSet, Split, load_id, load_set, require_same_classes, seen_in_training
 from certood.data.hashing import image_digests
 from certood.errors import CertoodError, DataError
+from certood.runs.data import load_run_data
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
 
@@ -141,6 +142,23 @@ def test_the_split_does_not_follow_the_seed_of_the_run(tmp_path: Path) -> None:
         for seed in (0, 1)
     ]
     assert runs[0].split == runs[1].split
+
+
+@pytest.mark.parametrize(
+    ("tables", "seed"),
+    [("[run]\nseed = 3\n[data]\nsplit_seed = 4", 4), ("[run]\nseed = 3\n[data]", 3), ("[data]", 0)],
+)
+def test_the_data_of_a_run_are_split_by_its_own_seed(tables: str, seed: int, root: Path) -> None:
+    """Split by another seed, training images would be tested on."""
+    (root / "run").mkdir()
+    text = f'{tables}\nid = "npz:x.npz"\nood = []\nroot = "{root.as_posix()}"\nvalidation = 0.2\n'
+    (root / "run" / "recipe.toml").write_text(text, "utf-8")
+    found, _ = load_run_data(root / "run")
+    for other in (seed, seed + 1):
+        expected = load_id("npz:x.npz", root=root, validation=0.2, seed=other)
+        for one, two in ((found.train, expected.train), (found.test, expected.test)):
+            same = torch.equal(one.batch(torch.arange(len(one))), two.batch(torch.arange(len(two))))
+            assert same == (other == seed)
 
 
 def test_classes_are_compared_by_name_and_order() -> None:
