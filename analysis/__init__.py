@@ -1,7 +1,7 @@
 """Bounds, certificates, attacks, certified metrics, figures and the report.
 
-`certify` and `report` are the ways in; `certood.analysis.bounds` bounds logits, scores and gradients of any network over a
-ball; `certood.analysis.certification` makes the record of an image, `certood.analysis.summary` the metrics of a run.
+`certify` and `report` are the entry points; `certood.analysis.bounds` bounds logits, scores and gradients of any network over a
+ball; `certood.analysis.certification` computes the record of an image, `certood.analysis.summary` the metrics of a run.
 """
 
 import math
@@ -35,7 +35,7 @@ def certify(
     overwrite: bool = False,
     **effort: Any,
 ) -> "list[Certificate]":
-    """Certificates of images, or of the test images of a run: a record an image.
+    """Certificates of images, or of the test images of a run: one record per image.
 
     `images` (N, C, H, W) are floats in [0, 1] or uint8; `kind` says whether they are "id" or "ood" (a wrong decision has the
     radius 0). Without `images`, `detector` is a run directory whose own ID and OOD test images are certified, at most `limit`

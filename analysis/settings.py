@@ -21,7 +21,7 @@ class Settings:
     """What to certify, and how: the threat (norm, radii ε in pixels), the method of the bounds, and the effort.
 
     The first ε is the one to which `verdict` and the Lipschitz constants of a certificate belong. `tolerance` is that of
-    certified radii; with `parts` above 0 they are refined by branch and bound, which splits a ball into at most so many parts
+    certified radii; with `parts` above 0 they are refined by branch and bound, which splits a ball into at most that many parts
     (energy score, ReLU networks). Rows of linear bounds are computed in `dtype`, float64 or float32. `attack_steps` and
     `restarts` are the effort of attacks, `samples` that of sampled gradients. Raises CertoodError for values that make no
     sense.

@@ -129,7 +129,7 @@ def _least(part: AtRadius, kind: Kind, side: Side | None, *, sign: int = 1) -> f
 
 
 def summary_table(summary: dict[str, Any], eps: Sequence[float], *, place: int = 0) -> Table:
-    """A row a set at one ε; fractions and AUC in per cent."""
+    """A table with one row per set at one ε; fractions and AUC in per cent."""
     smoothed = any("smoothed_fraction" in entry for entry in summary["sets"].values())
     table = Table(title=f"ε = {eps[place]:g} in pixels; {summary['violations']} violations")
     table.add_column("set")

@@ -60,7 +60,7 @@ def results(
     question: Question,
     devices: int,
 ) -> Iterator[list[Certificate]]:
-    """The certificates of every batch, as they are done, by so many processes; the records do not depend on how many.
+    """The certificates of every batch, in the order in which they finish; the records do not depend on the number of processes.
 
     Raises CertoodError where a process ends unexpectedly; what was yielded before is complete.
     """

@@ -58,7 +58,7 @@ def steepest_step(slope: Tensor, norm: float, spread: float = 0.05) -> Tensor:
 
 
 def random_start(images: Tensor, eps: Tensor, norm: float, random: Sequence[torch.Generator]) -> Tensor:
-    """A random point of every ball, clipped to the pixel range; a generator an image."""
+    """A random point of every ball, clipped to the pixel range; one generator per image."""
     noise = torch.stack([torch.randn(images.shape[1:], generator=one, dtype=images.dtype) for one in random])
     if norm == math.inf:
         noise = noise.sign()
@@ -79,7 +79,7 @@ def sparse_corner(slope: Tensor, images: Tensor, eps: Tensor) -> Tensor:
 
 
 def inside(points: Tensor, images: Tensor, eps: Tensor, norm: float) -> Tensor:
-    """Points drawn into B_p(x, ε) ∩ [0, 1]^d around each image; where the pixel range cuts, near and not the nearest."""
+    """Points moved into B_p(x, ε) ∩ [0, 1]^d around each image; where the pixel range clips, not always the nearest."""
     return (images + project(points - images, eps, norm)).clamp(0, 1)
 
 
@@ -96,8 +96,8 @@ def ascend(
 ) -> tuple[Tensor, Tensor]:
     """Largest values (N,) found in the balls, and where (N, C, H, W): images in [0, 1], ε (N,) in pixels.
 
-    Begins at the images themselves, at `starts` drawn into the balls, and at random points, `restarts` times in all; for
-    the random points there is a generator an image. Points stay in B_p(x, ε) ∩ [0, 1]^d.
+    Begins at the images themselves, at `starts` moved into the balls, and at random points, `restarts` times in all; for
+    the random points there is one generator per image. Points stay in B_p(x, ε) ∩ [0, 1]^d.
     """
     with torch.no_grad():
         best = values(images)
@@ -115,7 +115,7 @@ def ascend(
 def _climb(
     values: Values, images: Tensor, begin: Tensor, eps: Tensor, norm: float, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """One run: the largest values met, and where.
+    """One run: the largest values found, and where.
 
     For l1 by Frank–Wolfe steps towards corners of the clipped ball; otherwise by projected steps, which shrink twice and
     then go on from the best point.

@@ -125,7 +125,7 @@ def _largest(slack: Slack, start: Tensor, guess: Tensor, limit: float, tolerance
     """The largest ε (N,) with positive slack; images whose search has ended leave the batch.
 
     Slack at 0 is `start`. Once a radius is bracketed, inverse interpolation through the three latest probes predicts where
-    the slack vanishes, and the next probe lies so far beside it that two hits end the search; a bracket that two probes
+    the slack vanishes, and the next probe lies far enough from it that two hits end the search; a bracket that two probes
     hardly made smaller is halved. What the closed form certifies moves the lower end, but has no slack to interpolate.
     """
     low, high = torch.zeros_like(start), torch.full_like(start, limit)
@@ -150,12 +150,12 @@ def _largest(slack: Slack, start: Tensor, guess: Tensor, limit: float, tolerance
         middle = torch.where(low > 0, (low * high).sqrt(), high / 4)
         predicted = _vanishing(places, values, low, high)
         aim = torch.where(predicted.isfinite(), predicted, middle)
-        # Beside the prediction, on the side whose end is further away.
-        beside = torch.where(high / aim > aim / low.clamp_min(1e-300), 1 + 0.45 * tolerance, 1 - 0.45 * tolerance)
+        # Next to the prediction, on the side whose end is further away.
+        shift = torch.where(high / aim > aim / low.clamp_min(1e-300), 1 + 0.45 * tolerance, 1 - 0.45 * tolerance)
         width = torch.where(low > 0, high / low, math.inf).log()
         slow = (width > 0.75 * width_before) & (count % 2 == 1)
         width_before = width if count % 2 else width_before
-        within = torch.where(slow, middle, aim * beside)
+        within = torch.where(slow, middle, aim * shift)
         within = torch.maximum(torch.minimum(within, high / (1 + tolerance / 3)), low * (1 + tolerance / 3))
         # Nothing above is known yet: the radius lies before the end of the line through the slack at 0 and here.
         line = low + 0.7 * (_line_end(low, values[0]) - low)

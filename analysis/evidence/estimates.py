@@ -76,7 +76,7 @@ def sampled_gradient_norms(
 ) -> Tensor:
     """Norms (samples, N) of gradients at random points of the balls, half of them one steepest step further out.
 
-    `random` has a generator an image.
+    `random` has one generator per image.
     """
     found = []
     for index in range(samples):

@@ -20,7 +20,7 @@ from certood.scores import MSP, Energy, MaxLogit
 
 # FAB's own constants: how far beyond the linearised boundary, how strong a pull, how far back after crossing.
 BEYOND, PULL, BACK = 1.05, 0.1, 0.9
-# Rejected images are also driven to be accepted as one class, for so many of the most probable classes.
+# Rejected images are also driven to be accepted as one class, for this many of the most probable classes.
 TARGETS = 5
 # An attack so near to the certified radius leaves nothing to be found.
 NEAR = 1.005
@@ -43,7 +43,7 @@ def attack_radii(
 
     `accepted` (N,) are the decisions of images (N, C, H, W), `certified` (N,) their certified radii. The search starts inside
     the certified ball, where a success means that the certificate is not sound, and goes outwards from there, from
-    random points and towards single classes. `random` has a generator an image. Images to which nothing remains to be
+    random points and towards single classes. `random` has one generator per image. Images to which nothing remains to be
     found leave early.
     """
     radii = torch.full((len(images),), math.inf, dtype=torch.float64)
@@ -152,7 +152,7 @@ class _Boundary:
         return values.gather(1, classes[:, None])[:, 0] + self.question.threshold
 
     def _walk(self, walkers: _Walkers, steps: int, *, aiming: bool = False) -> None:
-        """Move walkers so many steps, and keep their best."""
+        """Move walkers by `steps` steps, and keep their best points."""
         if not len(walkers.image):
             return
         norm, shape = self.question.norm, self.images.shape[1:]

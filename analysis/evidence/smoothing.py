@@ -19,7 +19,7 @@ from certood.scores import Score, score_logits
 
 @dataclass(frozen=True)
 class MedianSmoothing:
-    """How to smooth: noise σ in pixels, samples an image, and the confidence of each image's certificate."""
+    """How to smooth: noise σ in pixels, samples per image, and the confidence of each image's certificate."""
 
     sigma: float = 0.12
     samples: int = 1000

@@ -1,4 +1,4 @@
-"""Figures of a certified run, PNG and SVG: a panel a set, ID and OOD told apart by mark and hatching as well as by colour."""
+"""Figures of a certified run, PNG and SVG: one panel per set, ID and OOD told apart by mark and hatching as well as by colour."""
 
 import math
 from collections.abc import Mapping, Sequence

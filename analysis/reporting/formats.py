@@ -21,7 +21,7 @@ def tables_as_json(runs: Sequence[Run]) -> str:
 
 
 def tables_as_csv(runs: Sequence[Run]) -> str:
-    """Benchmark and theory joined in one CSV: a row a run, set and ε; cells that are not known are empty."""
+    """Benchmark and theory joined in one CSV: one row per run, set and ε; cells that are not known are empty."""
     found = tables(runs)
     columns = list(dict.fromkeys(["run", *(column.key for part in table_columns().values() for column in part)]))
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}

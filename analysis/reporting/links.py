@@ -53,7 +53,7 @@ PAIRS = (
 
 
 def image_correlations(run: Run) -> list[Correlation]:
-    """Correlations over the images of a run that are decided rightly, ID and OOD apart; none for a smoothed run."""
+    """Correlations over the images of a run that are correctly decided, ID and OOD apart; none for a smoothed run."""
     if not run.certified:
         return []
     found = []

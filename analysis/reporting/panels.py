@@ -1,4 +1,4 @@
-"""Axes of figures: a panel a set, logarithmic axes whose labels do not overlap, marks that tell ID from OOD without colour."""
+"""Axes of figures: a panel per set, logarithmic axes whose labels do not overlap, marks that tell ID from OOD without colour."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ Groups = Mapping[str, Sequence[Certificate]]
 def panels(
     groups: Groups, across: str, upwards: str, *, share: bool = True, height: float = 2.5
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for every set, titled with its name and kind, at most three beside each other.
+    """A figure with a panel for every set, titled with its name and kind, at most three in a row.
 
     `across` and `upwards` say what the axes show, with units. With `share` all panels have the same axes.
     """
@@ -59,7 +59,7 @@ def titled(name: str, group: Sequence[Certificate]) -> str:
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """One legend for all panels, beside none of the data."""
+    """One legend for all panels, outside of the data."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8, frameon=False)
 

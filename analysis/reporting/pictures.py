@@ -28,7 +28,7 @@ class WorstImage:
 
 @dataclass(frozen=True)
 class WorstImages:
-    """The worst images of a run: fragile ones are decided rightly with the least radius, wrong ones have the largest margin."""
+    """The worst images of a run: fragile ones are correct with the smallest radius, wrong ones have the largest margin."""
 
     fragile: tuple[WorstImage, ...]
     wrong: tuple[WorstImage, ...]

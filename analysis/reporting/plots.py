@@ -61,7 +61,7 @@ def curves(runs: Sequence[Run]) -> list[Picture]:
 
 
 def scatters(run: Run) -> list[Picture]:
-    """Gradient norm against certified Lipschitz constant, and gradient radius against certified radius: an image a point."""
+    """Gradient norm against certified Lipschitz constant, and gradient radius against certified radius: one point per image."""
     right = [record for record in run.certificates if record.correct]
     if not right or not run.certified:
         return []

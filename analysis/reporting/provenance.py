@@ -25,7 +25,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
         found.append(("certified with", _versions(run.certification.get("versions", {}))))
         if run.smoothed:
             noise = settings["smoothing"]
-            found.append(("smoothing", f"σ = {noise['sigma']:g}, {noise['samples']} samples an image"))
+            found.append(("smoothing", f"σ = {noise['sigma']:g}, {noise['samples']} samples per image"))
         else:
             found.append(
                 (

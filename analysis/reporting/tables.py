@@ -121,7 +121,7 @@ def table_columns() -> dict[str, tuple[Column, ...]]:
 
 
 def tables(runs: Sequence[Run]) -> dict[str, list[Row]]:
-    """The rows of every table by its name, all runs of a set beside each other."""
+    """The rows of every table by its name, all runs of a set next to each other."""
     return {
         "benchmark": benchmark_rows(runs),
         "theory": theory_rows(runs),
@@ -131,7 +131,7 @@ def tables(runs: Sequence[Run]) -> dict[str, list[Row]]:
 
 
 def benchmark_rows(runs: Sequence[Run]) -> list[Row]:
-    """A row an OOD set and run, and one for the mean over a run's sets: clean FPR95 and AUROC in per cent.
+    """One row per OOD set and run, and one for the mean over a run's sets: clean FPR95 and AUROC in per cent.
 
     With the ends of their bootstrap intervals where `evaluate --bootstrap` computed them.
     """
@@ -157,7 +157,7 @@ def benchmark_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def theory_rows(runs: Sequence[Run]) -> list[Row]:
-    """A row a set and run: medians over images; what belongs to a ball, at the first ε; some in per cent."""
+    """One row per set and run: medians over images; what belongs to a ball, at the first ε; some in per cent."""
     return _by_set(
         {
             "run": run.name,
@@ -179,7 +179,7 @@ def theory_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def radius_rows(runs: Sequence[Run]) -> list[Row]:
-    """A row a set, ε and run: what depends on the radius, fractions and metrics in per cent."""
+    """One row per set, ε and run: what depends on the radius, fractions and metrics in per cent."""
     rows: list[Row] = [
         {
             "run": run.name,
@@ -200,7 +200,7 @@ def radius_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def smoothing_rows(runs: Sequence[Run]) -> list[Row]:
-    """A row a set, ε and run that was smoothed: probabilistic certificates, fractions in per cent."""
+    """One row per set, ε and smoothed run: probabilistic certificates, fractions in per cent."""
     return _by_set(
         {
             "run": run.name,
@@ -225,7 +225,7 @@ def shown(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
 
 
 def best_cells(rows: Sequence[Row], columns: Sequence[Column]) -> set[tuple[int, str]]:
-    """(row, column) of the cells that are best, as they read, among runs asked the same: the same set, norm and ε.
+    """(row, column) of the cells that are best, as they read, among runs with the same set, norm and ε.
 
     None where fewer than two runs compete, or all read the same.
     """
@@ -265,7 +265,7 @@ def _measured(entry: Mapping[str, Any], metric: str) -> dict[str, float | None]:
 
 
 def _by_set(rows: Iterable[Row]) -> list[Row]:
-    """Rows of a set beside each other, sets in the order of their first appearance, the mean last."""
+    """Rows of a set next to each other, sets in the order of their first appearance, the mean last."""
     given = list(rows)
     order = list(dict.fromkeys(row["set"] for row in given if row["set"] != "mean"))
     return sorted(given, key=lambda row: order.index(row["set"]) if row["set"] in order else len(order))
