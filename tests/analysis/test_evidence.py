@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from certood.analysis.bounds import capture
 from certood.analysis.bounds.operations.linear import Linear
 from certood.analysis.certification import certify, question_of
+from certood.analysis.evidence import balls
 from certood.analysis.evidence.attacks import distances, generators
 from certood.analysis.evidence.base import Evidence, Known
 from certood.analysis.evidence.combined import Combined
@@ -334,6 +335,15 @@ def test_verdicts_by_hand() -> None:
     known = known_of({"lower": [[-1.0, -0.9]] * 2, "attacked": [[0.0, -1.0]] * 2}, "ood")
     known.accepted = known.scores <= -1.0
     assert verdicts(-1.0, known, settings)[0] == ["unknown", "refuted"]
+
+
+def test_a_local_constant_is_never_above_the_global_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is known of a ball its constant is that of all images, and certifies as much."""
+    monkeypatch.setattr(balls, "local_lipschitz", lambda question, analysis, ball: torch.full_like(ball.eps, math.inf))
+    for record in certify(detector_of(plane(), (1, 1, 2), 0.0), toys(), settings=Settings(eps=(0.1, 0.01))):
+        assert [part.lipschitz for part in record.at] == [record.lipschitz_global] * 2
+        assert record.lipschitz_certified == record.lipschitz_global < math.inf
+        assert record.violations == 0
 
 
 # The network itself is the witness
