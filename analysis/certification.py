@@ -28,7 +28,7 @@ def question_of(detector: Detector, norm: float = math.inf, *, smoothed: bool = 
     if detector.threshold is None:
         raise MissingThreshold
     graph = Graph((), detector.model) if smoothed else capture(detector.model, torch.zeros(1, *detector.input_shape))
-    return Question(graph, detector.score, detector.threshold, norm, detector.absent_class)
+    return Question(graph, detector.output_score, detector.threshold, norm)
 
 
 def certify(

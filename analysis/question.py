@@ -6,23 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.bounds import (
-    Analysis,
-    Graph,
-    LpBall,
-    score_lower,
-    score_upper,
-)
-from certood.analysis.bounds.score_bounds import RowBounds, scaled_logits
+from certood.analysis.bounds import Analysis, Graph, LpBall, score_lower, score_upper
 from certood.errors import CannotCertify
-from certood.scores import Energy, Score, score_logits
+from certood.scores import Logits, Score
+
+# Linear bounds so little above 0 are not told from rounding.
+LEAST_MARGIN = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
     """Whether the decisions of a score at a threshold γ are kept: what a radius is certified for.
 
-    Bounds are of the `graph`. Scores, and what attacks and samples count, are of the `module` that was captured, the user's own
+    `score` is a function of all outputs of the network (`Detector.output_score`). Bounds are of the `graph`. Scores, and what attacks and samples count, are of the `module` that was captured, the user's own
     network in eval mode and float64, so that an error of the graph contradicts its bounds instead of repeating itself.
     """
 
@@ -30,7 +26,6 @@ class Question:
     score: Score
     threshold: float
     norm: float = math.inf
-    absent_class: bool = False
 
     @property
     def module(self) -> nn.Module:
@@ -55,34 +50,47 @@ class Question:
 
     def scores(self, images: Tensor) -> Tensor:
         """Scores (N,) in float64 of images (N, C, H, W), by the module; differentiable."""
-        return score_logits(self.score, self.logits(images).double(), absent_class=self.absent_class)
+        return self.score(self.logits(images).double())
 
     def graph_scores(self, images: Tensor) -> Tensor:
         """What the graph says the scores (N,) are; they differ from `scores` only by rounding, unless the graph is wrong."""
-        return score_logits(self.score, self.graph(images), absent_class=self.absent_class)
+        return self.score(self.graph(images))
 
-    def margin_bounds(self, analysis: RowBounds, accepted: bool) -> Tensor:
+    def class_scores(self, images: Tensor) -> Tensor | None:
+        """Scores (N, K) that single classes give images, none below S, by the module; None where no single class decides."""
+        return self.score.class_scores(self.logits(images).double())
+
+    def margin_bounds(self, logits: Logits, accepted: bool) -> Tensor:
         """Lower bounds (N,) over the ball of γ − S where images are accepted, of S − γ where they are rejected."""
         if accepted:
-            return self.threshold - score_upper(analysis, self.score, absent_class=self.absent_class)
-        return score_lower(analysis, self.score, absent_class=self.absent_class) - self.threshold
+            return self.threshold - score_upper(logits, self.score)
+        return score_lower(logits, self.score) - self.threshold
 
-    def linear_radius(self, analysis: Analysis, ball: LpBall) -> Tensor:
-        """For accepted images the largest r ≤ ε at which one linear bound, valid on the whole ball, still certifies.
+    def linear_radius(self, analysis: Analysis, logits: Logits, accepted: bool) -> Tensor:
+        """The largest r ≤ ε (N,) at which linear bounds, valid on the whole ball of the analysis, still certify.
 
-        γ − S ≥ γ + T(p·z/T + H(p)) ≥ A·x + b; over the ball of radius r its least value is known in closed form.
+        The rows of the score are bounded by A·x + b, whose least value over the ball of radius r is known in closed form.
+        Zero for intervals, which have no linear bounds.
         """
-        count = len(ball)
-        if not isinstance(self.score, Energy) or analysis.kind == "interval":
-            return torch.zeros(count).double()
-        logits = scaled_logits(analysis, self.score, absent_class=self.absent_class)
-        weights = logits.centre.softmax(1)
-        rows = self.score.temperature * logits.padded(weights)
-        bound = analysis.linear_lower(len(self.graph.nodes) - 1, rows[:, None])
-        shift = bound.constant[:, 0] + self.threshold + self.score.temperature * torch.special.entr(weights).sum(1)
+        ball = analysis.ball
+        if not isinstance(ball, LpBall) or analysis.kind == "interval":
+            return torch.zeros_like(logits.centre[:, 0])
+        sign = -1 if accepted else 1
+        found = self.score.rows(logits, "upper" if accepted else "lower")
+        shape = found.constants.shape
+        bound = analysis.linear_lower(len(self.graph.nodes) - 1, sign * found.rows.flatten(1, 2))
+        level = self.score.to_row_scale(self.threshold)
+        shift = bound.constant + sign * (found.constants.flatten(1) - level)
+        # Of the alternatives of every group the one that is best on the whole ball.
+        margins = (ball.least(bound.rows) + shift).view(shape)
+        chosen = torch.nan_to_num(margins, nan=-torch.inf).argmax(2) + shape[2] * torch.arange(
+            shape[1], device=shift.device
+        )
+        image = torch.arange(len(shift), device=shift.device)[:, None]
+        rows, shift = bound.rows[image, chosen], shift[image, chosen] - LEAST_MARGIN * (1 + abs(level))
         low, high = torch.zeros_like(ball.eps), ball.eps.clone()
         for _ in range(30):
             middle = (low + high) / 2
-            kept = LpBall(ball.centre, middle, ball.norm).least(bound.rows)[:, 0] + shift > 1e-12
+            kept = (LpBall(ball.centre, middle, ball.norm).least(rows) + shift > 0).all(1)
             low, high = torch.where(kept, middle, low), torch.where(kept, high, middle)
         return low

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from certood.analysis.bounds import Bounds, Graph, LpBall, capture
+from certood.analysis.bounds import Bounds, Graph, LpBall, capture, logits_of
 from certood.analysis.bounds.engines.auto_lirpa import AutoLirpa
 from certood.analysis.evidence.direct import certified_radii
 from certood.analysis.evidence.estimates import gradient_norms
@@ -107,7 +107,7 @@ def bisected(question: Question, oracle: Oracle, images: Tensor, accepted: bool,
     low, high = torch.zeros(len(images)).double(), torch.full((len(images),), upper).double()
     for _ in range(STEPS):
         middle = (low + high) / 2
-        kept = question.margin_bounds(oracle.at(LpBall(images, middle)), accepted) > 0
+        kept = question.margin_bounds(logits_of(oracle.at(LpBall(images, middle))), accepted) > 0
         low, high = torch.where(kept, middle, low), torch.where(kept, high, middle)
     return low
 
@@ -133,7 +133,9 @@ class Side:
 def compared(question: Question, batches: Sequence[Tensor], accepted: bool, upper: float, dtype: torch.dtype) -> Side:
     """Both on the accepted or on the rejected images."""
     oracles = [Oracle(question.graph, LpBall(batch, 1e-3), dtype=dtype) for batch in batches]
-    question.margin_bounds(oracles[0].at(LpBall(batches[0], 1e-3)), accepted)  # both are warm when the clock starts
+    question.margin_bounds(
+        logits_of(oracles[0].at(LpBall(batches[0], 1e-3))), accepted
+    )  # both are warm when the clock starts
     ours(question, batches[0][:1], accepted, 0.1, dtype)
     begin = time.process_time()
     reference = torch.cat(

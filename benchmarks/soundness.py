@@ -45,7 +45,7 @@ def extremes(model: nn.Module, x: Tensor, eps: float, norm: float, points: int) 
             low, high = torch.minimum(low, found[name][0]), torch.maximum(high, found[name][1])
         found[name] = low, high
 
-    functions = {"logits": lambda z: z} | {name: partial(column, score_by_name(name)) for name in SCORES}
+    functions = {"logits": lambda z: z} | {name: partial(column, score_by_name(name)) for name in SCORES.names()}
     for start in range(0, points, CHUNK):
         block = sampled(x, eps, norm, min(CHUNK, points - start), seed=start)
         with torch.no_grad():
@@ -74,7 +74,7 @@ def checked(
     outputs = graph.outputs
     logits = analysis.rows(torch.eye(outputs, dtype=torch.float64).expand(len(ball), -1, -1))
     bounds = {"logits": (logits.lower, logits.upper)}
-    for name in SCORES:
+    for name in SCORES.names():
         found = score_bounds(analysis, score_by_name(name))
         bounds[name] = found.lower[:, None], found.upper[:, None]
     violations, excess = 0, -math.inf

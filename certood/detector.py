@@ -14,7 +14,7 @@ from certood.data.splits import Split
 from certood.errors import CheckpointError
 from certood.inference import as_pixels, collect_logits, logits_of_batches
 from certood.metrics import threshold_at_tpr
-from certood.scores import Score, score_logits
+from certood.scores import Score
 
 CALIBRATION_BATCH = 512
 
@@ -48,6 +48,16 @@ class Detector:
             raise CheckpointError(f"expected a threshold γ that is a number, or None, got {self.threshold!r}")
         self.model.eval()
 
+    @property
+    def output_score(self) -> Score:
+        """The score as a function of all outputs of the network: an absent class enters only where the score reads it."""
+        return self.score.on(len(self.classes), self.outputs)
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs the network has."""
+        return len(self.classes) + self.absent_class
+
     def scores(self, images: Images) -> Tensor:
         """Scores (N,) of images (N, C, H, W); higher is more outlying; differentiable.
 
@@ -55,7 +65,7 @@ class Detector:
         mode. Raises DataError for images of another shape, type or range.
         """
         self.model.eval()
-        return score_logits(self.score, self.model(self.pixels(images)), absent_class=self.absent_class)
+        return self.output_score(self.model(self.pixels(images)))
 
     def accepts(self, images: Images) -> Tensor:
         """Whether each image is accepted as in-distribution, S(x) ≤ γ: bool (N,); images as in `scores`.
@@ -93,5 +103,5 @@ class Detector:
             logits = logits_of_batches(self.model, batches, "images")
         else:
             logits = collect_logits(self.model, images, batch_size=batch_size, device=device, progress=progress)
-        scores = score_logits(self.score, logits, absent_class=self.absent_class)
+        scores = self.output_score(logits)
         return replace(self, threshold=threshold_at_tpr(scores.numpy(), share), tpr=share)

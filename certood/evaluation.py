@@ -17,7 +17,7 @@ from certood.errors import CertoodError, DataError
 from certood.files import write_atomically
 from certood.inference import collect_logits
 from certood.metrics import Metric, aupr_in, aupr_out, auroc, bootstrap_interval, fpr_at_threshold, threshold_at_tpr
-from certood.scores import Score, score_logits, suitable_scores
+from certood.scores import Score, suitable_scores
 
 METRICS = ("auroc", "fpr95", "aupr_in", "aupr_out")
 
@@ -61,13 +61,12 @@ def evaluate(
     result: dict[str, Any] = {
         "accuracy": (predicted == splits.test.labels).double().mean().item(),
         "n_id": len(splits.test),
-        "score": detector.score.name,
+        "score": detector.score.label,
         "scores": {},
     }
-    for score in scores or suitable_scores(detector.absent_class):
-        values = {
-            name: score_logits(score, part, absent_class=detector.absent_class).numpy() for name, part in logits.items()
-        }
+    for score in scores or measured_scores(detector):
+        of_outputs = score.on(len(detector.classes), detector.outputs)
+        values = {name: of_outputs(part).numpy() for name, part in logits.items()}
         threshold = threshold_at_tpr(values[""], detector.tpr)
         if score == detector.score and detector.threshold is not None:
             threshold = detector.threshold
@@ -75,8 +74,15 @@ def evaluate(
         entry: dict[str, Any] = {"threshold": threshold, "sets": sets}
         if sets:
             entry["mean"] = {metric: float(np.mean([part[metric] for part in sets.values()])) for metric in METRICS}
-        result["scores"][score.name] = entry
+        result["scores"][score.label] = entry
     return result
+
+
+def measured_scores(detector: Detector) -> list[Score]:
+    """The detector's own score with its parameters, and every other one that suits the network, with the default ones."""
+    own = detector.score
+    others = suitable_scores(len(detector.classes), detector.outputs)
+    return [own if score.name == own.name else score for score in others]
 
 
 def _measure(

@@ -19,7 +19,7 @@ from certood.analysis.bounds.graph import Graph, Node
 from certood.analysis.bounds.linear.propagation import Analysis, LinearBound
 from certood.analysis.bounds.memory import default_memory, images_at_once
 from certood.analysis.bounds.methods import METHODS, analyse
-from certood.analysis.bounds.score_bounds import score_bounds, score_lower, score_upper
+from certood.analysis.bounds.score_bounds import logits_of, score_bounds, score_lower, score_upper
 from certood.errors import CertoodError
 from certood.scores import Score
 
@@ -46,6 +46,7 @@ __all__ = [
     "images_at_once",
     "list_operations",
     "logit_gradient_bound",
+    "logits_of",
     "score_bounds",
     "score_gradient",
     "score_lower",

@@ -15,11 +15,9 @@ from certood.analysis.bounds.ball import LpBall, or_infinite
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.linear.propagation import Analysis
 from certood.analysis.bounds.methods import analyse
-from certood.analysis.bounds.operations.axis import probability_jacobian
 from certood.analysis.bounds.operations.base import Rows
-from certood.analysis.bounds.score_bounds import Logits, entropy_bounds, log_probability_bounds, scaled_logits
-from certood.errors import CannotCertify
-from certood.scores import MSP, AbsentClass, Energy, Entropy, MaxLogit, Score
+from certood.analysis.bounds.score_bounds import logits_of
+from certood.scores import Score
 
 # Rounding of what is summed below, relative to its magnitude.
 SLACK = 1e-12
@@ -75,7 +73,6 @@ def gradient_bound(
     *,
     score: Score,
     method: str = "crown",
-    absent_class: bool = False,
     iterations: int = 20,
     max_memory: float | None = None,
 ) -> GradientBounds:
@@ -86,18 +83,16 @@ def gradient_bound(
     derivative has no bounds here.
     """
     forward = analyse(graph, ball, method, iterations=iterations, max_memory=max_memory)
-    return score_gradient(forward, ball, score, absent_class=absent_class)
+    return score_gradient(forward, ball, score)
 
 
-def score_gradient(
-    forward: Analysis, ball: LpBall, score: Score, *, absent_class: bool = False, elementwise: bool = True
-) -> GradientBounds:
+def score_gradient(forward: Analysis, ball: LpBall, score: Score, *, elementwise: bool = True) -> GradientBounds:
     """The bounds of `gradient_bound` from an analysis that is there already.
 
     Without `elementwise`, rows are not bounded pixel by pixel: the elements are looser, the dual norm hardly.
     """
     with torch.no_grad():
-        return _backwards(forward, ball, _logit_gradients(forward, score, absent_class), elementwise=elementwise)
+        return _backwards(forward, ball, SumBox(*score.gradient_box(logits_of(forward))), elementwise=elementwise)
 
 
 def logit_gradient_bound(
@@ -152,52 +147,3 @@ def _norm_row(lower: Tensor, upper: Tensor, norm: float) -> tuple[Tensor, Tensor
     width = upper - lower
     slope = torch.where(width > 0, (upper.abs() - lower.abs()) / torch.where(width > 0, width, 1.0), 0.0)
     return slope, torch.maximum(upper.abs() - slope * upper, lower.abs() - slope * lower).sum(1)
-
-
-def _logit_gradients(forward: Analysis, score: Score, absent_class: bool) -> SumBox:
-    """Bounds of ∂S/∂z over the ball."""
-    logits = scaled_logits(forward, score, absent_class=absent_class)
-    match score:
-        case Energy():
-            low, high = _probabilities(logits)
-            lower, upper, total = -high, -low, -1.0
-        case MaxLogit():
-            box = logits.box()
-            highest = box.lower.amax(1, keepdim=True)
-            possible = box.upper >= highest - SLACK * (1 + highest.abs())
-            certain = possible & (possible.sum(1, keepdim=True) == 1)
-            lower, upper, total = -possible.double(), -certain.double(), -1.0
-        case MSP():
-            lower, upper = _msp_gradients(*_probabilities(logits))
-            total = 0.0
-        case AbsentClass():
-            low, high = _probabilities(logits)
-            lower, upper = (part[:, -1] for part in probability_jacobian(low, high))
-            total = 0.0
-        case Entropy():
-            log_low, log_high = log_probability_bounds(logits)
-            least, most = entropy_bounds(log_low, log_high)
-            factor = log_low + least[:, None], log_high + most[:, None]
-            corners = torch.stack([p.exp() * f for p in (log_low, log_high) for f in factor])
-            lower, upper, total = -corners.amax(0), -corners.amin(0), 0.0
-        case _:
-            raise CannotCertify(
-                f"the gradient of score {score.name!r} has no bounds here; "
-                "energy, msp, max-logit, absent-class, entropy have"
-            )
-    missing = forward.graph.outputs - lower.shape[1]
-    ignored = torch.zeros(len(lower), missing, dtype=torch.float64)
-    return SumBox(torch.cat([lower, ignored], 1), torch.cat([upper, ignored], 1), total)
-
-
-def _probabilities(logits: Logits) -> tuple[Tensor, Tensor]:
-    low, high = log_probability_bounds(logits)
-    return (low.exp() - SLACK).clamp_min(0), (high.exp() + SLACK).clamp_max(1)
-
-
-def _msp_gradients(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The hull over every class that may be the most probable of −∂p_k/∂z."""
-    possible = (high >= low.amax(1, keepdim=True))[..., None]
-    least, most = probability_jacobian(low, high)
-    lower, upper = torch.where(possible, -most, math.inf), torch.where(possible, -least, -math.inf)
-    return lower.amin(1), upper.amax(1)

@@ -49,7 +49,7 @@ class Balls(Evidence):
         bounding = engine_by_name(settings.engine).analyse(
             question.graph, ball, settings.method, iterations=settings.iterations, dtype=settings.precision
         )
-        bounds = score_bounds(bounding, question.score, absent_class=question.absent_class)
+        bounds = score_bounds(bounding, question.score)
         if isinstance(bounding, Analysis):
             analysis = bounding
         else:

@@ -15,6 +15,7 @@ from certood.analysis.bounds import (
     LpBall,
     default_memory,
     engine_by_name,
+    logits_of,
 )
 from certood.analysis.evidence.base import Evidence, Known
 from certood.analysis.evidence.quantities import Quantity
@@ -93,10 +94,12 @@ def certified_radii(
 
     def probe(ball: LpBall, decision: bool) -> tuple[Tensor, Tensor]:
         analysis = bounding.analyse(question.graph, ball, method, iterations=iterations, max_memory=budget, dtype=dtype)
-        margins = question.margin_bounds(analysis, decision)
-        if not (decision and isinstance(analysis, Analysis)):
+        logits = logits_of(analysis)
+        margins = question.margin_bounds(logits, decision)
+        # The closed form counts where the ball itself is not certified.
+        if bool((margins > 0).all()) or not isinstance(analysis, Analysis):
             return margins, torch.zeros_like(ball.eps)
-        return margins, question.linear_radius(analysis, ball)
+        return margins, question.linear_radius(analysis, logits, decision)
 
     found = torch.zeros(len(images), dtype=torch.float64)
     for decision in (True, False):

@@ -8,14 +8,11 @@ from torch import Tensor
 from certood.analysis.bounds import Analysis, LpBall, analyse, score_gradient
 from certood.analysis.bounds.operations.norms import SLACK
 from certood.analysis.question import Question
-from certood.scores import MSP, AbsentClass, Energy, MaxLogit, Score
 
 
 def local_lipschitz(question: Question, analysis: Analysis, ball: LpBall) -> Tensor:
     """Certified L (N,) with |S(y) − S(z)| ≤ L·‖y − z‖_p for all y, z of the ball; infinite where nothing is known."""
-    found = score_gradient(
-        analysis, ball, question.score, absent_class=question.absent_class, elementwise=ball.centre[0].numel() <= 256
-    )
+    found = score_gradient(analysis, ball, question.score, elementwise=ball.centre[0].numel() <= 256)
     return found.dual_norm
 
 
@@ -46,15 +43,4 @@ def global_lipschitz(question: Question) -> float:
         # What does not change, or is not read, changes nothing, however little is known of the other factor.
         changes = [own * one if own and one else 0.0 for own, one in zip(norms, inputs, strict=True)]
         constants.append(node.operation.combined_change(combined, changes))
-    return constants[-1] * _score_factor(question.score) * (1 + SLACK)
-
-
-def _score_factor(score: Score) -> float:
-    """How much a score changes, at most, where every logit changes by at most one."""
-    match score:
-        case Energy() | MaxLogit():
-            return 1.0
-        case MSP() | AbsentClass():
-            return 0.5  # ‖∂p_k/∂z‖₁ = 2p(1 − p)
-        case _:
-            return math.inf
+    return constants[-1] * question.score.lipschitz(graph.outputs) * (1 + SLACK)

@@ -16,7 +16,6 @@ from certood.analysis.evidence.attacks import ascend, distances, random_start
 from certood.analysis.evidence.direct import largest_radius
 from certood.analysis.evidence.estimates import gradient_norms
 from certood.analysis.question import Question
-from certood.scores import MSP, Energy, MaxLogit
 
 # FAB's own constants: how far beyond the linearised boundary, how strong a pull, how far back after crossing.
 BEYOND, PULL, BACK = 1.05, 0.1, 0.9
@@ -134,22 +133,19 @@ class _Boundary:
 
     def _probable(self) -> list[Tensor]:
         """The most probable classes of rejected images, each (N,); none for scores that no single class decides."""
-        if self.accepted or not isinstance(self.question.score, (Energy, MaxLogit, MSP)):
+        if self.accepted:
             return []
         with torch.no_grad():
-            logits = self._classes(self.images)
-        return list(logits.topk(min(TARGETS, logits.shape[1]), dim=1).indices.T)
-
-    def _classes(self, points: Tensor) -> Tensor:
-        logits = self.question.logits(points)
-        return logits[:, :-1] if self.question.absent_class else logits
+            values = self.question.class_scores(self.images)
+        if values is None:
+            return []
+        return list(values.topk(min(TARGETS, values.shape[1]), dim=1, largest=False).indices.T)
 
     def _towards(self, points: Tensor, classes: Tensor) -> Tensor:
         """Above 0 where a point is accepted already by what it has of one class."""
-        values = self._classes(points)
-        if isinstance(self.question.score, MSP):
-            values = values.softmax(1)
-        return values.gather(1, classes[:, None])[:, 0] + self.question.threshold
+        values = self.question.class_scores(points)
+        assert values is not None, "only scores that a single class decides have classes to aim at"
+        return self.question.threshold - values.gather(1, classes[:, None])[:, 0]
 
     def _walk(self, walkers: _Walkers, steps: int, *, aiming: bool = False) -> None:
         """Move walkers by `steps` steps, and keep their best points."""

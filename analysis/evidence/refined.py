@@ -1,18 +1,18 @@
 """Certified radii made larger by branch and bound, between what linear bounds certify and what an attack has refuted."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds import LpBall, analyse
+from certood.analysis.bounds import LpBall, analyse, logits_of
 from certood.analysis.bounds.linear.branching import Branching, branched_least
-from certood.analysis.bounds.score_bounds import chord_rows, scaled_logits
 from certood.analysis.evidence.base import Evidence, Known
 from certood.analysis.evidence.direct import largest_radius
 from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.question import Question
-from certood.scores import Energy
+from certood.scores import Tangents
 
 # Bounds so little above 0 are not told from rounding.
 LEAST_MARGIN = 1e-9
@@ -60,11 +60,9 @@ def refined_radii(
 ) -> Tensor:
     """Certified radii (N,) in pixels, none below `certified` (N,), by bisection up to the attack radii `attacked` (N,).
 
-    Each probe splits the ball of an image into at most `parts` parts. For the energy only: other scores keep their radii.
+    Each probe splits the ball of an image into at most `parts` parts, for every row that has to hold for the score.
     """
     low = certified.to(torch.float64).clone()
-    if not isinstance(question.score, Energy):
-        return low
     high = attacked.to(torch.float64).clamp_max(largest_radius(question.norm, images[0].numel()))
     for _ in range(max_probes):
         waiting = ((low > 0) & (high > low * (1 + tolerance))).nonzero().flatten()
@@ -83,28 +81,42 @@ def refined_radii(
 
 
 def _margins(question: Question, ball: LpBall, accepted: bool, effort: Branching) -> Tensor:
-    """Lower bounds (N,) of γ − S, or of S − γ, over the balls; only their signs are certain to be worked for."""
+    """Lower bounds (N,) of γ − S, or of S − γ, on the scale of the score's rows, sought until their signs are known."""
     analysis = analyse(question.graph, ball, "crown")
-    logits = scaled_logits(analysis, question.score, absent_class=question.absent_class)
-    assert isinstance(question.score, Energy)
-    temperature = question.score.temperature
-    threshold = torch.full((len(ball),), question.threshold, dtype=torch.float64)
+    logits = logits_of(analysis)
+    sign = -1 if accepted else 1
+    found = question.score.rows(logits, "upper" if accepted else "lower")
+    rows, constants = sign * found.rows, sign * (found.constants - question.score.to_row_scale(question.threshold))
+    plain = logits.lower_rows(rows.flatten(1, 2)).view_as(constants) + constants
+    best = torch.nan_to_num(plain, nan=-torch.inf).max(2)
+    margins = torch.full_like(ball.eps, torch.inf)
+    place = torch.arange(len(ball), device=rows.device)
+    for group in range(rows.shape[1]):
+        # Parts are needed where this group does not hold without them, and none before has failed.
+        open_ones = (best.values[:, group] <= LEAST_MARGIN) & (margins > LEAST_MARGIN)
+        value = best.values[:, group]
+        if open_ones.any():
+            shift = torch.where(open_ones, 0.0, torch.inf)
+            if found.tangents is None:
+                chosen = best.indices[:, group]
+                row, constant = rows[place, group, chosen], constants[place, group, chosen]
+                start = torch.cat([row, constant[:, None]], 1)
+                branched = branched_least(analysis, _given, start, shift, effort)
+            else:
+                objective = partial(_tangent, found.tangents, group, sign)
+                level = question.score.to_row_scale(question.threshold)
+                branched = branched_least(analysis, objective, found.tangents.start, shift - sign * level, effort)
+            value = torch.where(open_ones, branched, value)
+        margins = torch.minimum(margins, value)
+    return margins
 
-    if accepted:
-        # γ − S = γ + T·LSE(z/T) ≥ γ + p·z + T·H(p) for every p in the simplex, which every part chooses for itself.
-        def tangent(parameters: Tensor) -> tuple[Tensor, Tensor]:
-            weights = parameters.softmax(1)
-            return temperature * logits.padded(weights), temperature * torch.special.entr(weights).sum(1)
 
-        return branched_least(analysis, tangent, logits.centre.log_softmax(1), threshold, effort)
+def _given(parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """The row and constant that are the parameters, which stay as they are."""
+    return parameters[:, :-1].detach(), parameters[:, -1].detach()
 
-    # S − γ = −T·LSE(z/T) − γ ≥ −a·z − T·b − γ for the chords a·z/T + b of the whole ball.
-    def chord(parameters: Tensor) -> tuple[Tensor, Tensor]:
-        row, constant = parameters[:, :-1].detach(), parameters[:, -1].detach()
-        return -temperature * logits.padded(row), -temperature * constant
 
-    rows, constants = chord_rows(logits)
-    best = (logits.lower_rows(-rows) - constants).argmax(1)
-    place = torch.arange(len(ball))
-    row, constant = rows[place, best], constants[place, best]
-    return branched_least(analysis, chord, torch.cat([row, constant[:, None]], 1), -threshold, effort)
+def _tangent(tangents: Tangents, group: int, sign: int, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """A member of a family of tangents, which every part of the ball chooses for itself."""
+    rows, constants = tangents.member(group, parameters)
+    return sign * rows, sign * constants

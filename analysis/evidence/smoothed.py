@@ -48,16 +48,10 @@ class Smoothed(Evidence):
         radii, bounds, decisions = [], [], []
         for image, index in zip(images.to(torch.float32), known.indices, strict=True):
             seed = (self.settings.seed * 1_000_003 + index) % 2**31
-            accepted, radius = smoothing.radius(
-                question.module, question.score, question.threshold, image, seed, absent_class=question.absent_class
-            )
+            accepted, radius = smoothing.radius(question.module, question.score, question.threshold, image, seed)
             decisions.append(accepted)
             radii.append(radius)
-            bounds.append(
-                smoothing.quantile_bounds(
-                    question.module, question.score, image, eps, seed + 1, absent_class=question.absent_class
-                )
-            )
+            bounds.append(smoothing.quantile_bounds(question.module, question.score, image, eps, seed + 1))
         known.accepted = torch.tensor(decisions)
         known.methods.append("smoothing")
         lower, upper = torch.tensor(bounds, dtype=torch.float64).permute(2, 1, 0)

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from certood.errors import CertoodError
-from certood.scores import Score, score_logits
+from certood.scores import Score
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MedianSmoothing:
             raise CertoodError(f"expected 0 < confidence < 1, got {self.confidence}")
 
     def radius(
-        self, model: torch.nn.Module, score: Score, threshold: float, image: Tensor, seed: int, *, absent_class: bool
+        self, model: torch.nn.Module, score: Score, threshold: float, image: Tensor, seed: int
     ) -> tuple[bool, float]:
         """The smoothed decision (accepted?) for an image (C, H, W), and its certified l2 radius in pixels, 0 if uncertain.
 
@@ -44,9 +44,9 @@ class MedianSmoothing:
         looking does not spend confidence.
         """
         generator = torch.Generator().manual_seed(seed)
-        pilot = self._scores(model, score, image, max(10, self.samples // 10), generator, absent_class)
+        pilot = self._scores(model, score, image, max(10, self.samples // 10), generator)
         accepted = bool(pilot.median() <= threshold)
-        scores = self._scores(model, score, image, self.samples, generator, absent_class)
+        scores = self._scores(model, score, image, self.samples, generator)
         count = int((scores <= threshold).sum() if accepted else (scores > threshold).sum())
         if not scores.isfinite().all() or count == 0:
             return accepted, 0.0
@@ -60,12 +60,10 @@ class MedianSmoothing:
         image: Tensor,
         eps: Sequence[float],
         seed: int,
-        *,
-        absent_class: bool,
     ) -> list[tuple[float, float]]:
         """Bounds of the smoothed score on B₂(x, ε) for every ε, each with the confidence; infinite where samples are too few."""
         generator = torch.Generator().manual_seed(seed)
-        ordered = self._scores(model, score, image, self.samples, generator, absent_class).sort().values.tolist()
+        ordered = self._scores(model, score, image, self.samples, generator).sort().values.tolist()
         if not all(math.isfinite(value) for value in ordered):
             return [(-math.inf, math.inf)] * len(eps)
         found = []
@@ -80,7 +78,7 @@ class MedianSmoothing:
         return found
 
     def _scores(
-        self, model: torch.nn.Module, score: Score, image: Tensor, count: int, generator: torch.Generator, absent: bool
+        self, model: torch.nn.Module, score: Score, image: Tensor, count: int, generator: torch.Generator
     ) -> Tensor:
         found = []
         with torch.no_grad():
@@ -88,5 +86,5 @@ class MedianSmoothing:
                 size = min(self.batch_size, count - start)
                 noise = torch.randn(size, *image.shape, generator=generator).to(image)
                 # Noisy images are not clipped: clipping would change the smoothing distribution.
-                found.append(score_logits(score, model(image + self.sigma * noise), absent_class=absent))
+                found.append(score(model(image + self.sigma * noise)))
         return torch.cat(found)

@@ -9,7 +9,7 @@ from certood import __version__
 from certood.data.splits import Split
 from certood.detector import Detector
 from certood.errors import CheckpointError
-from certood.scores import Score, score_by_name
+from certood.scores import Score, score_of_description
 
 SCHEMA_VERSION = 1
 # Images of this many values, and options of this size, are far beyond any network that is certified.
@@ -36,7 +36,7 @@ class Metadata(BaseModel):
     mean: tuple[Finite, ...]
     std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
     absent_class: bool
-    score: dict[str, Finite | str]
+    score: dict[str, bool | Finite | str]
     threshold: Finite | None
     tpr: float = Field(gt=0, le=1)
     split: dict[str, Any] | None = None
@@ -59,9 +59,8 @@ class Metadata(BaseModel):
         return len(self.classes) + self.absent_class
 
     def known_score(self) -> Score:
-        """The score with its parameters; raises CertoodError where it is unknown."""
-        parameters = dict(self.score)
-        return type(score_by_name(str(parameters.pop("name", ""))))(**parameters)
+        """The score with its parameters; raises CertoodError where it, or a parameter, is unknown or makes no sense."""
+        return score_of_description(self.score)
 
     def known_split(self) -> Split | None:
         """Which images were held out, where it is recorded; raises DataError where the record is damaged."""
@@ -79,7 +78,7 @@ def metadata_of(detector: Detector) -> Metadata:
             mean=detector.mean,
             std=detector.std,
             absent_class=detector.absent_class,
-            score={"name": detector.score.name, **vars(detector.score)},
+            score=detector.score.description,
             threshold=detector.threshold,
             tpr=detector.tpr,
             split=None if detector.split is None else detector.split.to_plain(),

@@ -52,7 +52,9 @@ class EngineName(click.ParamType[str]):
     help="What bounds the scores: certood itself, or a second engine, for l_inf.",
 )
 @click.option(
-    "--score", "score_name", help="Another score than the detector's own; γ is computed from the validation images."
+    "--score",
+    "score_name",
+    help="Another score than the detector's own, e.g. msp or energy:temperature=2; γ is computed from validation images.",
 )
 @click.option("--limit", type=click.IntRange(1), help="At most so many images a set, spread evenly over it.")
 @click.option("--id", "id_name", help="In-distribution set.  [default: the run's own]")
@@ -69,7 +71,7 @@ class EngineName(click.ParamType[str]):
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Refine radii by branch and bound, a ball in at most so many parts (energy, ReLU networks; slow).",
+    help="Refine radii by branch and bound, a ball in at most so many parts (ReLU networks; slow).",
 )
 @click.option(
     "--dtype",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from certood.data import IdSplits
     from certood.detector import Detector
+    from certood.scores import Score
 
 Command = Callable[..., Any]
 
@@ -70,6 +71,19 @@ def open_detector(
     )
 
 
+def chosen_score(detector: "Detector", score_name: str | None) -> "Score":
+    """The score that is asked for, with its parameters; the detector's own where none is, or its name alone.
+
+    Raises CertoodError for a score that is not known, or that the network does not have.
+    """
+    from certood.scores import score_by_name
+
+    own = score_name is None or score_name == detector.score.name
+    score = detector.score if own else score_by_name(score_name or "")
+    score.on(len(detector.classes), detector.outputs)
+    return score
+
+
 def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None, *, foreign: bool) -> "Detector":
     """The detector with the score that is asked for, and γ for it from the validation images, which is announced.
 
@@ -78,21 +92,17 @@ def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None,
     """
     from dataclasses import replace
 
-    from certood.errors import CertoodError, MissingThreshold
-    from certood.scores import AbsentClass, score_by_name
+    from certood.errors import MissingThreshold
 
-    score = detector.score if score_name is None else score_by_name(score_name)
-    if isinstance(score, AbsentClass) and not detector.absent_class:
-        raise CertoodError("score 'absent-class' needs a network trained with an absent class, which this one is not")
-    if score.name == detector.score.name:
+    score = chosen_score(detector, score_name)
+    if score == detector.score:
         if detector.threshold is not None:
             return detector
         if not foreign:
             raise MissingThreshold
-        score = detector.score
     found = replace(detector, score=score).calibrated(splits.validation)
     click.echo(
-        f"γ = {found.threshold:.6g} for score {score.name}: accepts {found.tpr:.0%} of {len(splits.validation)} "
+        f"γ = {found.threshold:.6g} for score {score.label}: accepts {found.tpr:.0%} of {len(splits.validation)} "
         "validation images"
     )
     return found

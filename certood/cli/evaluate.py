@@ -18,7 +18,12 @@ from certood.cli.detectors import foreign_options
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder of the image sets.  [default: the run's own]"
 )
-@click.option("--score", "score_names", multiple=True, help="Only this score; give it once a score.")
+@click.option(
+    "--score",
+    "score_names",
+    multiple=True,
+    help="Only this score, e.g. msp or energy:temperature=2; give it once a score.",
+)
 @click.option("--bootstrap", type=click.IntRange(0), default=0, help="Resamplings for 95 % intervals.")
 @click.option("--calibrate", is_flag=True, help="Compute γ from the validation images and store it in the checkpoint.")
 @click.option("--batch-size", type=click.IntRange(1), default=512, show_default=True)

@@ -9,8 +9,9 @@ from certood.cli.detectors import foreign_options
 
 @click.command("inspect")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--score", "score_name", help="Another score than the detector's own, e.g. energy:temperature=2.")
 @foreign_options
-def command(checkpoint: Path, **foreign: str | int | None) -> None:
+def command(checkpoint: Path, score_name: str | None, **foreign: str | int | None) -> None:
     """List every operation of the network in CHECKPOINT, supported or not, and where it stands in the source.
 
     Exit code 0 where all are supported, 3 where one is not.
@@ -22,13 +23,14 @@ def command(checkpoint: Path, **foreign: str | int | None) -> None:
     from rich.table import Table
 
     from certood.analysis.bounds import list_operations
-    from certood.cli.detectors import open_detector
+    from certood.cli.detectors import chosen_score, open_detector
 
     detector = open_detector(checkpoint, foreign)
+    score = chosen_score(detector, score_name)
     shape = "×".join(map(str, detector.input_shape))
-    threshold = "none" if detector.threshold is None else f"{detector.threshold:.6g}"
+    threshold = f"{detector.threshold:.6g}" if score == detector.score and detector.threshold is not None else "none"
     click.echo(
-        f"{detector.architecture}: {len(detector.classes)} classes, images {shape}, score {detector.score.name}, γ {threshold}"
+        f"{detector.architecture}: {len(detector.classes)} classes, images {shape}, score {score.label}, γ {threshold}"
     )
     found = list_operations(detector.model, torch.zeros(1, *detector.input_shape))
     table = Table()

@@ -12,7 +12,7 @@ from certood.analysis.bounds import METHODS, Bounds, Graph, LpBall, analyse, bou
 from certood.errors import CannotCertify, CertoodError, UnsupportedOperation
 from certood.models import build_model
 from certood.models.classifier import Normalise
-from certood.scores import MSP, SCORES, AbsentClass, Energy, Score, score_by_name
+from certood.scores import MSP, SCORES, AbsentClass, Energy, KLUniform, Score, score_by_name
 from tests.analysis.networks import NETWORKS, NORMS, RADII, SHAPE, attacked, images, network, sampled
 
 
@@ -27,7 +27,7 @@ def test_no_point_of_the_ball_leaves_the_bounds(name: str, trained: bool) -> Non
             continue
         points = sampled(x, eps, norm, 400)
         logits = model(points.flatten(0, 1)).view(400, len(x), 4).detach()
-        scores = {score: score_by_name(score)(logits) for score in SCORES}
+        scores = {score: score_by_name(score)(logits) for score in SCORES.names()}
         highest, lowest = attacked(model, x, eps, norm), -attacked(lambda y: -model(y), x, eps, norm)
         widths = []
         for method in METHODS:
@@ -116,7 +116,7 @@ def test_a_ball_of_no_size_gives_the_value(method: str) -> None:
         found = bound(graph, LpBall(x, 0.0), method, iterations=1)
         torch.testing.assert_close(found.lower, model(x), rtol=1e-7, atol=1e-7)
         torch.testing.assert_close(found.upper, model(x), rtol=1e-7, atol=1e-7)
-        for score in ("energy",) if method == "alpha-crown" else SCORES:
+        for score in ("energy",) if method == "alpha-crown" else SCORES.names():
             got = bound(graph, LpBall(x, 0.0), method, score=score_by_name(score), iterations=1)
             expected = score_by_name(score)(model(x))
             torch.testing.assert_close(got.lower, expected, rtol=1e-6, atol=1e-6)
@@ -159,7 +159,7 @@ def test_what_does_not_fit_into_memory_is_replaced_and_named() -> None:
     assert plain.method.startswith("crown (alpha-crown exceeded the memory budget)")
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", SCORES.names())
 def test_score_bounds_are_never_looser_than_the_box(score: str) -> None:
     graph, x = capture(network("mlp", trained=True), images()), images()
     analysis = analyse(graph, LpBall(x, 0.05), "crown")
@@ -186,12 +186,14 @@ def composed(box: Bounds, score: Score) -> Bounds:
         return Bounds(-p_high.amax(1), -p_low.amax(1))
     if isinstance(score, AbsentClass):
         return Bounds(p_low[:, -1], p_high[:, -1])
+    if isinstance(score, KLUniform):
+        return Bounds(*(math.log(4) + part.log().mean(1) for part in (p_low, p_high)))
     ends = torch.stack([torch.special.entr(p_low), torch.special.entr(p_high)])
     peak = torch.where((p_low < 1 / math.e) & (p_high > 1 / math.e), 1 / math.e, ends.amax(0))
     return Bounds(ends.amin(0).sum(1), peak.sum(1))
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", SCORES.names())
 @pytest.mark.parametrize("size", [1e2, 1e4])
 def test_huge_logits_do_not_overflow(score: str, size: float) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(128, 4)).double()
@@ -242,7 +244,7 @@ def test_degenerate_cases_stay_sound_and_finite(change: str, method: str) -> Non
             eps = 1.0
     graph = capture(model, x)
     points = sampled(x, eps, math.inf, 300).flatten(0, 1)
-    for score in (None, *map(score_by_name, ("energy",) if method == "alpha-crown" else SCORES)):
+    for score in (None, *map(score_by_name, ("energy",) if method == "alpha-crown" else SCORES.names())):
         values = (model(points) if score is None else score(model(points))).view(300, len(x), -1).detach()
         found = bound(graph, LpBall(x, eps), method, score=score, iterations=1)
         assert found.lower.isfinite().all()

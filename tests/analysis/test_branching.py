@@ -13,7 +13,7 @@ from certood.analysis.evidence.direct import certified_radii
 from certood.analysis.evidence.nearest import attack_radii
 from certood.analysis.evidence.refined import refined_radii
 from certood.analysis.question import Question
-from certood.scores import MSP, Energy
+from certood.scores import SCORES, Energy, score_by_name
 from tests.analysis.networks import NORMS, RADII, attacked, images, network, sampled
 
 
@@ -80,8 +80,21 @@ def test_radii_grow_and_stay_below_the_attack(norm: float) -> None:
     assert (refined <= reached * (1 + 1e-9)).all()
     assert (refined / certified)[accepted].mean() > 1.02
     assert (refined / certified)[~accepted].mean() > 1.0
-    same = refined_radii(Question(graph, MSP(), -0.5, norm), x, accepted, certified, reached, parts=16)
-    torch.testing.assert_close(same, certified)
+
+
+@pytest.mark.parametrize("score", SCORES.names())
+def test_every_score_is_refined_and_no_attack_is_overtaken(score: str) -> None:
+    model, x = network("conv", trained=True), images(6)
+    graph, chosen = capture(model, x), score_by_name(score)
+    scores = chosen(graph(x))
+    question = Question(graph, chosen, float(scores.median()) + 1e-6, math.inf)
+    accepted = scores <= question.threshold
+    certified = certified_radii(question, x, accepted, method="crown")
+    reached, _ = attack_radii(question, x, accepted, certified, random=generators(0, range(6)))
+    refined = refined_radii(question, x, accepted, certified, reached, parts=8, max_probes=3)
+    assert (refined >= certified).all()
+    assert (refined <= reached * (1 + 1e-9)).all()
+    assert (refined > certified * 1.005).any()
 
 
 def test_an_unreached_attack_radius_is_no_obstacle() -> None:

@@ -74,7 +74,7 @@ def test_radii_of_a_linear_score_are_margin_over_dual_norm(norm: float, method: 
         assert exact * (1 - 1e-9) <= attacked <= 1.02 * exact
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", SCORES.names())
 @pytest.mark.parametrize("norm", NORMS)
 def test_certified_radii_are_below_attack_radii(norm: float, score: str) -> None:
     model, x = network("conv", trained=True), images(16)
@@ -268,11 +268,11 @@ def test_median_smoothing_of_a_linear_score_has_its_closed_form() -> None:
     found = []
     for samples in (200, 5000):
         smoothing = MedianSmoothing(sigma=0.1, samples=samples, confidence=0.999)
-        accepted, radius = smoothing.radius(model, Energy(), score + 0.05, x, 0, absent_class=False)
+        accepted, radius = smoothing.radius(model, Energy(), score + 0.05, x, 0)
         assert accepted
         assert 0 < radius < exact
         found.append(radius)
-        ((low, high),) = smoothing.quantile_bounds(model, Energy(), x, [0.02], 0, absent_class=False)
+        ((low, high),) = smoothing.quantile_bounds(model, Energy(), x, [0.02], 0)
         assert low <= score - 0.02 * float(weight.norm())
         assert high >= score + 0.02 * float(weight.norm())
     assert found[1] > found[0]

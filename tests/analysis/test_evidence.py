@@ -247,7 +247,7 @@ def test_order_statistics_of_smoothing_are_the_exact_ones(count: int) -> None:
     image = torch.tensor([[[0.5, 0.5]]])
     for eps in (0.0, 0.05, 0.2):
         drawn.clear()
-        ((low, high),) = smoothing.quantile_bounds(Recorded(), Energy(), image, [eps], 0, absent_class=False)
+        ((low, high),) = smoothing.quantile_bounds(Recorded(), Energy(), image, [eps], 0)
         ordered = (-torch.cat(drawn)).flatten().sort().values.tolist()
         share = 0.5 * (1 + math.erf(eps / sigma / math.sqrt(2)))
         # The k-th smallest sample is at or above the quantile p unless k or more samples lie below it: P(Bin ≥ k) ≤ 1 − c.
@@ -257,7 +257,7 @@ def test_order_statistics_of_smoothing_are_the_exact_ones(count: int) -> None:
         lower = [k for k in range(1, count + 1) if at_most(k - 1, 1 - share) <= 1 - confidence]
         assert low == (ordered[lower[-1] - 1] if lower else -math.inf)
     drawn.clear()
-    accepted, radius = smoothing.radius(Recorded(), Energy(), -0.45, image, 0, absent_class=False)
+    accepted, radius = smoothing.radius(Recorded(), Energy(), -0.45, image, 0)
     samples = -torch.cat(drawn).flatten()[-count:]
     kept = int((samples <= -0.45).sum())
     assert accepted

@@ -40,7 +40,7 @@ def steepest(model: nn.Module, score: Score, x: Tensor, eps: float, norm: float)
 def test_on_a_point_the_bounds_are_the_gradient(name: str) -> None:
     model, x = network(name), images()
     graph = capture(model, x)
-    for score in map(score_by_name, SCORES):
+    for score in map(score_by_name, SCORES.names()):
         found = gradient_bound(graph, LpBall(x, 0.0), score=score, method="crown")
         exact = gradients(model, score, x)
         torch.testing.assert_close(found.lower, exact, rtol=1e-6, atol=1e-7)
@@ -53,7 +53,7 @@ def test_on_a_point_the_bounds_are_the_gradient(name: str) -> None:
 def test_no_gradient_leaves_the_bounds(name: str, norm: float) -> None:
     model, x = network(name, trained=True), images()
     graph, eps = capture(model, x), RADII[norm]
-    for score in map(score_by_name, SCORES):
+    for score in map(score_by_name, SCORES.names()):
         slopes = torch.cat(
             [
                 gradients(model, score, sampled(x, eps, norm, 300).flatten(0, 1)).view(300, *x.shape),

@@ -22,8 +22,8 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     # What an example registers is gone after it.
     evidence = list(EVIDENCE)
-    known = SCORES.keys() | TRANSLATORS.keys() | DECOMPOSITIONS.keys()
-    families = {family: family.names() for family in (SAMPLERS, OBJECTIVES)}
+    known = TRANSLATORS.keys() | DECOMPOSITIONS.keys()
+    families = {family: family.names() for family in (SAMPLERS, OBJECTIVES, SCORES)}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text("utf-8"), re.DOTALL)
     assert blocks
     try:
@@ -32,7 +32,7 @@ def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytes
             exec(compile(block, page, "exec"), namespace)
     finally:
         EVIDENCE[:] = evidence
-        for registry in (SCORES, TRANSLATORS, DECOMPOSITIONS):
+        for registry in (TRANSLATORS, DECOMPOSITIONS):
             for name in set(registry) - known:
                 del registry[name]
         for family, names in families.items():

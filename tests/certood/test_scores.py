@@ -30,7 +30,7 @@ def test_probability_scores_are_scipys(logits: torch.Tensor) -> None:
     torch.testing.assert_close(MaxLogit()(logits), -logits.max(1).values)
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", SCORES.names())
 def test_a_confident_prediction_scores_lower_than_a_flat_one(name: str) -> None:
     score = score_by_name(name)
     assert isinstance(score, Score)
@@ -39,7 +39,7 @@ def test_a_confident_prediction_scores_lower_than_a_flat_one(name: str) -> None:
     assert confident < flat
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", SCORES.names())
 def test_large_logits_stay_finite(name: str) -> None:
     assert score_by_name(name)(torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]])).isfinite().all()
 
@@ -59,5 +59,7 @@ def test_unknown_names_and_bad_temperatures_are_refused() -> None:
 
 
 def test_the_absent_class_needs_one() -> None:
-    assert "absent-class" not in [score.name for score in suitable_scores(absent_class=False)]
-    assert "absent-class" in [score.name for score in suitable_scores(absent_class=True)]
+    assert "absent-class" not in [score.name for score in suitable_scores(4, 4)]
+    assert "absent-class" in [score.name for score in suitable_scores(4, 5)]
+    with pytest.raises(CertoodError, match="needs a network trained with an absent class, 5 outputs for 4 classes"):
+        AbsentClass().on(4, 4)

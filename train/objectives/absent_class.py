@@ -6,19 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from certood.scores import AbsentClass, Score
+from certood.scores import AbsentClass, AbsentClassLogProbability, Score
 from certood.train.objectives.base import MarginIn, MarginOut, Objective, Weight
-
-
-@dataclass(frozen=True)
-class AbsentClassLogProbability:
-    """S = log softmax(f)_K of the extra last class, at most 0."""
-
-    name: str = "absent-class-log-probability"
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Scores (N,) of logits (N, K+1)."""
-        return logits.log_softmax(-1)[..., -1]
 
 
 @dataclass(frozen=True)

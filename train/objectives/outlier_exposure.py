@@ -6,19 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from certood.scores import MSP, Score
+from certood.scores import MSP, Score, UniformLogLikelihood
 from certood.train.objectives.base import MarginIn, MarginOut, Objective, Weight
-
-
-@dataclass(frozen=True)
-class UniformLogLikelihood:
-    """S = (1/K) Σₖ log softmax(f)ₖ, at most −log K: minus the cross-entropy to the uniform distribution."""
-
-    name: str = "uniform-log-likelihood"
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Scores (N,) of logits (N, K)."""
-        return logits.log_softmax(-1).mean(-1)
 
 
 @dataclass(frozen=True)
