@@ -18,8 +18,9 @@ LEAST_MARGIN = 1e-12
 class Question:
     """Whether the decisions of a score at a threshold γ are kept: what a radius is certified for.
 
-    `score` is a function of all outputs of the network (`Detector.output_score`). Bounds are of the `graph`. Scores, and what attacks and samples count, are of the `module` that was captured, the user's own
-    network in eval mode and float64, so that an error of the graph contradicts its bounds instead of repeating itself.
+    `score` is a function of all outputs of the network (`Detector.output_score`). Bounds are of the `graph`. Scores, and what
+    attacks and samples count, are of the `module` that was captured, the user's own network in eval mode and float64, so that an
+    error of the graph contradicts its bounds instead of repeating itself.
     """
 
     graph: Graph

@@ -98,7 +98,8 @@ def box_upper(lower: Tensor, upper: Tensor) -> Tensor:
         middle = (low + high) / 2
         mean = torch.logsumexp(middle.clamp(lower, upper), -1, keepdim=True) - math.log(lower.shape[-1])
         low, high = torch.where(mean > middle, middle, low), torch.where(mean > middle, high, middle)
-    log_weights = high.clamp(lower, upper).log_softmax(-1)
+    # The bound is least at these weights, so that the gradient with respect to the box is that for fixed ones.
+    log_weights = high.clamp(lower, upper).log_softmax(-1).detach()
     rest = 1 / lower.shape[-1] - log_weights.exp()
     largest = (rest.clamp_min(0) * upper + rest.clamp_max(0) * lower).sum(-1)
     return math.log(lower.shape[-1]) + largest + (log_weights.exp() * log_weights).sum(-1)
@@ -108,23 +109,30 @@ def box_lower(lower: Tensor, upper: Tensor) -> Tensor:
     """A lower bound (…) of KLUniform on a box (…, K).
 
     logsumexp(z) ≤ Σ exp(zⱼ + μ) − μ − 1 for every μ, so that −S is at most Σ max(exp(zⱼ + μ) − zⱼ/K) − μ − 1 − log K, each
-    maximum at an end of its interval; μ by bisection, where the derivative vanishes.
+    maximum at an end of its interval. That is convex in μ. Its minimum, by bisection, is mostly at a kink, where one end gives
+    way to the other; its gradient with respect to the box is a mixture of those on both sides.
     """
     share = 1 / lower.shape[-1]
-    low, high = (-torch.logsumexp(part.detach(), -1, keepdim=True) for part in (upper, lower))
+
+    def slope(level: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether the upper end is taken, (…, K), and the derivative (…, 1)."""
+        low, high = (lower + level).exp(), (upper + level).exp()
+        taken = high - share * upper >= low - share * lower
+        return taken, torch.where(taken, high, low).sum(-1, keepdim=True) - 1
+
+    left, right = (-torch.logsumexp(part.detach(), -1, keepdim=True) for part in (upper, lower))
     for _ in range(60):
-        middle = (low + high) / 2
-        over = _ends(lower, upper, middle, share)[1].sum(-1, keepdim=True) > 1
-        low, high = torch.where(over, low, middle), torch.where(over, middle, high)
-    summands, _ = _ends(lower, upper, high, share)
-    return math.log(lower.shape[-1]) - (summands.sum(-1) - high[..., 0] - 1)
-
-
-def _ends(lower: Tensor, upper: Tensor, level: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """exp(zⱼ + level) − share·zⱼ at the end of the interval where it is larger, and its first part."""
-    weights = (lower + level).exp(), (upper + level).exp()
-    left, right = weights[0] - share * lower, weights[1] - share * upper
-    return torch.maximum(left, right), torch.where(left > right, *weights)
+        middle = (left + right) / 2
+        rising = slope(middle)[1] > 0
+        left, right = torch.where(rising, left, middle), torch.where(rising, middle, right)
+    (before, falling), (after, rising) = slope(left), slope(right)
+    weight = torch.where(rising > falling, rising / (rising - falling), 1.0).clamp(0, 1).detach()
+    values = [(end + right).exp() - share * end for end in (lower, upper)]
+    sides = (torch.where(taken, values[1], values[0]).sum(-1) for taken in (before, after))
+    mixed = sum(part * side for part, side in zip((weight[..., 0], 1 - weight[..., 0]), sides, strict=True))
+    # The value is that of the larger ends, which alone is a bound; the gradient is that of the mixture.
+    largest = mixed + (torch.maximum(*values).sum(-1) - mixed).detach()
+    return math.log(lower.shape[-1]) - (largest - right[..., 0] - 1)
 
 
 def _mean(logits: Logits) -> Tensor:
