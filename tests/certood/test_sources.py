@@ -1,5 +1,7 @@
 """The contract of every source of images: one set of tests, run over the registry of sources."""
 
+import hashlib
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -194,8 +196,6 @@ def test_pictures_of_many_sizes_need_a_size(known: Known, kind: str) -> None:
 
 
 def test_fingerprints_see_a_change_that_keeps_size_and_time(tmp_path: Path) -> None:
-    import os
-
     path = tmp_path / "0.bmp"
     image = pixels(0, SIDE, SIDE)
     Image.fromarray(image).save(path)
@@ -222,4 +222,19 @@ def test_a_file_is_read_once_when_it_is_old_and_always_when_it_is_young(
     monkeypatch.setattr(hashing.time, "time_ns", lambda: now + 3 * 10**9)
     digests |= {hashing.file_digest(path) for _ in range(3)}
     assert len(reads) == 4
-    assert digests == {__import__("hashlib").sha256(b"content").digest()}
+    assert digests == {hashlib.sha256(b"content").digest()}
+    # Of the same path, size and time of modification, the time of change tells.
+    modified = path.stat().st_mtime_ns
+    path.write_bytes(b"another")
+    os.utime(path, ns=(modified, modified))
+    assert hashing.file_digest(path) == hashlib.sha256(b"another").digest()
+
+
+def test_letters_are_upright_and_named_from_a(known: Known) -> None:
+    """torchvision's EMNIST stores rows as columns, and labels from 1."""
+    source = opened(known, "emnist-letters")
+    stored = torch.from_numpy(pixels(0, COUNT, 28, 28, 1)[..., 0])
+    for row, column in ((0, 5), (3, 20), (27, 1)):
+        assert torch.equal(source.batch(torch.arange(COUNT))[:, 0, row, column], stored[:, column, row])
+    assert source.labels is not None
+    assert [source.classes[label] for label in source.labels.tolist()[:3]] == ["a", "b", "c"]
