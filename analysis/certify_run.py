@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,9 @@ from certood.analysis.workers import Job, results
 from certood.data import ImageSource
 from certood.detector import Detector
 from certood.errors import CertoodError, DataError, RunDirectoryError
-from certood.files import write_atomically
+from certood.files import refuse_foreign, write_atomically
 from certood.runs import RunDirectory
-from certood.runs.directory import read_json
+from certood.runs.directory import Part, read_json
 
 
 @dataclass(frozen=True)
@@ -78,22 +77,24 @@ def certify_sets(
     }
     run = RunDirectory(out)
     with run.writing("certify"):
-        _prepare(run, record, overwrite=overwrite)
-        done = _read(run.certificates, sets, settings)
+        place = _prepare(run, record, overwrite=overwrite)
+        done = _read(place.certificates, sets, settings)
         jobs = _jobs(sets, done, batch_size)
         with _progress(enabled=progress) as bar:
             task = bar.add_task("certify", total=sum(len(part.indices) for part in sets.values()), completed=len(done))
             for records in results(detector, sources, jobs, settings, question, devices):
                 fresh = [one for one in records if (one.set, one.index) not in done]
-                append_certificates(run.certificates, fresh, settings.eps)
+                append_certificates(place.certificates, fresh, settings.eps)
                 bar.advance(task, len(fresh))
         # Processes finish in any order; what is computed from the records does not depend on it.
-        found = _read(run.certificates, sets, settings)
+        found = _read(place.certificates, sets, settings)
         ordered = [found[name, index] for name, part in sets.items() for index in part.indices]
         result = _result(detector, question, ordered, settings)
-        write_json(run.certification, result)
+        write_json(place.certification, result)
         if figures:
-            draw_figures(ordered, result, run.figures)
+            draw_figures(ordered, result, place.figures)
+        if place != run:
+            run.adopt(Part.CERTIFICATION)
     return result
 
 
@@ -160,24 +161,35 @@ def _fingerprint(detector: Detector) -> str:
     return digest.hexdigest()
 
 
-def _prepare(run: RunDirectory, record: Mapping[str, Any], *, overwrite: bool) -> None:
+def _prepare(run: RunDirectory, record: Mapping[str, Any], *, overwrite: bool) -> RunDirectory:
+    """Where to write: the run directory, or, where a certification is overwritten, the hidden folder that replaces it."""
+    replacement = run.replacement(Part.CERTIFICATION)
+    new = json.loads(json.dumps(_finite(record)))
     if overwrite:
-        try:
-            run.certificates.unlink(missing_ok=True)
-            run.certification_settings.unlink(missing_ok=True)
-            shutil.rmtree(run.figures, ignore_errors=True)
-        except OSError as error:
-            raise RunDirectoryError(f"cannot use the folder {run.folder}: {error}") from error
-    if not run.certificates.exists():
-        write_json(run.certification_settings, record)
-        return
-    old, new = read_json(run.certification_settings), json.loads(json.dumps(_finite(record)))
+        if run.certificates.exists() and not run.certification_settings.is_file():
+            refuse_foreign(run.certificates, lambda content: content.startswith(b"set,kind,index,"))
+        run.discard_replacement(Part.CERTIFICATION)
+        place = replacement if any(path.exists() for path in run.files(Part.CERTIFICATION)) else run
+    else:
+        place = replacement if _settings_of(replacement) == new else run
+    if not place.certificates.exists():
+        write_json(place.certification_settings, record)
+        return place
+    old = read_json(place.certification_settings)
     if old != new:
         keys = sorted(key for key in new if old is None or old.get(key) != new[key])
         raise RunDirectoryError(
-            f"{run.certificates} was made with other settings ({', '.join(keys)} differ); "
+            f"{place.certificates} was made with other settings ({', '.join(keys)} differ); "
             "repeat those, replace it with --overwrite, or choose another --out"
         )
+    return place
+
+
+def _settings_of(run: RunDirectory) -> Mapping[str, Any] | None:
+    try:
+        return read_json(run.certification_settings)
+    except RunDirectoryError:
+        return None
 
 
 def _chosen(source: ImageSource, limit: int | None) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 
 import torch
 
@@ -69,6 +69,7 @@ def results(
         return
     threads = max(1, torch.get_num_threads() // devices)
     arguments = threads, detector, sources, settings
+    before = set(active_children())
     pool = ProcessPoolExecutor(devices, mp_context=get_context("spawn"), initializer=_start, initargs=arguments)
     try:
         for future in as_completed([pool.submit(_work, job) for job in jobs]):
@@ -78,6 +79,11 @@ def results(
             "a process ended unexpectedly, perhaps for want of memory; run again with fewer --devices or a smaller "
             "--batch-size: it continues"
         ) from error
+    except BaseException:
+        # Whatever ends the work ends the processes too, in the midst of theirs; they write nothing.
+        for child in set(active_children()) - before:
+            child.terminate()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

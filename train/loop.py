@@ -6,9 +6,10 @@ from typing import Any
 
 from certood.checkpoints import load_checkpoint, save_checkpoint
 from certood.detector import Detector
-from certood.errors import RecipeError
+from certood.errors import CheckpointError, RecipeError
 from certood.evaluation import evaluate, write_evaluation
 from certood.runs import RunDirectory
+from certood.runs.directory import Part
 from certood.train.assembly import Training, assemble
 from certood.train.batches import steps_in_epoch
 from certood.train.candidates import SCORING_BATCH
@@ -51,17 +52,18 @@ def fit(
         check_run(run, recipe, resume=resume, overwrite=overwrite)
     with run.writing("train") if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
-            prepare_run(run, recipe, resume=resume, overwrite=overwrite)
-            write_recipe(run, recipe, data.fingerprints)
-        fabric.barrier()
+            place = prepare_run(run, recipe, resume=resume, overwrite=overwrite, fingerprints=data.fingerprints)
+            if not resume:
+                write_recipe(place, recipe, data.fingerprints)
+        place = RunDirectory(Path(fabric.broadcast(str(place.folder) if fabric.is_global_zero else "")))
         training = assemble(fabric, recipe, data, network, steps)
-        state = load_state(run, fabric.device) if resume else None
+        state = load_state(place, fabric.device, recipe.training.epochs) if resume else None
         if state is not None:
-            training.restore(state)
-        _train(training, run, progress=progress and fabric.is_global_zero)
+            restore(training, state, place)
+        _train(training, place, progress=progress and fabric.is_global_zero)
         detector = _calibrated(training)
         if fabric.is_global_zero:
-            save_checkpoint(detector, run.checkpoint)
+            save_checkpoint(detector, place.checkpoint)
             result = evaluate(
                 detector,
                 data.id,
@@ -71,9 +73,25 @@ def fit(
                 seed=recipe.run.seed,
                 progress=False,
             )
-            write_evaluation(run.evaluation, result)
+            write_evaluation(place.evaluation, result)
+            if place != run:
+                run.adopt(Part.TRAINING)
         fabric.barrier()
     return load_checkpoint(run.checkpoint, architecture=recipe.model.architecture)
+
+
+def restore(training: Training, state: dict[str, Any], run: RunDirectory) -> None:
+    """Continue from a stored state; raises CheckpointError where it does not fit the network and the optimiser."""
+    try:
+        training.restore(state)
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{run.training_state} does not fit its recipe ({' '.join(str(error).split())[:200]}); "
+            "start again with --overwrite"
+        ) from error
+    if training.fabric.is_global_zero:
+        # A kill may have come between the state and these rows, which the state has as well.
+        write_rows(run, training.rows)
 
 
 def _train(training: Training, run: RunDirectory, *, progress: bool) -> None:

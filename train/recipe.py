@@ -195,7 +195,7 @@ class TrainingSection(Section):
 class Recipe(Section):
     """Everything that defines a training run."""
 
-    recipe: str = Field(description="The name; the default run directory is runs/NAME.")
+    recipe: str = Field(description="The name; the default run directory is runs/NAME.", min_length=1)
     run: RunSection = RunSection()
     data: DataSection
     model: ModelSection = ModelSection()
@@ -223,6 +223,13 @@ class Recipe(Section):
     def absent_class(self) -> bool:
         """Whether the network has one more output than there are classes."""
         return self.objective.objective.absent_class
+
+    @field_validator("recipe")
+    @classmethod
+    def _is_the_name_of_a_folder(cls, value: str) -> str:
+        if value in (".", "..") or any(character in value for character in "/\\\0"):
+            raise ValueError("the name of a recipe names its folder below runs/, and cannot hold / or \\ or be ..")
+        return value
 
     def to_toml(self) -> dict[str, Any]:
         """Plain tables for a TOML writer: no None, paths as text."""

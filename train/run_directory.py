@@ -3,7 +3,6 @@
 import csv
 import io
 import platform
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +11,9 @@ import torch
 
 from certood import __version__
 from certood.errors import CheckpointError, RecipeError, RunDirectoryError
-from certood.files import replacing, write_atomically
+from certood.files import write_atomically
 from certood.runs import RunDirectory
+from certood.runs.directory import Part
 from certood.train.recipe import Recipe, make_recipe
 
 TRAINING_COLUMNS = (
@@ -29,48 +29,83 @@ TRAINING_COLUMNS = (
     "seconds",
 )
 
+STATE_KEYS = ("epochs_done", "rows", "network", "optimiser", "schedule")
 
-def prepare_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder of a run, or check that the one that exists may be resumed or overwritten.
 
-    Raises RunDirectoryError where it exists and neither was asked for, where what would be overwritten is not a run,
-    where the recipe to resume differs, or where the folder cannot be written.
+def prepare_run(
+    run: RunDirectory,
+    recipe: Recipe,
+    *,
+    resume: bool,
+    overwrite: bool,
+    fingerprints: Mapping[str, str] | None = None,
+) -> RunDirectory:
+    """Where to train: the folder of a run, or, where one is overwritten, the hidden folder that replaces it when complete.
+
+    Raises RunDirectoryError where a run exists and neither was asked for, where what would be overwritten is not a run, where
+    there is nothing to resume, where the recipe to resume or its image sets (`fingerprints`, SHA-256 by name) differ, or where
+    the folder cannot be written.
     """
     check_run(run, recipe, resume=resume, overwrite=overwrite)
+    place = run
+    if resume:
+        place = _resumed(run, recipe)
+        _check_images(place, fingerprints or {})
+    else:
+        run.discard_replacement(Part.TRAINING)
+        if any(path.exists() for path in run.files(Part.TRAINING)):
+            place = run.replacement(Part.TRAINING)
     try:
-        if overwrite and not resume and run.recipe.is_file():
-            shutil.rmtree(run.folder)
-        run.folder.mkdir(parents=True, exist_ok=True)
+        place.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunDirectoryError(f"cannot write the run directory {run.folder}: {error.strerror or error}") from error
+        raise RunDirectoryError(f"cannot write the run directory {place.folder}: {error.strerror or error}") from error
+    return place
 
 
 def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
-    """Raise RunDirectoryError where `prepare_run` would; nothing is written."""
-    if run.empty:
-        return
+    """Raise RunDirectoryError where `prepare_run` would for the folder or the recipe; nothing is written."""
     out = run.folder
+    if run.empty:
+        if resume:
+            raise RunDirectoryError(f"there is no run in {out} to resume; leave out --resume to start one")
+        return
     if not resume and not overwrite:
         raise RunDirectoryError(
             f"{out} exists already; continue it with --resume, replace it with --overwrite, or choose another --out"
         )
-    if not run.recipe.is_file():
-        if resume and run.training_state.exists():
-            raise RunDirectoryError(
-                f"{out} has no {run.recipe.name}, so what was trained there is not known: use --overwrite"
-            )
-        if overwrite and not resume:
-            raise RunDirectoryError(
-                f"{out} holds files but no {run.recipe.name}: it is not a run, and is left as it is"
-            )
-        return
     if resume:
-        differing = different_keys(read_run_recipe(run), recipe)
+        differing = different_keys(read_run_recipe(_resumed(run, recipe)), recipe)
         if differing:
             raise RunDirectoryError(
                 f"{out} was trained with another recipe ({', '.join(differing)} differ); "
                 "resume with the same settings, or choose another --out"
             )
+    elif "certood" not in run.recipe_tables().get("record", {}):
+        raise RunDirectoryError(
+            f"{out} holds files but no {run.recipe.name} of a run: it is not a run, and is left as it is"
+        )
+
+
+def _resumed(run: RunDirectory, recipe: Recipe) -> RunDirectory:
+    """The run to go on with: an unfinished replacement of the same recipe, otherwise the run itself."""
+    replacement = run.replacement(Part.TRAINING)
+    if replacement.recipe.is_file() and not different_keys(read_run_recipe(replacement), recipe):
+        return replacement
+    if not run.recipe.is_file():
+        raise RunDirectoryError(
+            f"{run.folder} has no {run.recipe.name}, so what was trained there is not known; choose another --out"
+        )
+    return run
+
+
+def _check_images(run: RunDirectory, fingerprints: Mapping[str, str]) -> None:
+    recorded = run.recipe_tables().get("record", {}).get("sha256", {})
+    changed = sorted(name for name, found in fingerprints.items() if recorded.get(name, found) != found)
+    if changed:
+        raise RunDirectoryError(
+            f"images of {', '.join(changed)} have changed since {run.folder} was trained; restore them, or train again "
+            "with --overwrite"
+        )
 
 
 def read_run_recipe(run: RunDirectory) -> Recipe:
@@ -116,16 +151,14 @@ def write_recipe(run: RunDirectory, recipe: Recipe, fingerprints: Mapping[str, s
 
 
 def save_state(run: RunDirectory, state: Mapping[str, Any]) -> None:
-    """Write the state from which training resumes, atomically."""
-    try:
-        with replacing(run.training_state) as temporary:
-            torch.save(dict(state), temporary)
-    except (OSError, RuntimeError) as error:
-        raise RunDirectoryError(f"cannot write {run.training_state}: {error}") from error
+    """Write the state from which training resumes, atomically; raises RunDirectoryError where it cannot."""
+    content = io.BytesIO()
+    torch.save(dict(state), content)
+    write_atomically(run.training_state, content.getvalue())
 
 
-def load_state(run: RunDirectory, device: torch.device) -> dict[str, Any] | None:
-    """The state from which training resumes, or None where training had not finished an epoch.
+def load_state(run: RunDirectory, device: torch.device, epochs: int) -> dict[str, Any] | None:
+    """The state from which training of so many epochs resumes, or None where it had not finished one.
 
     Raises CheckpointError where the file is damaged.
     """
@@ -134,10 +167,17 @@ def load_state(run: RunDirectory, device: torch.device) -> dict[str, Any] | None
         return None
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        if not isinstance(state, dict) or "epochs_done" not in state:
-            raise ValueError("it has no epochs_done")
+        if not isinstance(state, dict) or not set(STATE_KEYS) <= state.keys():
+            raise ValueError(f"expected {', '.join(STATE_KEYS)}")
+        done, rows = state["epochs_done"], state["rows"]
+        if type(done) is not int or not 0 < done <= epochs:
+            raise ValueError(f"epochs_done is {done!r}, expected 1 to {epochs}")
+        if not isinstance(rows, list) or [row["epoch"] for row in rows] != list(range(1, done + 1)):
+            raise ValueError(f"expected a row for each of {done} epochs")
     except Exception as error:
-        raise CheckpointError(f"{path} is damaged ({error}); start again with --overwrite") from error
+        raise CheckpointError(
+            f"{path} is damaged ({' '.join(str(error).split())[:200]}); start again with --overwrite"
+        ) from error
     return state
 
 

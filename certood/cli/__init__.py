@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from certood import __version__
+from certood.cli.interruption import leave, signals
 from certood.errors import CertoodError
 
 COMMANDS = {
@@ -41,6 +42,14 @@ class LazyGroup(click.Group):
         """The table of commands, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an interruption ends it with one line."""
+        with signals():
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt as interrupt:
+                leave(interrupt)
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run; a CertoodError becomes one message on stderr and its exit code, `--debug` may stand anywhere."""

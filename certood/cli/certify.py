@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from certood.cli.detectors import foreign_options
+from certood.cli.interruption import interruptible
 
 
 class EngineName(click.ParamType[str]):
@@ -164,17 +165,19 @@ def command(
     somebodys = foreign.get("architecture") is not None or is_onnx(run)
     detector = calibrated(detector, splits, score_name, foreign=somebodys)
     folder = out or RunDirectory.of(run).folder
-    result = certify_sets(
-        detector,
-        splits.test,
-        sets,
-        folder,
-        settings,
-        limit=limit,
-        batch_size=batch_size,
-        devices=devices,
-        overwrite=overwrite,
-    )
+    without = " without --overwrite" if overwrite else ""
+    with interruptible(f"Finished images are kept in {folder}; the same command{without} continues."):
+        result = certify_sets(
+            detector,
+            splits.test,
+            sets,
+            folder,
+            settings,
+            limit=limit,
+            batch_size=batch_size,
+            devices=devices,
+            overwrite=overwrite,
+        )
     console = Console()
     # A table that is written to a file need not fold itself to 80 columns.
     (console if console.is_terminal else Console(width=120)).print(summary_table(result, settings.eps))

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from certood.cli.interruption import interruptible
+
 if TYPE_CHECKING:
     from certood.analysis.settings import Settings
     from certood.train.recipe import Recipe
@@ -42,7 +44,7 @@ def command(out: Path, limit: int, epochs: int | None, seed: int, overwrite: boo
     torch.set_num_threads(1)
     settings = [f"run.seed={seed}", "run.device=cpu"] + ([f"training.epochs={epochs}"] if epochs else [])
     runs = [out / name for name in RECIPES]
-    try:
+    with interruptible(f"What was done is kept in {out}; the same command continues."):
         for place, (name, run) in enumerate(zip(RECIPES, runs, strict=True), start=1):
             click.echo(f"[{place}/{len(RECIPES)}] {name}")
             _train(load_recipe(f"digits-{name}", settings), run, overwrite=overwrite)
@@ -50,9 +52,6 @@ def command(out: Path, limit: int, epochs: int | None, seed: int, overwrite: boo
         page = out / "report.html"
         click.echo(f"comparing the {len(RECIPES)} runs -> {page}")
         report(runs, page)
-    except KeyboardInterrupt:
-        click.echo(f"Interrupted. What was done is kept in {out}; the same command continues.", err=True)
-        raise SystemExit(130) from None
     click.echo(f"Report: {page} (open it in a browser)")
 
 
@@ -72,7 +71,7 @@ def _train(recipe: "Recipe", run: Path, *, overwrite: bool) -> None:
         click.echo(f"  trained and evaluated before: {run}")
     else:
         click.echo(f"  training and evaluating -> {run}/ checkpoint.safetensors, training.csv, evaluation.json")
-        fit(recipe, run, resume=not overwrite, overwrite=overwrite, progress=sys.stderr.isatty())
+        fit(recipe, run, resume=not overwrite and not files.empty, overwrite=overwrite, progress=sys.stderr.isatty())
     evaluation = json.loads(files.evaluation.read_text("utf-8"))
     mean = evaluation["scores"][evaluation["score"]]["mean"]
     click.echo(

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from certood.cli.interruption import interruptible
+
 if TYPE_CHECKING:
     from certood.train.recipe import Recipe
 
@@ -69,10 +71,8 @@ def _train(recipe: "Recipe", out: Path, *, resume: bool, overwrite: bool) -> Non
     from certood.runs import RunDirectory
     from certood.train.loop import fit
 
-    try:
+    instead = " instead of --overwrite" if overwrite else ""
+    with interruptible(f"Whole epochs are kept in {out}; the same command with --resume{instead} continues."):
         fit(recipe, out, resume=resume, overwrite=overwrite)
-    except KeyboardInterrupt:
-        click.echo(f"Interrupted. Whole epochs are kept in {out}; the same command with --resume continues.", err=True)
-        raise SystemExit(130) from None
     Console().print(evaluation_table(json.loads(RunDirectory(out).evaluation.read_text("utf-8"))))
     click.echo(f"Run directory: {out}")

@@ -1,15 +1,36 @@
 """A run directory: the files of one detector by name, and how they are read."""
 
+import contextlib
 import json
+import shutil
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from certood.errors import RunDirectoryError
+from certood.files import write_atomically
 from certood.runs.lock import HOLDER_FILE, LOCK_FILE, locked
+
+FIGURES = (
+    "certified_fraction",
+    "gradient_norms",
+    "lipschitz",
+    "margin_radius",
+    "roc",
+    "scores",
+    "smoothed_fraction",
+)
+
+
+class Part(Enum):
+    """What of a run is replaced at once."""
+
+    TRAINING = "training"
+    CERTIFICATION = "certification"
 
 
 @dataclass(frozen=True)
@@ -92,9 +113,62 @@ class RunDirectory:
 
     @contextmanager
     def writing(self, command: str) -> Iterator[None]:
-        """Hold the lock of the folder, which is made if need be; raises RunDirectoryError that names another holder."""
+        """Hold the lock of the folder, which is made if need be; raises RunDirectoryError that names another holder.
+
+        A replacement that was complete when its process was killed takes its place now.
+        """
         with locked(self.folder, command):
+            for part in Part:
+                if self.replacement(part).finished.is_file():
+                    self.adopt(part)
             yield
+
+    def files(self, part: "Part") -> tuple[Path, ...]:
+        """The files that training or certification writes."""
+        if part is Part.TRAINING:
+            return self.recipe, self.checkpoint, self.training_state, self.training, self.evaluation
+        figures = tuple(self.figures / f"{name}.{ending}" for name in FIGURES for ending in ("png", "svg"))
+        return self.certificates, self.certification, self.certification_settings, *figures
+
+    @property
+    def finished(self) -> Path:
+        """In a replacement: the list of its files, written when it is complete."""
+        return self.folder / "finished.json"
+
+    def replacement(self, part: "Part") -> "RunDirectory":
+        """The hidden folder in which what is to replace training or certification is made, while the old files stay."""
+        return RunDirectory(self.folder / f".new-{part.value}")
+
+    def discard_replacement(self, part: "Part") -> None:
+        """Remove what was begun to replace training or certification."""
+        shutil.rmtree(self.replacement(part).folder, ignore_errors=True)
+
+    def adopt(self, part: "Part") -> None:
+        """Put a complete replacement in the place of the old files; a kill on the way is made good by the next writer.
+
+        New training makes the certification and the report of the old one void: they are removed. No file of another name is
+        touched. Raises RunDirectoryError where a file cannot be moved.
+        """
+        new = self.replacement(part)
+        try:
+            if not new.finished.is_file():
+                names = [str(path.relative_to(new.folder)) for path in new.files(part) if path.is_file()]
+                write_atomically(new.finished, json.dumps(names))
+            kept = json.loads(new.finished.read_text("utf-8"))
+            stale = (*self.files(Part.CERTIFICATION), self.report) if part is Part.TRAINING else ()
+            for old in stale:
+                old.unlink(missing_ok=True)
+            for source, target in zip(new.files(part), self.files(part), strict=True):
+                if source.is_file():
+                    target.parent.mkdir(exist_ok=True)
+                    source.replace(target)
+                elif str(source.relative_to(new.folder)) not in kept:
+                    target.unlink(missing_ok=True)
+            shutil.rmtree(new.folder)
+            with contextlib.suppress(OSError):
+                self.figures.rmdir()
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(f"cannot replace the files of {self.folder}: {error}") from error
 
     def recipe_tables(self) -> dict[str, Any]:
         """The tables of recipe.toml; empty where there is none. Raises RunDirectoryError where it cannot be read."""
