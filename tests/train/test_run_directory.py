@@ -1,15 +1,22 @@
 """Run directories: nothing is overwritten unasked, everything is written whole or not at all."""
 
+import contextlib
 import csv
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomli_w
 import torch
 
 from certood.errors import CheckpointError, RunDirectoryError
 from certood.files import write_atomically
 from certood.runs import RunDirectory
+from certood.runs.directory import Part
 from certood.train import run_directory
 from certood.train.recipe import Recipe, load_recipe
 
@@ -33,16 +40,94 @@ def test_a_run_that_exists_is_left_alone(run: RunDirectory, recipe: Recipe) -> N
     assert run_directory.read_run_recipe(run) == recipe
 
 
-def test_overwrite_replaces_a_run_but_never_another_folder(run: RunDirectory, recipe: Recipe, tmp_path: Path) -> None:
-    (run.folder / "old").touch()
-    run_directory.prepare_run(run, recipe, resume=False, overwrite=True)
-    assert not (run.folder / "old").exists()
+def test_overwriting_is_done_beside_the_old_files_and_never_in_another_folder(
+    run: RunDirectory, recipe: Recipe, tmp_path: Path
+) -> None:
+    place = run_directory.prepare_run(run, recipe, resume=False, overwrite=True)
+    assert place == run.replacement(Part.TRAINING)
+    assert run_directory.read_run_recipe(run) == recipe
     precious = tmp_path / "thesis"
     precious.mkdir()
     (precious / "chapter.tex").touch()
+    # A recipe that the user wrote makes no run of a folder.
+    (precious / "recipe.toml").write_text(tomli_w.dumps(recipe.to_toml()))
     with pytest.raises(RunDirectoryError, match="it is not a run"):
         run_directory.prepare_run(RunDirectory(precious), recipe, resume=False, overwrite=True)
-    assert (precious / "chapter.tex").exists()
+    assert sorted(path.name for path in precious.iterdir()) == ["chapter.tex", "recipe.toml"]
+
+
+def test_there_must_be_something_to_resume(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"there is no run in .* to resume; leave out --resume"):
+        run_directory.prepare_run(RunDirectory(tmp_path / "none"), recipe, resume=True, overwrite=False)
+    assert not (tmp_path / "none").exists()
+
+
+def test_images_that_have_changed_since_are_not_trained_on(run: RunDirectory, recipe: Recipe) -> None:
+    with pytest.raises(RunDirectoryError, match="images of id-train have changed since"):
+        run_directory.prepare_run(run, recipe, resume=True, overwrite=False, fingerprints={"id-train": "abd"})
+    assert run.recipe_tables()["record"]["sha256"] == {"id-train": "abc"}
+
+
+def test_a_complete_replacement_takes_its_place_whenever_the_process_was_killed(
+    run: RunDirectory, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill before any step of the exchange, and the next writer ends with the new files, and the user's own."""
+
+    class Killed(BaseException):
+        pass
+
+    def fill() -> None:
+        for path in (*run.files(Part.TRAINING), run.certificates, run.figures / "roc.png", run.figures / "mine.png"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("old")
+        new = run.replacement(Part.TRAINING)
+        new.folder.mkdir(exist_ok=True)
+        for path in new.files(Part.TRAINING)[:3]:
+            path.write_text("new")
+
+    originals = {name: getattr(Path, name) for name in ("replace", "unlink", "write_bytes", "rmdir", "touch")}
+    step, reached = 0, True
+    while reached:
+        fill()
+        calls, reached = 0, False
+
+        def counted(name: str, last: int = step) -> Callable[..., Any]:
+            def call(*arguments: Any, **extra: Any) -> Any:
+                nonlocal calls, reached
+                calls += 1
+                if calls > last:
+                    reached = True
+                    raise Killed
+                return originals[name](*arguments, **extra)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in originals:
+                patch.setattr(Path, name, counted(name))
+            with contextlib.suppress(Killed):
+                run.adopt(Part.TRAINING)
+        new = run.replacement(Part.TRAINING)
+        committed = new.finished.is_file() or not new.folder.exists()
+        with run.writing("train"):
+            pass
+        found = [path.read_text() if path.exists() else "" for path in run.files(Part.TRAINING)]
+        assert found == (["new", "new", "new", "", ""] if committed else ["old"] * 5), step
+        if committed:
+            assert not run.certificates.exists()
+            assert [path.name for path in run.figures.iterdir()] == ["mine.png"]
+            assert not run.replacement(Part.TRAINING).folder.exists()
+        step += 1
+    assert step > 10
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed(run: RunDirectory) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    (run.folder / f".kept.txt.{process.pid}.partial").touch()
+    (run.folder / f".other.txt.{os.getppid()}.partial").touch()
+    write_atomically(run.folder / "kept.txt", "new")
+    assert [path.name for path in run.folder.glob(".*.partial")] == [f".other.txt.{os.getppid()}.partial"]
 
 
 def test_resume_wants_the_same_recipe_but_not_the_same_machine(run: RunDirectory, recipe: Recipe) -> None:
@@ -67,15 +152,36 @@ def test_a_damaged_recipe_is_named(run: RunDirectory) -> None:
 
 
 def test_state_comes_back_and_damage_is_named(run: RunDirectory) -> None:
-    assert run_directory.load_state(run, torch.device("cpu")) is None
-    run_directory.save_state(run, {"epochs_done": 2, "network": {"w": torch.arange(3)}})
-    state = run_directory.load_state(run, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    assert run_directory.load_state(run, cpu, 3) is None
+    whole: dict[str, Any] = {
+        "epochs_done": 2,
+        "rows": [{"epoch": 1}, {"epoch": 2}],
+        "network": {"w": torch.arange(3)},
+        "optimiser": {},
+        "schedule": {},
+    }
+    run_directory.save_state(run, whole)
+    state = run_directory.load_state(run, cpu, 3)
     assert state is not None
     assert state["epochs_done"] == 2
+    for wrong in (
+        {"epochs_done": 99},
+        {"epochs_done": True},
+        {"epochs_done": 0},
+        {"rows": [{"epoch": 2}]},
+        {"rows": 1},
+    ):
+        run_directory.save_state(run, whole | wrong)
+        with pytest.raises(CheckpointError, match="is damaged"):
+            run_directory.load_state(run, cpu, 3)
+    run_directory.save_state(run, {"epochs_done": 2})
+    with pytest.raises(CheckpointError, match="expected epochs_done, rows, network, optimiser, schedule"):
+        run_directory.load_state(run, cpu, 3)
     path = run.training_state
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="is damaged"):
-        run_directory.load_state(run, torch.device("cpu"))
+        run_directory.load_state(run, cpu, 3)
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_rest(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
