@@ -153,11 +153,14 @@ def test_a_global_constant_in_closed_form() -> None:
 
 
 def test_radii_from_constants_by_hand() -> None:
-    grid, margins = (0.1, 0.2, 0.4), torch.tensor([1.0, 0.1, 10.0]).double()
-    constants = torch.tensor([[5.0, 5.0, 5.0], [10.0, 10.0, 10.0], [20.0, 20.0, 20.0]]).double()
+    grid, margins = (0.1, 0.2, 0.4), torch.tensor([1.0, 0.1, 10.0, 2.0]).double()
+    constants = torch.tensor([[5.0] * 4, [10.0] * 4, [20.0] * 4]).double()
     # m = 1: min(0.1, 0.2), min(0.2, 0.1), min(0.4, 0.05) → 0.1; steps: 0.5 to 0.1, then 0.5/10 → 0.15.
-    torch.testing.assert_close(min_rule_radius(margins, grid, constants), torch.tensor([0.1, 0.02, 0.4]).double())
-    torch.testing.assert_close(step_rule_radius(margins, grid, constants), torch.tensor([0.15, 0.02, 0.4]).double())
+    # m = 2: 0.5 to 0.1, 1 to 0.2, then 0.5/20 → 0.225.
+    torch.testing.assert_close(min_rule_radius(margins, grid, constants), torch.tensor([0.1, 0.02, 0.4, 0.2]).double())
+    torch.testing.assert_close(
+        step_rule_radius(margins, grid, constants), torch.tensor([0.15, 0.02, 0.4, 0.225]).double()
+    )
     falling = torch.tensor([[9.0], [7.0], [8.0]]).double()
     assert nested(falling).flatten().tolist() == [7.0, 7.0, 8.0]
 
