@@ -267,6 +267,24 @@ def test_order_statistics_of_smoothing_are_the_exact_ones(count: int) -> None:
     assert 1 - at_most(kept - 1, share) == pytest.approx(1 - confidence, abs=1e-6)
 
 
+def test_bounds_of_the_smoothed_score_are_wider_on_larger_balls() -> None:
+    known, _ = computed("id", smoothed=True)
+    order = torch.tensor(EPS[2]).argsort()
+    lower, upper = known["smoothed_lower"][order], known["smoothed_upper"][order]
+    assert (lower < upper).all()
+    assert (lower.diff(dim=0) <= 0).all()
+    assert (upper.diff(dim=0) >= 0).all()
+
+
+def test_the_constants_of_the_first_radius_do_not_depend_on_the_others() -> None:
+    detector, first = detector_of(plane(nn.Tanh), (1, 1, 2), 0.0), []
+    for eps in ((0.1,), (0.1, 0.4), (0.1, 0.01)):
+        records = certify(detector, toys(), settings=Settings(eps=eps, attack_steps=2))
+        first.append([(one.lipschitz_clever, one.lipschitz_sampled, one.at[0].attacked) for one in records])
+        assert [one.lipschitz_certified for one in records] == [one.at[0].lipschitz for one in records]
+    assert first[0] == first[1] == first[2]
+
+
 # The sandwich
 
 
