@@ -43,6 +43,12 @@ class TrainingDiverged(CertoodError):
     exit_code = 1
 
 
+class ScoreCollapsed(CertoodError):
+    """Certified training made the score nearly constant."""
+
+    exit_code = 1
+
+
 class CannotCertify(CertoodError):
     """The model or the question asked of it cannot be certified."""
 

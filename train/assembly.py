@@ -3,12 +3,18 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from certood.analysis.bounds.differentiable import DifferentiableBounds, require_fixed_statistics
+from certood.data.source import to_pixels
 from certood.models.classifier import Classifier
+from certood.train.batch_statistics import fix_statistics
+from certood.train.certified.bounding import CertifiedTraining
+from certood.train.certified.ramp import Ramp
 from certood.train.penalty import GradientPenalty
 from certood.train.recipe import Recipe
 from certood.train.samplers import Sampler
@@ -31,6 +37,7 @@ class Training:
     schedule: LRScheduler
     sampler: Sampler
     steps: int
+    eps: Ramp | None = None
     epochs_done: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -59,10 +66,13 @@ def assemble(fabric: Fabric, recipe: Recipe, data: TrainingData, network: Classi
     data = TrainingData(
         replace(data.id, train=data.id.train.to(fabric.device)),
         data.auxiliary.to(fabric.device) if data.auxiliary is not None and recipe.uses_outliers else data.auxiliary,
+        data.auxiliary_validation,
         data.ood,
     )
+    if recipe.model.fixed_statistics:
+        fix_statistics(network)
     penalty = GradientPenalty(recipe.gradient.weight, recipe.gradient.mode, recipe.gradient.step)
-    step = TrainingStep(network, recipe.objective.objective, penalty)
+    step = TrainingStep(network, recipe.objective.objective, penalty, _certified(recipe, data, network))
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
     if step.learned:
         # A scalar of the objective is no weight that should be small.
@@ -87,4 +97,16 @@ def assemble(fabric: Fabric, recipe: Recipe, data: TrainingData, network: Classi
         schedule=schedule,
         sampler=recipe.sampler.sampler,
         steps=steps,
+        eps=recipe.certified.schedule(recipe.training.epochs, steps) if recipe.certified is not None else None,
     )
+
+
+def _certified(recipe: Recipe, data: TrainingData, network: Classifier) -> CertifiedTraining | None:
+    """The bounds of certified training; raises CannotCertify where the network has none, before anything is trained."""
+    section = recipe.certified
+    if section is None:
+        return None
+    require_fixed_statistics(network.train())
+    example = to_pixels(data.id.train.batch(torch.zeros(1, dtype=torch.int64)))
+    bounds = DifferentiableBounds(network, example, section.method)
+    return CertifiedTraining(section.certified_term, bounds, section.side, float(section.norm), section.quantile)

@@ -1,4 +1,4 @@
-"""Batch normalisation twice in a step: the second forward is normalised with the first one's batch statistics."""
+"""Batch normalisation twice in a step, where the second forward takes the first one's statistics, and with fixed ones."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +64,19 @@ def fixed_statistics(statistics: Statistics) -> Iterator[None]:
     finally:
         for module in statistics:
             del vars(module)["forward"]
+
+
+def fix_statistics(model: nn.Module) -> None:
+    """Batch normalisations keep their statistics from now on, whatever mode the network is put into."""
+    for part in model.modules():
+        if isinstance(part, _BatchNorm):
+            part.eval()
+            # An attribute of the instance hides the method of its class.
+            vars(part)["train"] = partial(_left_as_it_is, part)
+
+
+def _left_as_it_is(module: _BatchNorm, mode: bool = True) -> _BatchNorm:
+    return module
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

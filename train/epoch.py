@@ -12,6 +12,7 @@ from certood.data.augment import Augmentation
 from certood.data.auxiliary import AuxiliarySet
 from certood.data.source import to_pixels
 from certood.errors import TrainingDiverged
+from certood.train.alarm import watched_scores
 from certood.train.assembly import Training
 from certood.train.batches import EpochPlan, own_share, plan_epoch, read_batches, seeded_generator
 from certood.train.candidates import pick_outliers
@@ -38,7 +39,8 @@ def train_epoch(training: Training, shown: TrainingProgress) -> dict[str, Any]:
     training.step.train()
     record = torch.zeros(len(plan), len(Terms._fields), device=fabric.device)
     for index, (images_in, labels, images_out) in enumerate(_epoch_images(training, plan, auxiliary)):
-        terms: Terms = training.step(images_in, labels, images_out)
+        eps = training.eps(epoch * training.steps + index) if training.eps is not None else 0.0
+        terms: Terms = training.step(images_in, labels, images_out, eps)
         training.optimiser.zero_grad()
         fabric.backward(terms.total)
         if recipe.optimiser.clip is not None:
@@ -51,17 +53,19 @@ def train_epoch(training: Training, shown: TrainingProgress) -> dict[str, Any]:
         shown.step()
     reduced = fabric.all_reduce(record, reduce_op="mean")
     assert isinstance(reduced, Tensor)
-    loss, cross_entropy, outlier, gradient = reduced.mean(0).tolist()
+    means = dict(zip(Terms._fields, reduced.mean(0).tolist(), strict=True))
     norm_in, norm_out, accuracy = probe(training)
+    separation, deviation = watched_scores(training)
     return {
         "epoch": epoch + 1,
-        "loss": loss,
-        "cross_entropy": cross_entropy,
-        "outlier": outlier,
-        "gradient": gradient,
+        "loss": means.pop("total"),
+        **means,
         "gradient_norm_in": norm_in,
         "gradient_norm_out": norm_out,
         "accuracy": accuracy,
+        "eps": eps,
+        "auroc_auxiliary": separation,
+        "score_deviation": deviation,
         "learning_rate": learning_rate,
         "seconds": time.perf_counter() - began,
     }

@@ -10,6 +10,7 @@ from certood.errors import CheckpointError, RecipeError
 from certood.evaluation import evaluate, write_evaluation
 from certood.runs import RunDirectory
 from certood.runs.directory import Part
+from certood.train.alarm import check_score
 from certood.train.assembly import Training, assemble
 from certood.train.batches import steps_in_epoch
 from certood.train.candidates import SCORING_BATCH
@@ -34,7 +35,8 @@ def fit(
 
     `out` is the run directory (default runs/NAME). With `resume`, training goes on after its last whole epoch, and on
     CPU ends with the weights of an uninterrupted run. Raises RecipeError, DataError, DeviceError, ArchitectureError or
-    RunDirectoryError before anything is written, and TrainingDiverged when the loss is not finite.
+    RunDirectoryError before anything is written, TrainingDiverged when the loss is not finite, and
+    ScoreCollapsed when certified training makes the score nearly constant.
     """
     out = out or Path("runs") / recipe.recipe
     fabric = build_fabric(recipe.run)
@@ -100,6 +102,8 @@ def _train(training: Training, run: RunDirectory, *, progress: bool) -> None:
     writer = _event_writer(run.folder) if recipe.run.tensorboard and fabric.is_global_zero else None
     done = training.epochs_done * training.steps
     with TrainingProgress(recipe.recipe, epochs * training.steps, done, enabled=progress) as shown:
+        # A resumed run may have ended with a score that is nearly constant.
+        check_score(training.rows)
         while training.epochs_done < epochs:
             row = train_epoch(training, shown)
             training.epochs_done += 1
@@ -111,6 +115,7 @@ def _train(training: Training, run: RunDirectory, *, progress: bool) -> None:
                 for name, value in row.items():
                     writer.add_scalar(name, value, row["epoch"])
             shown.epoch(row, epochs)
+            check_score(training.rows)
     if writer is not None:
         writer.close()
 

@@ -5,11 +5,14 @@ import importlib.resources
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from certood.errors import RecipeError
+from certood.train.certified import CERTIFIED_TERMS, CertifiedTerm
+from certood.train.certified.base import Side
+from certood.train.certified.ramp import Ramp
 from certood.train.objectives import OBJECTIVES, Objective
 from certood.train.optimisers import OPTIMISERS, Optimiser
 from certood.train.samplers import SAMPLERS, Sampler
@@ -63,6 +66,13 @@ class DataSection(Section):
     validation: float = Field(
         0.1, gt=0, allow_inf_nan=False, description="Share (< 1) or number (≥ 1) of training images held out for γ."
     )
+    validation_auxiliary: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Share (< 1) or number (≥ 1) of auxiliary outliers held out, on which a certified training is watched; "
+        "if absent 5 % with a table [certified], else none.",
+    )
     split_seed: int = Field(
         0, ge=0, description="Of the division into training, validation and test; independent of run.seed."
     )
@@ -100,6 +110,13 @@ class ModelSection(Section):
     architecture: str = Field("small-cnn", description="A built-in name, torchvision:NAME, or module:function.")
     options: dict[str, bool | int | float | str] = Field(
         default_factory=dict, description="Arguments of the architecture."
+    )
+    initialisation: Literal["default", "certified"] = Field(
+        "default",
+        description="Of the weights: the architecture's, or N(0, sqrt(2π)/fan_in), with which intervals stay small.",
+    )
+    fixed_statistics: bool = Field(
+        False, description="Batch normalisation keeps the statistics of training.init, as certified training needs."
     )
     mean: tuple[float, ...] | None = Field(
         None, description="Normalisation per channel; measured on the ID set if absent."
@@ -178,6 +195,60 @@ class OptimiserSection(FamilySection):
         return made
 
 
+class CertifiedSection(FamilySection):
+    """Certified training: bounds of the score over balls enter the loss; a term's parameters are further keys."""
+
+    table: ClassVar = "certified"
+    families: ClassVar = {"term": CERTIFIED_TERMS}
+
+    term: str = Field("score", description="How bounds enter the loss.")
+    side: Side = Field("outliers", description="Whose images are bounded: outliers', or those of both sides.")
+    eps: float = Field(gt=0, allow_inf_nan=False, description="Radius of the balls when the ramp is over, in pixels.")
+    norm: Literal["inf", "2", "1"] = Field("inf", description="Norm of the balls; 2 and 1 need linear bounds.")
+    method: Literal["interval", "crown-ibp"] = Field("interval", description="How logits are bounded.")
+    quantile: float = Field(
+        1.0, gt=0, le=1, description="Share of a batch's outliers, of largest lower bound, whose bounds are used."
+    )
+    start: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Epochs before the radius grows; 5 % of training.epochs if absent."
+    )
+    ramp: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="Epochs in which it grows; 50 % of training.epochs if absent."
+    )
+
+    @field_validator("norm", mode="before")
+    @classmethod
+    def _number_is_text(cls, value: object) -> object:
+        return f"{value:g}" if isinstance(value, int | float) else value
+
+    @model_validator(mode="after")
+    def _bounds_are_known(self) -> "CertifiedSection":
+        if self.norm == "inf" and self.eps > 1:
+            raise ValueError(
+                f"eps is in pixels of [0, 1]: expected at most 1, got {self.eps:g}; 8-bit radii are divided by 255"
+            )
+        if self.norm != "inf" and self.method == "interval":
+            raise ValueError(
+                f"intervals see the box around a ball, whatever its norm: norm {self.norm} needs method = 'crown-ibp'"
+            )
+        if self.norm != "inf" and self.certified_term.attack_steps:
+            raise ValueError(f"the attack of term {self.term!r} takes norm inf, got {self.norm}")
+        return self
+
+    @property
+    def certified_term(self) -> CertifiedTerm:
+        """The term with its parameters."""
+        made: CertifiedTerm = self.member("term")
+        return made
+
+    def schedule(self, epochs: int, steps: int) -> Ramp:
+        """ε by step in a training of `epochs` epochs of `steps` steps."""
+        start, length = (
+            share * epochs if given is None else given for given, share in ((self.start, 0.05), (self.ramp, 0.5))
+        )
+        return Ramp(self.eps, start, length, steps)
+
+
 class TrainingSection(Section):
     """Length and batches."""
 
@@ -203,6 +274,7 @@ class Recipe(Section):
     gradient: GradientSection = GradientSection()
     sampler: SamplerSection = SamplerSection()
     optimiser: OptimiserSection = OptimiserSection()
+    certified: CertifiedSection | None = None
     training: TrainingSection = TrainingSection()
 
     @model_validator(mode="after")
@@ -212,12 +284,45 @@ class Recipe(Section):
             raise ValueError(f"objective {self.objective.name!r} needs data.auxiliary, a set of auxiliary outliers")
         if (self.model.mean is None) != (self.model.std is None):
             raise ValueError("model.mean and model.std go together: give both or neither")
+        if self.model.initialisation != "default" and self.training.init is not None:
+            raise ValueError("model.initialisation would be overwritten by the weights of training.init: leave one out")
+        if self.data.validation_auxiliary and not self.data.auxiliary:
+            raise ValueError("data.validation_auxiliary holds out a share of data.auxiliary, which is not given")
+        return self
+
+    @model_validator(mode="after")
+    def _certified_training_fits(self) -> "Recipe":
+        if self.certified is None:
+            return self
+        if not self.data.auxiliary:
+            raise ValueError(
+                "table [certified] needs data.auxiliary, a set of auxiliary outliers, whose scores are bounded"
+            )
+        if self.certified.certified_term.modifies_objective and not self.objective.objective.needs_outliers:
+            raise ValueError(
+                f"certified.term = {self.certified.term!r} acts through the objective's outlier term, and "
+                f"{self.objective.name!r} has none: choose another objective.name, such as 'logistic'"
+            )
+        ramp = self.certified.schedule(self.training.epochs, 1)
+        if ramp.start + ramp.length > self.training.epochs:
+            raise ValueError(
+                f"the radius of certified training would reach eps after certified.start + certified.ramp = "
+                f"{ramp.start:g} + {ramp.length:g} epochs, but training.epochs is {self.training.epochs}: shorten the ramp"
+            )
         return self
 
     @property
     def uses_outliers(self) -> bool:
         """Whether a step takes auxiliary outliers."""
-        return bool(self.data.auxiliary) and (self.objective.objective.needs_outliers or self.gradient.weight > 0)
+        return bool(self.data.auxiliary) and (
+            self.objective.objective.needs_outliers or self.gradient.weight > 0 or self.certified is not None
+        )
+
+    @property
+    def validation_auxiliary(self) -> float:
+        """The share or number of auxiliary outliers that are held out."""
+        given = self.data.validation_auxiliary
+        return given if given is not None else 0.05 * (self.certified is not None)
 
     @property
     def absent_class(self) -> bool:
@@ -264,9 +369,10 @@ def make_recipe(tables: Mapping[str, Any], settings: Iterable[str] = ()) -> Reci
 def sections() -> dict[str, type[Section]]:
     """The tables of a recipe by name."""
     return {
-        name: field.annotation
+        name: kind
         for name, field in Recipe.model_fields.items()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        for kind in (field.annotation, *get_args(field.annotation))
+        if isinstance(kind, type) and issubclass(kind, Section)
     }
 
 

@@ -22,9 +22,13 @@ TRAINING_COLUMNS = (
     "cross_entropy",
     "outlier",
     "gradient",
+    "certified",
     "gradient_norm_in",
     "gradient_norm_out",
     "accuracy",
+    "eps",
+    "auroc_auxiliary",
+    "score_deviation",
     "learning_rate",
     "seconds",
 )

@@ -18,6 +18,8 @@ from certood.errors import ArchitectureError, CheckpointError, DataError
 from certood.models import build_model
 from certood.models.catalogue import runs_user_code
 from certood.models.classifier import Classifier
+from certood.train.batches import seeded_generator
+from certood.train.initialisation import initialise_for_bounds
 from certood.train.recipe import Recipe, RunSection
 
 NORMALISATION_IMAGES = 10_000
@@ -29,6 +31,7 @@ class TrainingData:
 
     id: IdSplits
     auxiliary: AuxiliarySet | None
+    auxiliary_validation: AuxiliarySet | None
     ood: Mapping[str, ImageSource]
 
     @property
@@ -41,6 +44,8 @@ class TrainingData:
         }
         if self.auxiliary is not None:
             named |= {f"auxiliary/{part.name}": part for part in self.auxiliary.parts}
+        if self.auxiliary_validation is not None:
+            named |= {f"auxiliary-validation/{part.name}": part for part in self.auxiliary_validation.parts}
         return {name: source.fingerprint for name, source in {**named, **self.ood}.items()}
 
 
@@ -89,8 +94,26 @@ def load_training_data(recipe: Recipe) -> TrainingData:
     require_disjoint(
         splits.roles | {"auxiliary outliers": outliers, "test outliers": [*ood.values()]}, data.allow_shared
     )
-    auxiliary = joined(outliers, [item.weight for item in data.auxiliary]) if outliers else None
-    return TrainingData(splits, auxiliary, ood)
+    auxiliary, held_out = None, None
+    if outliers:
+        weights = [item.weight for item in data.auxiliary]
+        auxiliary = joined(outliers, weights)
+        if recipe.validation_auxiliary:
+            parts = [_held_out(source, recipe.validation_auxiliary, data.split_seed) for source in outliers]
+            auxiliary, held_out = (joined(sources, weights) for sources in zip(*parts, strict=True))
+    return TrainingData(splits, auxiliary, held_out, ood)
+
+
+def _held_out(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, ImageSource]:
+    """The images to train on, and those held out: a share (< 1) or a number of them, drawn by the seed."""
+    count = round(share * len(source)) if share < 1 else round(share)
+    if not 0 < count < len(source):
+        raise DataError(
+            f"data.validation_auxiliary = {share:g} would hold out {count} of the {len(source)} images of {source.name}: "
+            "both parts need images"
+        )
+    order = torch.randperm(len(source), generator=seeded_generator(seed, 5))
+    return source.subset(order[count:].sort().values), source.subset(order[:count].sort().values)
 
 
 def channel_statistics(source: ImageSource) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -134,6 +157,8 @@ def build_network(recipe: Recipe, splits: IdSplits) -> Classifier:
         std=std,
         options=recipe.model.options,
     )
+    if recipe.model.initialisation == "certified":
+        initialise_for_bounds(model)
     if recipe.training.init is not None:
         # The recipe names the user's code; the file that training starts from does not.
         named = recipe.model.architecture if runs_user_code(recipe.model.architecture) else None

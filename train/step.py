@@ -1,6 +1,7 @@
 """The whole forward part of a training step."""
 
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,32 +10,41 @@ from torch.nn import functional as F
 
 from certood.errors import CertoodError
 from certood.train.batch_statistics import Statistics, recorded_statistics
+from certood.train.certified.bounding import CertifiedTraining
 from certood.train.objectives import Objective
 from certood.train.penalty import GradientPenalty, at_least_float32, gate_shares, gradient_term
 
 
 class Terms(NamedTuple):
-    """The loss and its parts, scalars; total = cross_entropy + λ_S·outlier + λ_∇·gradient."""
+    """The loss and its parts, scalars; total = cross_entropy + λ_S·outlier + λ_∇·gradient + weight·certified."""
 
     total: Tensor
     cross_entropy: Tensor
     outlier: Tensor
     gradient: Tensor
+    certified: Tensor
 
 
 class TrainingStep(nn.Module):
     """The forward part of a step as one module, so that a data-parallel wrapper sees one forward and one backward.
 
     ID images and outliers go through ONE joint forward, and running statistics are updated once. `learned` holds the scalars
-    that the objective learns. Raises CertoodError for a finite difference through active dropout, whose two forwards
-    would not agree.
+    that the objective learns; with `certified`, bounds over balls of the radius of the step enter the loss. Raises
+    CertoodError for a finite difference through active dropout, whose two forwards would not agree.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, penalty: GradientPenalty) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        penalty: GradientPenalty,
+        certified: CertifiedTraining | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
         self.penalty = penalty
+        self.certified = certified
         self.learned = nn.ParameterDict({name: torch.tensor(value) for name, value in objective.learned.items()})
         random = [
             name
@@ -47,8 +57,11 @@ class TrainingStep(nn.Module):
                 "use gradient.mode = 'exact' or no dropout"
             )
 
-    def forward(self, images_in: Tensor, labels: Tensor, images_out: Tensor | None) -> Terms:
-        """Terms of ID images (N, C, H, W) with labels (N,), and outliers (M, C, H, W) or None; pixels in [0, 1]."""
+    def forward(self, images_in: Tensor, labels: Tensor, images_out: Tensor | None, eps: float = 0.0) -> Terms:
+        """Terms of ID images (N, C, H, W) with labels (N,), and outliers (M, C, H, W) or None; pixels in [0, 1].
+
+        `eps` is the radius of the balls of certified training in pixels; at 0 there is no bound and no certified term.
+        """
         objective, penalty = self.objective, self.penalty
         learned = dict(self.learned.items())
         images = images_in if images_out is None else torch.cat([images_in, images_out])
@@ -60,15 +73,24 @@ class TrainingStep(nn.Module):
             logits = at_least_float32(self.model(images))
         logits_in, logits_out = logits[: len(labels)], logits[len(labels) :]
         cross_entropy = F.cross_entropy(logits_in, labels)
-        outlier = gradient = cross_entropy.new_zeros(())
+        outlier = gradient = added = cross_entropy.new_zeros(())
         if len(logits_out):
-            outlier = objective.outlier_term(
-                objective.trained_score(logits_in), objective.trained_score(logits_out), learned
-            )
+            scores_in, scores_out = objective.trained_score(logits_in), objective.trained_score(logits_out)
+            term = partial(objective.outlier_term, learned=learned)
+            if self.certified is None or eps == 0:
+                outlier = term(scores_in, scores_out)
+            else:
+                inside, outside = self.certified.known(
+                    objective.trained_score, images, len(labels), scores_in, scores_out, eps
+                )
+                outlier = self.certified.term.outlier_term(term, inside, outside)
+                added = self.certified.term.added_term(inside, outside, eps)
         if penalty.weight:
             scores = objective.score(logits)
             shares = gate_shares(scores.detach(), len(labels), objective.margins(learned))
             if shares.any():
                 gradient = gradient_term(penalty, self.model, objective.score, images, scores, shares, statistics)
         total = cross_entropy + objective.weight * outlier + penalty.weight * gradient
-        return Terms(total, cross_entropy, outlier, gradient)
+        if self.certified is not None:
+            total = total + self.certified.term.weight * added
+        return Terms(total, cross_entropy, outlier, gradient, added)

@@ -132,7 +132,7 @@ def test_gates_without_margins_are_always_open(name: str) -> None:
 
 
 def test_the_gates_of_the_logistic_form_open_at_its_threshold() -> None:
-    scores = torch.tensor([-5.0, -4.0, -5.0, -4.0])
+    scores = torch.tensor([-5.0, -4.4, -5.0, -4.4])
     shares = gate_shares(scores, 2, LogisticEnergy().margins({"g": torch.tensor(-4.5)}))
     assert shares.tolist() == [0.5, 0, 0, 0.5]
 
@@ -147,3 +147,16 @@ def test_a_step_learns_the_scalars_of_the_objective() -> None:
     expected = 0.7 * (-torch.sigmoid(inside + 2).mean() + torch.sigmoid(-2 - outside).mean())
     assert step.learned["g"].grad is not None
     assert step.learned["g"].grad.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_bounds_of_the_trained_score_on_a_box_enclose_it(name: str, objective: Objective) -> None:
+    # The loss of an outlier in a ball is bounded through them.
+    generator = torch.Generator().manual_seed(0)
+    centre = 3 * torch.randn(20, 5, dtype=torch.float64, generator=generator)
+    radius = torch.rand(20, 5, dtype=torch.float64, generator=generator)
+    lower, upper = objective.trained_score.box_bounds(centre - radius, centre + radius)
+    share = torch.randint(0, 2, (500, 20, 5), generator=generator)
+    found = objective.trained_score(centre + radius * (2 * share - 1))
+    assert (lower <= found.amin(0) + 1e-12).all()
+    assert (upper >= found.amax(0) - 1e-12).all()
+    assert (found.amin(0) - lower).max() < 0.35 * (upper - lower).min(), name

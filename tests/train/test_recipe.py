@@ -18,8 +18,8 @@ from certood.train.schedules.cosine import Cosine
 from certood.train.sections import FamilySection
 
 METHODS = {
-    "digits": ("ce", "oe", "energy", "greg", "greg-plus"),
-    "mnist": ("ce", "oe", "energy", "greg", "greg-plus"),
+    "digits": ("ce", "oe", "energy", "greg", "greg-plus", "certified", "certified-greg"),
+    "mnist": ("ce", "oe", "energy", "greg", "greg-plus", "certified", "certified-greg"),
     "cifar10": ("ce", "oe", "energy", "dos", "greg", "greg-plus"),
     "cifar100": ("ce", "oe", "energy", "dos", "greg", "greg-plus"),
     "imagenet-subset": ("ce", "greg", "greg-plus"),
@@ -35,10 +35,13 @@ def test_the_built_in_recipes_are_those_announced() -> None:
 def test_a_built_in_recipe_is_what_its_name_says(name: str) -> None:
     recipe = load_recipe(name)
     method = next(
-        method for method in ("greg-plus", "greg", "energy", "oe", "dos", "ce") if name.endswith(f"-{method}")
+        method
+        for method in ("greg-plus", "certified-greg", "certified", "greg", "energy", "oe", "dos", "ce")
+        if name.endswith(f"-{method}")
     )
     assert recipe.recipe == name
-    assert (recipe.gradient.weight > 0) == method.startswith("greg")
+    assert (recipe.gradient.weight > 0) == ("greg" in method)
+    assert (recipe.certified is not None) == method.startswith("certified")
     assert (recipe.sampler.name == "cluster") == (method == "greg-plus")
     assert recipe.uses_outliers == (method != "ce")
     assert recipe.absent_class == (method == "dos")
@@ -172,7 +175,12 @@ def test_every_member_survives_being_written_and_read(table: str) -> None:
     assert issubclass(section, FamilySection)
     for key, family in section.families.items():
         for name, member in family.importable().items():
-            tables = {"recipe": "mine", "data": {"id": "digits", "auxiliary": "digits-auxiliary"}, table: {key: name}}
+            tables = {
+                "recipe": "mine",
+                "data": {"id": "digits", "auxiliary": "digits-auxiliary"},
+                "objective": {"name": "energy"},
+                table: {key: name} | ({"eps": 0.1} if table == "certified" else {}),
+            }
             recipe = make_recipe(tables)
             assert getattr(recipe, table).member(key) == member()
             assert make_recipe(tomllib.loads(tomli_w.dumps(recipe.to_toml()))) == recipe
