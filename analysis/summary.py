@@ -52,7 +52,7 @@ def summarise(records: Sequence[Certificate], eps: Sequence[float], *, smoothed:
         entry |= {median_name(quantity): _medians(group, quantity) for quantity in quantities(smoothed=smoothed)}
         if not smoothed:
             entry["median_tightness"] = _median(
-                [r.radius_certified / r.radius_attack for r in group if r.correct and r.radius_attack > 0]
+                [r.radius_certified / r.radius_attack for r in group if r.radius_attack > 0]
             )
             if group[0].kind == "ood" and inside:
                 entry |= _metrics(inside, group, eps)

@@ -22,6 +22,14 @@ def test_by_hand() -> None:
     assert (found.fpr95, found.afpr95, found.gfpr95) == (0.5, 0.5, 0.5)
 
 
+def test_a_bound_is_never_better_than_the_attack_by_hand() -> None:
+    """Bounds on the wrong side of attacked and clean scores, by rounding, count as those."""
+    found = threat_metrics([0, 1], [3], [2], [2.5], 1.5, attacked_id=[2.2, 1], bound_id=[0, 0.5])
+    assert (found.auc, found.aauc, found.gauc) == (1, 0.5, 0.5)
+    assert threat_metrics([2], [3], [2.5], [2.5], 0, attacked_id=[1], bound_id=[1]).gauc == 1
+    assert threat_metrics([2.5], [3], [2.5], [2.5], 0, attacked_id=[1], bound_id=[1]).aauc == 0
+
+
 def test_what_nothing_is_known_about_gets_nothing() -> None:
     found = threat_metrics([0, 1], [3, 4], [2, 2], [-math.inf, math.nan], 1)
     assert found.gauc == pytest.approx(0.5 * 0 + 0.5 * 1)  # not a number falls back on the attacked score
@@ -72,6 +80,12 @@ def test_requirements() -> None:
     check_requirements(
         [parse_requirement(text) for text in ("gauc>=0.5", "certified_fraction@a > 0.8", "violations<=0")], RESULT
     )
+    for text, kept in (("gauc>=0.5", True), ("gauc>0.5", False), ("gauc<=0.5", True), ("gauc<0.5", False)):
+        if kept:
+            check_requirements([parse_requirement(text)], RESULT)
+        else:
+            with pytest.raises(RequirementNotMet):
+                check_requirements([parse_requirement(text)], RESULT)
     with pytest.raises(RequirementNotMet, match=r"gauc>=0.6: b has 0.5"):
         check_requirements([parse_requirement("gauc>=0.6")], RESULT)
     with pytest.raises(CertoodError, match="no 'gaucc'"):

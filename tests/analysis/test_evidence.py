@@ -26,7 +26,7 @@ from certood.analysis.evidence.sandwich import violations
 from certood.analysis.evidence.smoothing import MedianSmoothing
 from certood.analysis.evidence.verdicts import verdicts
 from certood.analysis.question import Question
-from certood.analysis.records import Certificate, append_certificates, columns, read_certificates
+from certood.analysis.records import AtRadius, Certificate, append_certificates, columns, read_certificates
 from certood.analysis.reporting.tables import table_columns
 from certood.analysis.requirements import check_names, parse_requirement
 from certood.analysis.settings import Settings
@@ -502,6 +502,20 @@ def test_new_evidence_is_everywhere_by_its_registration(corner: type[Evidence], 
         assert [heads.get(key) for key in keys] == ["S corner", "tiny"][: len(keys)]
     with pytest.raises(CertoodError, match=r"there is corner, radius_tiny"):
         register(corner)
+
+
+@pytest.mark.usefixtures("corner")
+def test_metrics_take_the_worst_of_all_scores_that_are_found() -> None:
+    """AAUC over one ID image at 1 and one outlier at 3, of which two attacks find other scores; either may be the worse."""
+    for attacked, other, expected in ((2.0, 0.5, 0.0), (0.5, 2.0, 0.0), (2.0, 2.5, 1.0)):
+        at = AtRadius(0.1, "unknown", {"attacked": attacked, "corner": other, "lower": 0.0, "upper": 9.0})
+        outlier = Certificate("out", "ood", 0, 3.0, 1.5, 1.5, False, at=(at,))
+        for own, highest in (((1.0, 2.2), 2.2), ((2.2, 1.0), 2.2)):
+            at = AtRadius(0.1, "unknown", {"attacked": own[0], "corner": own[1], "lower": 0.0, "upper": 9.0})
+            inside = Certificate("in", "id", 0, 1.0, 1.5, 0.5, True, at=(at,))
+            entry = summarise([inside, outlier], (0.1,))["sets"]["out"]
+            assert entry["aauc"] == [expected]
+            assert entry["both_sided"]["aauc"] == [float(min(attacked, other) > highest)]
 
 
 def test_unsound_new_evidence_is_counted(corner: type[Evidence]) -> None:

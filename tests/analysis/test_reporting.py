@@ -74,6 +74,7 @@ def test_the_tables_are_the_numbers_of_the_files(two: list[Path]) -> None:
     # At the smaller ε all but the wrong decision are certified.
     small = [row for row in radius_rows(runs) if row["eps"] == 0.005 and row["set"] == "digits"]
     assert [row["certified"] for row in small] == [80.0, 80.0]
+    assert [row["lipschitz_certified"] for row in small] == [8.5, 8.5]
     # All runs of a set stand beside each other, and the mean comes last.
     assert [row["set"] for row in benchmark_rows(runs)][-2:] == ["mean", "mean"]
     assert [row["run"] for row in theory_rows(runs)] == ["sharp", "stiff"] * 2
