@@ -4,6 +4,7 @@
 ball; `certood.analysis.certification` computes the record of an image, `certood.analysis.summary` the metrics of a run.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ def report(
     from certood.analysis.reporting.page import write_page  # noqa: PLC0415 (importing certood.analysis stays light)
     from certood.analysis.reporting.runs import read_runs  # noqa: PLC0415
     from certood.errors import CertoodError  # noqa: PLC0415
-    from certood.files import write_atomically  # noqa: PLC0415
+    from certood.files import refuse_foreign, write_atomically  # noqa: PLC0415
 
     if format not in FORMATS:
         raise CertoodError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
@@ -104,9 +105,26 @@ def report(
     if format == "html":
         if out is None:
             raise CertoodError("an HTML report needs a file to be written to")
+        refuse_foreign(Path(out), _is_page)
         write_page(found, Path(out))
         return str(out)
     text = {"json": tables_as_json, "csv": tables_as_csv, "latex": tables_as_latex}[format](found)
     if out is not None:
+        refuse_foreign(Path(out), lambda content: _same_kind(content, text, format))
         write_atomically(Path(out), text)
     return text
+
+
+def _is_page(content: bytes) -> bool:
+    return b'<meta name="generator" content="certood' in content[:2000]
+
+
+def _same_kind(content: bytes, text: str, kind: str) -> bool:
+    """Whether a file is a report of this format: the same keys, header or title as the new one."""
+    if kind != "json":
+        return content.splitlines()[:1] == text.encode().splitlines()[:1]
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.keys() == json.loads(text).keys()

@@ -1,6 +1,5 @@
 """`certood certify` on a run: its own images, with progress, resumable, several processes if wanted."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -8,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from certood import __version__
 from certood.analysis.bounds import engine_by_name
 from certood.analysis.certification import question_of
 from certood.analysis.evidence.global_constant import global_constant
 from certood.analysis.question import Question
+from certood.analysis.recheck import certificates_hash, unsound
 from certood.analysis.records import Certificate, append_certificates, read_certificates
 from certood.analysis.reporting.figures import draw_figures
 from certood.analysis.settings import Settings
@@ -28,6 +26,7 @@ from certood.errors import CertoodError, DataError, RunDirectoryError
 from certood.files import refuse_foreign, write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part, read_json
+from certood.runs.identity import SCHEMA_VERSION, detector_identity, differences, versions
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,8 @@ def certify_sets(
     record = settings.record() | {
         "limit": limit,
         "sets": {name: part.source.fingerprint for name, part in sets.items()},
-        "score": detector.score.name,
-        "threshold": detector.threshold,
-        "weights": _fingerprint(detector),
+        "schema_version": SCHEMA_VERSION,
+        "detector": detector_identity(detector),
     }
     run = RunDirectory(out)
     with run.writing("certify"):
@@ -89,7 +87,12 @@ def certify_sets(
         # Processes finish in any order; what is computed from the records does not depend on it.
         found = _read(place.certificates, sets, settings)
         ordered = [found[name, index] for name, part in sets.items() for index in part.indices]
-        result = _result(detector, question, ordered, settings)
+        result = _result(detector, question, ordered, settings) | {
+            "schema_version": SCHEMA_VERSION,
+            "detector": record["detector"],
+            "image_sets": record["sets"],
+            "certificates_sha256": certificates_hash(place.certificates),
+        }
         write_json(place.certification, result)
         if figures:
             draw_figures(ordered, result, place.figures)
@@ -108,6 +111,12 @@ def _check(name: str, source: ImageSource, detector: Detector) -> None:
 def _read(path: Path, sets: Mapping[str, _Set], settings: Settings) -> dict[tuple[str, int], Certificate]:
     """The records that are there, by set and index; raises RunDirectoryError for one that is there twice, or not ours."""
     records = read_certificates(path, settings.eps, continued=True)[0] if path.exists() else []
+    broken = unsound(records)
+    if broken:
+        raise RunDirectoryError(
+            f"{path}: image {broken[0].index} of {broken[0].set!r} breaks inequalities that held when it was certified; "
+            "the file was changed; delete that line, or replace all with --overwrite"
+        )
     found: dict[tuple[str, int], Certificate] = {}
     wanted = {name: set(part.indices) for name, part in sets.items()}
     for record in records:
@@ -136,7 +145,7 @@ def _result(
         "score": detector.score.name,
         "threshold": detector.threshold,
         "settings": settings.record(),
-        "versions": {"certood": __version__, "torch": torch.__version__},
+        "versions": versions(),
     }
 
 
@@ -151,14 +160,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _fingerprint(detector: Detector) -> str:
-    """SHA-256 over the weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(detector.model.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _prepare(run: RunDirectory, record: Mapping[str, Any], *, overwrite: bool) -> RunDirectory:
@@ -177,12 +178,20 @@ def _prepare(run: RunDirectory, record: Mapping[str, Any], *, overwrite: bool) -
         return place
     old = read_json(place.certification_settings)
     if old != new:
-        keys = sorted(key for key in new if old is None or old.get(key) != new[key])
+        keys = _different(old or {}, new)
         raise RunDirectoryError(
             f"{place.certificates} was made with other settings ({', '.join(keys)} differ); "
             "repeat those, replace it with --overwrite, or choose another --out"
         )
     return place
+
+
+def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys of settings that differ, those of the detector one by one."""
+    found = sorted(key for key in new if key != "detector" and old.get(key) != new[key])
+    if isinstance(old.get("detector"), Mapping):
+        return found + [f"detector.{key}" for key in differences(old["detector"], new["detector"])]
+    return [*found, "detector"]
 
 
 def _settings_of(run: RunDirectory) -> Mapping[str, Any] | None:

@@ -1,7 +1,7 @@
 """The clean benchmark: every score on every OOD set, from one forward pass an image."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from certood.errors import CertoodError, DataError
 from certood.files import write_atomically
 from certood.inference import collect_logits
 from certood.metrics import Metric, aupr_in, aupr_out, auroc, bootstrap_interval, fpr_at_threshold, threshold_at_tpr
+from certood.runs.directory import read_json
+from certood.runs.identity import SCHEMA_VERSION, detector_identity, differences, versions
 from certood.scores import Score, suitable_scores
 
 METRICS = ("auroc", "fpr95", "aupr_in", "aupr_out")
@@ -63,6 +65,14 @@ def evaluate(
         "n_id": len(splits.test),
         "score": detector.score.label,
         "scores": {},
+        "schema_version": SCHEMA_VERSION,
+        "detector": detector_identity(detector),
+        "image_sets": {
+            "validation": splits.validation.fingerprint,
+            "test": splits.test.fingerprint,
+            "ood": {name: source.fingerprint for name, source in ood.items()},
+        },
+        "versions": versions(),
     }
     for score in scores or measured_scores(detector):
         of_outputs = score.on(len(detector.classes), detector.outputs)
@@ -107,6 +117,19 @@ def _measure(
 def write_evaluation(path: Path, result: Mapping[str, Any]) -> None:
     """Write evaluation.json, atomically; raises RunDirectoryError where it cannot."""
     write_atomically(path, json.dumps(result, indent=2) + "\n")
+
+
+def read_evaluation(path: Path) -> dict[str, Any] | None:
+    """What an evaluation.json holds, or None where there is none; raises RunDirectoryError where it does not read."""
+    return read_json(path, ("accuracy", "scores"))
+
+
+def dropped(old: Mapping[str, Any], detector: Detector, scores: Collection[str], ood: Collection[str]) -> list[str]:
+    """The scores and OOD sets of an earlier evaluation of the same detector that one of these would not have."""
+    if differences(old.get("detector", {}), detector_identity(detector)):
+        return []
+    known = [name for entry in old["scores"].values() for name in entry["sets"]]
+    return [name for name in dict.fromkeys([*old["scores"], *known]) if name not in (*scores, *ood)]
 
 
 def evaluation_table(result: Mapping[str, Any]) -> Table:

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from certood.analysis.recheck import certificates_hash, unsound
 from certood.analysis.records import Certificate, read_certificates
+from certood.checkpoints import stored_identity
 from certood.errors import RunDirectoryError
 from certood.runs import RunDirectory
 from certood.runs.directory import read_json
+from certood.runs.identity import differences
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Run:
     """A run directory as read; `evaluation` and `certification` are None where those commands have not run to their end.
 
     `settings` is what certification_settings.json holds: limit, hashes of the certified sets, effort. `note` says what of the
-    run was left out, and why.
+    run was left out, and why; `stale` says which of its files are about something else than the checkpoint, and were left out.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Run:
     certificates: tuple[Certificate, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
+    stale: tuple[str, ...] = ()
 
     @property
     def score(self) -> str | None:
@@ -80,9 +84,21 @@ def _read(path: Path) -> Run:
         raise RunDirectoryError(
             f"{path} has neither {files.evaluation.name} nor {files.certification.name}: evaluate or certify it first"
         )
-    run = Run(path.resolve().name, path, files.recipe_tables(), evaluation)
+    identity = stored_identity(path) if files.checkpoint.is_file() else None
+    stale = []
+    if evaluation is not None and (why := _stale(evaluation, identity)):
+        stale.append(f"{files.evaluation.name} {why}; evaluate it again")
+        evaluation = None
+    if certification is not None:
+        about = identity if identity is not None else (evaluation or {}).get("detector")
+        if why := _stale(certification, about) or _other_images(certification, evaluation):
+            stale.append(f"{files.certification.name} {why}; certify it again with --overwrite")
+            certification = None
+    if stale and evaluation is None and certification is None:
+        raise RunDirectoryError(f"{path}: {'; '.join(stale)}")
+    run = Run(path.resolve().name, path, files.recipe_tables(), evaluation, stale=tuple(stale))
     if certification is None:
-        unfinished = files.certificates.is_file()
+        unfinished = files.certificates.is_file() and not stale
         return replace(run, note="its certification has not ended; the same command continues it" if unfinished else "")
     certificates, _ = read_certificates(files.certificates, tuple(certification["eps"]))
     counted = sum(entry["n"] for entry in certification["sets"].values())
@@ -92,5 +108,38 @@ def _read(path: Path) -> Run:
             note=f"{files.certification.name} is about {counted} images and {files.certificates.name} has "
             f"{len(certificates)}: its certification has not ended; the same command continues it",
         )
+    if certification.get("certificates_sha256", "") not in ("", certificates_hash(files.certificates)):
+        return replace(run, note=f"{files.certificates.name} has changed since {files.certification.name} was written")
+    broken = unsound(certificates)
+    if broken:
+        return replace(
+            run,
+            note=f"image {broken[0].index} of {broken[0].set} in {files.certificates.name} breaks inequalities that held "
+            f"when it was certified ({len(broken)} such images)",
+        )
     settings = read_json(files.certification_settings) or {}
     return replace(run, certification=certification, certificates=tuple(certificates), settings=settings)
+
+
+def _stale(content: Mapping[str, Any], identity: Mapping[str, Any] | None) -> str:
+    """Why a result is not about this detector; empty where it is, or where nothing is known to compare with.
+
+    A certification may be about another score than the detector's own, with another γ.
+    """
+    if identity is None:
+        return ""
+    own = content.get("detector")
+    if not isinstance(own, Mapping):
+        return "does not say which detector it is about (it was written by an earlier version)"
+    found = differences(own, identity)
+    if own.get("score") != identity.get("score"):
+        found = [key for key in found if key not in ("score", "threshold")]
+    return f"is about another detector than the checkpoint ({', '.join(found)} differ)" if found else ""
+
+
+def _other_images(certification: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
+    """Why a certification is about other images than the evaluation beside it."""
+    certified = certification.get("image_sets", {})
+    evaluated = (evaluation or {}).get("image_sets", {}).get("ood", {})
+    changed = [name for name in certified if name in evaluated and certified[name] != evaluated[name]]
+    return f"is about other images than the evaluation ({', '.join(changed)} differ)" if changed else ""

@@ -12,7 +12,10 @@ def verdict(runs: Sequence[Run]) -> list[str]:
     """Its sentences. Radii in different norms are never compared."""
     rates = {run.name: 100 * run.benchmark["mean"]["fpr95"] for run in runs if run.benchmark.get("mean")}
     sentences = []
-    if rates:
+    unlike = _unlike([_benchmarked(run) for run in runs if run.name in rates], "rates")
+    if unlike:
+        sentences.append(unlike)
+    elif rates:
         sentences.append(f"Lowest mean FPR95: {_extremes(rates, RATE, ' %', lowest=True)}.")
     norms = dict.fromkeys(str(run.norm) for run in runs if run.certified)
     for norm in norms:
@@ -23,15 +26,39 @@ def verdict(runs: Sequence[Run]) -> list[str]:
         found = {name: radius for name, radius in radii["id"].items() if radius is not None}
         if not found:
             continue
+        apart = _unlike([_certified(run) for run in runs if run.name in found], f"radii in {NORM_NAMES[norm]}")
+        if apart:
+            sentences.append(apart)
+            continue
         place = f"in {NORM_NAMES[norm]}, pixels of the range 0 to 1"
         sentences.append(
             f"Largest median certified radius of ID images ({place}): {_extremes(found, RADIUS, '', lowest=False)}."
         )
-        sentences += _compared({name: rate for name, rate in rates.items() if name in found}, found)
+        if not unlike:
+            sentences += _compared({name: rate for name, rate in rates.items() if name in found}, found)
     if any(run.smoothed for run in runs):
         sentences.append("Radii of smoothed detectors are probabilistic, and are listed apart.")
     sentences.append(_basis(runs))
     return sentences
+
+
+def _benchmarked(run: Run) -> tuple[object, ...]:
+    """What two benchmarks must share for their rates to be ranked."""
+    images: Mapping[str, object] = (run.evaluation or {}).get("image_sets", {})
+    return tuple(sorted(run.benchmark["sets"])), images.get("test"), str(images.get("ood")), run.score
+
+
+def _certified(run: Run) -> tuple[object, ...]:
+    """What two certifications must share for their radii to be ranked."""
+    assert run.certification is not None
+    sets = sorted((name, entry["kind"], entry["n"]) for name, entry in run.certification["sets"].items())
+    return tuple(sets), str(run.certification.get("image_sets")), run.certification.get("score")
+
+
+def _unlike(measured: Sequence[object], what: str) -> str:
+    if len(set(measured)) < 2:
+        return ""
+    return f"The {what} of these runs are not ranked: they were measured on different images or by different scores."
 
 
 def _median(run: Run, kind: str) -> float | None:

@@ -7,12 +7,12 @@ import torch
 
 from certood.checkpoints.foreign import load_foreign
 from certood.checkpoints.onnx_file import is_onnx, load_onnx
-from certood.checkpoints.own import is_own, load_checkpoint, save_checkpoint
+from certood.checkpoints.own import is_own, load_checkpoint, save_checkpoint, stored_identity
 from certood.detector import Detector
 from certood.errors import CheckpointError
 from certood.scores import Score
 
-__all__ = ["is_onnx", "load", "load_checkpoint", "load_foreign", "load_onnx", "save_checkpoint"]
+__all__ = ["is_onnx", "load", "load_checkpoint", "load_foreign", "load_onnx", "save_checkpoint", "stored_identity"]
 
 
 def load(

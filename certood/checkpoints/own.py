@@ -1,6 +1,7 @@
 """certood's own checkpoints: weights in safetensors with JSON metadata, never pickle."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from certood.files import replacing
 from certood.models import Classifier, build_model
 from certood.models.catalogue import runs_user_code
 from certood.runs.directory import RunDirectory
+from certood.runs.identity import weights_hash
 
 METADATA_KEY = "certood"
 
@@ -76,6 +78,16 @@ def load_checkpoint(
         tpr=metadata.tpr,
         split=split,
     )
+
+
+def stored_identity(path: Path | str) -> dict[str, Any]:
+    """What a checkpoint says of its detector's identity, without building the network: all but its structure and source.
+
+    Raises CheckpointError as `load_checkpoint` does for a file that does not read.
+    """
+    path = _checkpoint_path(path)
+    found = _read_metadata(path).model_dump(mode="json", exclude={"schema_version", "version", "split"})
+    return found | {"weights": weights_hash(read_safetensors(path)[0])}
 
 
 def is_own(path: Path | str) -> bool:

@@ -9,6 +9,7 @@ from certood.cli.interruption import interruptible
 
 if TYPE_CHECKING:
     from certood.analysis.settings import Settings
+    from certood.detector import Detector
     from certood.train.recipe import Recipe
 
 RECIPES = ("ce", "energy", "greg", "greg-plus")
@@ -59,13 +60,19 @@ def _train(recipe: "Recipe", run: Path, *, overwrite: bool) -> None:
     import json
     import sys
 
+    from certood.checkpoints import stored_identity
+    from certood.evaluation import read_evaluation
     from certood.runs import RunDirectory
+    from certood.runs.identity import differences
     from certood.train.loop import fit
     from certood.train.run_directory import prepare_run
 
     files = RunDirectory(run)
-    finished = files.checkpoint.is_file() and files.evaluation.is_file()
-    if finished and not overwrite:
+    evaluated = None if overwrite else read_evaluation(files.evaluation)
+    finished = evaluated is not None and files.checkpoint.is_file()
+    if finished and evaluated is not None:
+        finished = "detector" in evaluated and not differences(evaluated["detector"], stored_identity(run))
+    if finished:
         # It must be the run of this recipe, not of another seed or length.
         prepare_run(files, recipe, resume=True, overwrite=False)
         click.echo(f"  trained and evaluated before: {run}")
@@ -85,9 +92,10 @@ def _certify(run: Path, settings: "Settings", limit: int, *, overwrite: bool) ->
     from certood.checkpoints import load_checkpoint
     from certood.runs import load_run_data
 
-    result = None if overwrite else _certified_before(run, settings, limit)
     detector = load_checkpoint(run)
     splits, sets = load_run_data(run, recorded=detector.split)
+    images = {source.name: source.fingerprint for source in (splits.test, *sets.values())}
+    result = None if overwrite else _certified_before(run, settings, limit, detector, images)
     if result is not None:
         click.echo(f"  certified before: {run}")
     else:
@@ -103,24 +111,29 @@ def _certify(run: Path, settings: "Settings", limit: int, *, overwrite: bool) ->
     )
 
 
-def _certified_before(run: Path, settings: "Settings", limit: int) -> dict[str, Any] | None:
-    """What certification.json holds where it was made with these settings and is newer than the weights; else None."""
+def _certified_before(
+    run: Path, settings: "Settings", limit: int, detector: "Detector", images: dict[str, str]
+) -> dict[str, Any] | None:
+    """What certification.json holds where it is about this detector, these images and settings; else None."""
     import json
 
+    from certood.analysis.recheck import certificates_hash
+    from certood.errors import RunDirectoryError
     from certood.runs import RunDirectory
+    from certood.runs.directory import read_json
+    from certood.runs.identity import detector_identity
 
     files = RunDirectory(run)
-    found, stored = files.certification, files.certification_settings
-    if not (found.is_file() and stored.is_file()):
-        return None
     try:
-        result: dict[str, Any] = json.loads(found.read_text("utf-8"))
-        made = json.loads(stored.read_text("utf-8"))
-    except ValueError:
+        result, made = read_json(files.certification), read_json(files.certification_settings)
+        if result is None or made is None or result.get("certificates_sha256") != certificates_hash(files.certificates):
+            return None
+    except RunDirectoryError:
         return None
-    wanted = json.loads(json.dumps(settings.record() | {"limit": limit}))
-    newer = found.stat().st_mtime_ns >= files.checkpoint.stat().st_mtime_ns
-    return result if newer and all(made.get(key) == value for key, value in wanted.items()) else None
+    about = {"limit": limit, "sets": images, "detector": detector_identity(detector)}
+    wanted = json.loads(json.dumps(settings.record() | about))
+    same = result.get("detector") == wanted["detector"] and all(made.get(key) == wanted[key] for key in wanted)
+    return result if same else None
 
 
 def _radius(value: float | None) -> str:

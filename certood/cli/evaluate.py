@@ -28,6 +28,7 @@ from certood.cli.detectors import foreign_options
 @click.option("--calibrate", is_flag=True, help="Compute γ from the validation images and store it in the checkpoint.")
 @click.option("--batch-size", type=click.IntRange(1), default=512, show_default=True)
 @click.option("--device", default="auto", show_default=True)
+@click.option("--overwrite", is_flag=True, help="Replace an evaluation of more scores or sets.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Where to write.  [default: evaluation.json beside the checkpoint]"
 )
@@ -44,6 +45,7 @@ def command(
     calibrate: bool,
     batch_size: int,
     device: str,
+    overwrite: bool,
     out: Path | None,
     **foreign: str | int | None,
 ) -> None:
@@ -54,7 +56,16 @@ def command(
     from certood.checkpoints.own import is_own
     from certood.cli.detectors import open_detector
     from certood.devices import resolve_device
-    from certood.evaluation import evaluate, evaluation_table, write_evaluation
+    from certood.errors import CertoodError
+    from certood.evaluation import (
+        dropped,
+        evaluate,
+        evaluation_table,
+        measured_scores,
+        read_evaluation,
+        write_evaluation,
+    )
+    from certood.files import refuse_foreign
     from certood.runs import RunDirectory, load_run_data
     from certood.scores import score_by_name
 
@@ -72,19 +83,24 @@ def command(
     files = RunDirectory.of(run)
     if calibrate and not is_own(run):
         raise click.UsageError("--calibrate stores γ in a checkpoint of certood; foreign weights have no place for it")
-    if calibrate:
-        detector = detector.calibrated(splits.validation, batch_size=batch_size, device=chosen, progress=True)
-        save_checkpoint(detector, files.checkpoint if run.is_dir() else run)
-    result = evaluate(
-        detector,
-        splits,
-        sets,
-        batch_size=batch_size,
-        device=chosen,
-        scores=[score_by_name(name) for name in score_names] or None,
-        bootstrap=bootstrap,
-    )
     out = out or files.evaluation
-    write_evaluation(out, result)
+    refuse_foreign(out, lambda content: b'"accuracy"' in content and b'"scores"' in content)
+    scores = [score_by_name(name) for name in score_names]
+    kept = [score.label for score in scores or measured_scores(detector)]
+    with RunDirectory.of(out).writing("evaluate"):
+        if calibrate:
+            detector = detector.calibrated(splits.validation, batch_size=batch_size, device=chosen, progress=True)
+        old = None if overwrite else read_evaluation(out)
+        lost = [] if old is None else dropped(old, detector, kept, sets)
+        if lost:
+            raise CertoodError(
+                f"{out} also has {', '.join(lost)}, which this command would drop; choose another --out, or --overwrite"
+            )
+        if calibrate:
+            save_checkpoint(detector, files.checkpoint if run.is_dir() else run)
+        result = evaluate(
+            detector, splits, sets, batch_size=batch_size, device=chosen, scores=scores or None, bootstrap=bootstrap
+        )
+        write_evaluation(out, result)
     Console().print(evaluation_table(result))
     click.echo(f"Written: {out}")
