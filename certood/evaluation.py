@@ -17,8 +17,8 @@ from certood.errors import CertoodError, DataError
 from certood.files import write_atomically
 from certood.inference import collect_logits
 from certood.metrics import Metric, aupr_in, aupr_out, auroc, bootstrap_interval, fpr_at_threshold, threshold_at_tpr
-from certood.runs.directory import read_json
 from certood.runs.identity import SCHEMA_VERSION, detector_identity, differences, versions
+from certood.runs.schema import EvaluationFile, read_checked
 from certood.scores import Score, suitable_scores
 
 METRICS = ("auroc", "fpr95", "aupr_in", "aupr_out")
@@ -121,7 +121,7 @@ def write_evaluation(path: Path, result: Mapping[str, Any]) -> None:
 
 def read_evaluation(path: Path) -> dict[str, Any] | None:
     """What an evaluation.json holds, or None where there is none; raises RunDirectoryError where it does not read."""
-    return read_json(path, ("accuracy", "scores"))
+    return read_checked(path, EvaluationFile)
 
 
 def dropped(old: Mapping[str, Any], detector: Detector, scores: Collection[str], ood: Collection[str]) -> list[str]:

@@ -12,6 +12,7 @@ from certood.errors import RunDirectoryError
 from certood.runs import RunDirectory
 from certood.runs.directory import read_json
 from certood.runs.identity import differences
+from certood.runs.schema import CertificationFile, EvaluationFile, read_checked
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ def _read(path: Path) -> Run:
     if not path.is_dir():
         raise RunDirectoryError(f"no run directory {path}")
     files = RunDirectory(path)
-    evaluation = read_json(files.evaluation, ("accuracy", "scores"))
-    certification = read_json(files.certification, ("norm", "method", "eps", "sets", "violations", "settings"))
+    evaluation = read_checked(files.evaluation, EvaluationFile)
+    certification = read_checked(files.certification, CertificationFile)
     if evaluation is None and certification is None:
         raise RunDirectoryError(
             f"{path} has neither {files.evaluation.name} nor {files.certification.name}: evaluate or certify it first"

@@ -64,7 +64,9 @@ def _unlike(measured: Sequence[object], what: str) -> str:
 def _median(run: Run, kind: str) -> float | None:
     """The median certified radius of the run's only set of that kind; None where it has none or several."""
     assert run.certification is not None
-    found = [entry["median_radius_certified"] for entry in run.certification["sets"].values() if entry["kind"] == kind]
+    found = [
+        entry.get("median_radius_certified") for entry in run.certification["sets"].values() if entry["kind"] == kind
+    ]
     return None if len(found) != 1 or found[0] is None else float(found[0])
 
 

@@ -126,12 +126,12 @@ def _refuse_storage(weights: Mapping[str, Tensor], path: Path) -> None:
 
 def _refuse_compressed(path: Path) -> None:
     """PyTorch's files are archives of stored parts; a compressed part may unfold to any size."""
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+    except Exception as error:  # what a damaged archive raises is anything
         raise CheckpointError(f"{path} is not a readable PyTorch file ({error}); it may be truncated") from error
     size = path.stat().st_size
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(part.file_size for part in parts) > size:

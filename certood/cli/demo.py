@@ -122,10 +122,12 @@ def _certified_before(
     from certood.runs import RunDirectory
     from certood.runs.directory import read_json
     from certood.runs.identity import detector_identity
+    from certood.runs.schema import CertificationFile, read_checked
 
     files = RunDirectory(run)
     try:
-        result, made = read_json(files.certification), read_json(files.certification_settings)
+        result = read_checked(files.certification, CertificationFile)
+        made = read_json(files.certification_settings)
         if result is None or made is None or result.get("certificates_sha256") != certificates_hash(files.certificates):
             return None
     except RunDirectoryError:

@@ -372,7 +372,11 @@ def test_an_unfinished_certification_is_left_out_and_said(tmp_path: Path) -> Non
     [
         ("evaluation.json", "{", "cannot read .*evaluation.json"),
         ("evaluation.json", "[]", r"evaluation.json is damaged: expected accuracy, scores"),
-        ("certification.json", '{"norm": "inf"}', r"missing \['method', 'eps', 'sets', 'violations', 'settings'\]"),
+        (
+            "certification.json",
+            '{"norm": "inf"}',
+            r"missing \['method', 'eps', 'sets', 'violations', 'settings', 'score', 'threshold'\]",
+        ),
         ("certificates.csv", "set,kind\nx,y\n", "other columns"),
     ],
 )

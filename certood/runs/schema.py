@@ -1,0 +1,116 @@
+"""What evaluation.json and certification.json must hold for whoever reads them; more is allowed, less or other types are not."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from certood.errors import RunDirectoryError
+from certood.runs.directory import read_json
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+# What is infinite or not a number is null in these files.
+Number = Annotated[float, Field(allow_inf_nan=False)] | None
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class Means(_Part):
+    """The clean benchmark, mean over OOD sets."""
+
+    auroc: Share
+    fpr95: Share
+    aupr_in: Share
+    aupr_out: Share
+
+
+class MeasuredSet(Means):
+    """The clean benchmark of one OOD set."""
+
+    n: Count
+
+
+class MeasuredScore(_Part):
+    """The clean benchmark by one score."""
+
+    threshold: Number
+    sets: dict[str, MeasuredSet]
+    mean: Means | None = None
+
+
+class EvaluationFile(_Part):
+    """evaluation.json."""
+
+    accuracy: Share
+    scores: dict[str, MeasuredScore] = Field(min_length=1)
+    score: str | None = None
+    detector: dict[str, Any] = Field(default_factory=dict)
+    image_sets: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Smoothing(_Part):
+    """The noise of a smoothed detector."""
+
+    sigma: float
+    samples: Count
+    confidence: float
+
+
+class Effort(_Part):
+    """How images were certified."""
+
+    method: str
+    norm: str
+    engine: str = "certood"
+    seed: int
+    iterations: Count
+    parts: Count
+    dtype: str
+    attack_steps: Count
+    restarts: Count
+    samples: Count
+    smoothing: Smoothing
+
+
+class CertifiedSet(_Part):
+    """The certificates of one set in numbers: one, one per ε, or named ones per ε."""
+
+    __pydantic_extra__: dict[str, Number | list[Number] | dict[str, list[Number]]]
+    kind: Literal["id", "ood"]
+    n: Count
+
+
+class CertificationFile(_Part):
+    """certification.json."""
+
+    norm: Literal["inf", "2", "1"]
+    method: str
+    eps: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(min_length=1)
+    sets: dict[str, CertifiedSet]
+    violations: Count
+    settings: Effort
+    score: str
+    threshold: float
+    detector: dict[str, Any] = Field(default_factory=dict)
+    image_sets: dict[str, str] = Field(default_factory=dict)
+    certificates_sha256: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+def read_checked(path: Path, schema: type[EvaluationFile | CertificationFile]) -> dict[str, Any] | None:
+    """The object in a JSON file of this schema, or None where there is no file; raises RunDirectoryError."""
+    required = [name for name, field in schema.model_fields.items() if field.is_required()]
+    content = read_json(path, required)
+    if content is None:
+        return None
+    try:
+        schema.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RunDirectoryError(f"{path} is damaged: {place}: {first['msg']}, found {first['input']!r:.80}") from error
+    return content
