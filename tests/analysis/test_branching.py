@@ -112,3 +112,33 @@ def test_without_relu_there_is_nothing_to_split() -> None:
     found = branched_least(analysis, fixed, torch.zeros(2, 1).double(), shift)
     plain = analysis.least(len(analysis.graph.nodes) - 1, fixed(torch.zeros(2, 1))[0][:, None])[:, 0] + shift
     torch.testing.assert_close(found, plain)
+
+
+@pytest.mark.parametrize(
+    ("activation", "kinks"), [(nn.ReLU(), (0.0,)), (nn.LeakyReLU(0.1), (0.0,)), (nn.Hardtanh(-0.5, 0.3), (-0.5, 0.3))]
+)
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_both_halves_count(activation: nn.Module, kinks: tuple[float, ...], sign: float) -> None:
+    """A piecewise linear function of one pixel, least at a kink or an end: the search ends neither above nor far below it."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 3), activation, nn.Linear(3, 1)).double()
+    for mirrored in (1.0, -1.0):
+        weight, bias = torch.tensor([2.0, -2.0, 2.0]).double(), torch.tensor([-1.0, 1.0, -0.7]).double()
+        model[1].weight.data, model[1].bias.data = mirrored * weight[:, None], mirrored * bias
+        model[3].weight.data = sign * torch.tensor([[1.0, -3.0, 1.5]]).double()
+        model[3].bias.data.zero_()
+        places = [(mirrored * kink - bias) / weight for kink in kinks]
+        points = torch.cat([*places, torch.tensor([0.0, 1.0]).double()]).clamp(0, 1)
+        least = model(points.view(-1, 1, 1, 1)).min().item()
+
+        def value(parameters: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.ones(len(parameters), 1).double(), torch.zeros(len(parameters)).double()
+
+        x = torch.full((1, 1, 1, 1), 0.5).double()
+        analysis = analyse(capture(model, x), LpBall(x, 0.5), "crown")
+        # The truth is a little below 0, so that the search cannot end early, or a little above, so that it can.
+        for truth, parts, steps in ((-1e-4, 8, 10), (1e-2, 64, 100)):
+            shift = torch.tensor([truth - least], dtype=torch.float64)
+            effort = Branching(parts=parts, batch=4, steps=steps)
+            found = branched_least(analysis, value, torch.zeros(1, 1).double(), shift, effort).item()
+            assert found <= truth + 1e-9
+        assert found > 0

@@ -92,8 +92,11 @@ def test_every_slope_in_the_unit_interval_is_sound_for_relu(one: float, two: flo
 def test_relu_in_closed_form() -> None:
     lower, upper = torch.tensor([-1.0, -3.0, 1.0, -2.0]).double(), torch.tensor([3.0, 1.0, 2.0, -1.0]).double()
     lines = relu_relaxation(lower, upper)
-    assert lines.upper_slope.tolist() == [0.75, 0.25, 1, 0]
-    assert lines.upper_shift.tolist() == [0.75, 0.75, 0, 0]
+    # The chord is rounded up, so that it reaches u; where the sign is known it is exact.
+    assert lines.upper_slope.tolist() == pytest.approx([0.75, 0.25, 1, 0], rel=1e-14)
+    assert lines.upper_shift.tolist() == pytest.approx([0.75, 0.75, 0, 0], rel=1e-14)
+    assert lines.upper_slope.tolist()[2:] == [1, 0]
+    assert (lines.upper_slope * (upper - lower) >= upper)[:2].all()
     assert lines.lower_slope.tolist() == [1, 0, 1, 0]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from certood.analysis.bounds import LpBall, analyse, bound, capture
 from certood.analysis.bounds.linear import rounding
-from certood.analysis.bounds.operations import Convolution, Linear, precision
+from certood.analysis.bounds.operations import Activation, Convolution, Linear, precision
 from certood.errors import CertoodError
 from tests.analysis.networks import NETWORKS, NORMS, RADII, images, network
 
@@ -216,3 +216,81 @@ def test_an_environment_that_lowers_precision_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(rounding, "_product", shortened)
     with pytest.raises(CertoodError, match="products of float32 lose digits here"):
         bound(graph, ball, dtype=torch.float32)
+
+
+class Branches(nn.Module):
+    """One activation that two branches read, each a matrix before another activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one, self.two = (nn.Linear(size, 6) for size in (12, 6, 6))
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(x.flatten(1)))
+        logits: Tensor = self.last(torch.relu(self.one(y)) + torch.relu(self.two(y)) + y)
+        return logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_gap_of_an_activation_pays_for_all_that_it_owes(dtype: torch.dtype) -> None:
+    """The loss of the matrix before it, of its own products, and of adding up what its readers ask: each by its formula."""
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 2, 2).double()
+    graph = capture(Branches().double(), x)
+    analysis = replace(
+        analyse(graph, LpBall(x, 0.1), "crown", dtype=dtype), dtype=dtype, passages={}, losses={}, doors={}
+    )
+    analysis = replace(analysis, underflows={})
+    unit = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}[dtype]
+    relus = [index for index, node in enumerate(graph.nodes) if isinstance(node.operation, Activation)]
+    shared = next(index for index in relus if len(graph.readers[index]) == 3)
+    matrix = graph.nodes[graph.nodes[shared].inputs[0]].operation
+    assert isinstance(matrix, Linear)
+    lower, upper = analysis.boxes[graph.nodes[shared].inputs[0]]
+    low, high = analysis.ball.lower.flatten(1), analysis.ball.upper.flatten(1)
+    slopes = torch.where(upper > 0, (upper.clamp_min(0) / (upper - lower.clamp_max(0))), 0.0)
+    # γₙ|W||x − x₀| with n products, over the box of the image; and two sums of rows, over the range of the activation.
+    before = len(matrix.weight) * unit * (high - low) @ matrix.weight.abs().T / 2
+    adding = 2 * unit * (upper.clamp_min(0) - lower.clamp_min(0)) / 2
+    found = analysis._passage_loss(shared, graph.nodes[shared].operation)
+    assert (found >= slopes * before + adding).all()
+    alone = [index for index in relus if index != shared]
+    for index in alone:
+        assert (analysis._passage_loss(index, graph.nodes[index].operation) < 1e9 * unit).all()
+    # Neither is small beside the other, so that a sum without one of them is noticed.
+    assert (adding <= 100 * slopes * before + 1e-30).any()
+    own = analysis._reach(graph.nodes[shared].inputs[0]) * unit * 6 * 1.01
+    without_matrix = slopes * own + adding
+    assert (found >= without_matrix + 0.99 * slopes * before).all()
+    assert (found > without_matrix).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_node_that_several_read_pays_for_adding_them_up(dtype: torch.dtype) -> None:
+    """Of the same matrix, read once or by two branches, the second loss is larger by one rounding of its range."""
+    torch.manual_seed(0)
+
+    class Twice(nn.Module):
+        def __init__(self, more: bool) -> None:
+            super().__init__()
+            self.first, self.last, self.more = nn.Linear(12, 6), nn.Linear(6, 3), more
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x.flatten(1))
+            z = torch.relu(y) + (torch.tanh(y) if self.more else 0.0)
+            logits: Tensor = self.last(z)
+            return logits
+
+    single, double = Twice(False).double(), Twice(True).double()
+    double.load_state_dict(single.state_dict())
+    x = torch.rand(2, 3, 2, 2).double()
+    unit = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}[dtype]
+    losses = []
+    for model in (single, double):
+        graph = capture(model, x)
+        found = analyse(graph, LpBall(x, 0.1), "crown-ibp", dtype=dtype)
+        node = next(index for index, one in enumerate(graph.nodes) if isinstance(one.operation, Linear))
+        losses.append(found._linear_loss(node))
+        reach = found._reach(node)
+    assert (losses[1] - losses[0] >= 0.99 * unit * reach).all()
