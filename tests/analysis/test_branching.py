@@ -115,7 +115,13 @@ def test_without_relu_there_is_nothing_to_split() -> None:
 
 
 @pytest.mark.parametrize(
-    ("activation", "kinks"), [(nn.ReLU(), (0.0,)), (nn.LeakyReLU(0.1), (0.0,)), (nn.Hardtanh(-0.5, 0.3), (-0.5, 0.3))]
+    ("activation", "kinks"),
+    [
+        (nn.ReLU(), (0.0,)),
+        (nn.LeakyReLU(0.1), (0.0,)),
+        (nn.Hardtanh(-0.5, 0.3), (-0.5, 0.3)),
+        (nn.Hardtanh(0.2, 1.1), (0.2, 1.1)),
+    ],
 )
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_both_halves_count(activation: nn.Module, kinks: tuple[float, ...], sign: float) -> None:
