@@ -148,3 +148,27 @@ def test_both_halves_count(activation: nn.Module, kinks: tuple[float, ...], sign
             found = branched_least(analysis, value, torch.zeros(1, 1).double(), shift, effort).item()
             assert found <= truth + 1e-9
         assert found > 0
+
+
+def test_a_kink_that_is_not_at_zero_is_subtracted_where_it_lies() -> None:
+    """clamp(z, 1, 1.5) + z/2 for z = 2x + 1/2 in [0.5, 2.5], least at z = 0.5 alone, to the left of both kinks."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), nn.Hardtanh(1.0, 1.5), nn.Linear(2, 1)).double()
+    # The second neuron, z/10 + 1.1, stays between the kinks.
+    model[1].weight.data = torch.tensor([[2.0], [0.2]], dtype=torch.float64)
+    model[1].bias.data = torch.tensor([0.5, 1.15], dtype=torch.float64)
+    model[3].weight.data = torch.tensor([[1.0, 5.0]], dtype=torch.float64)
+    model[3].bias.data = torch.tensor([-5.5], dtype=torch.float64)
+    x = torch.full((1, 1, 1, 1), 0.5).double()
+    assert model(torch.zeros_like(x)).item() == pytest.approx(1.25)
+    analysis = analyse(capture(model, x), LpBall(x, 0.5), "crown")
+
+    def value(parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones(len(parameters), 1).double(), torch.zeros(len(parameters)).double()
+
+    for truth in (-1e-4, 1e-2):
+        shift = torch.tensor([truth - 1.25], dtype=torch.float64)
+        found = branched_least(
+            analysis, value, torch.zeros(1, 1).double(), shift, Branching(parts=32, batch=4, steps=10)
+        )
+        assert found.item() <= truth + 1e-9
+    assert found.item() > 0

@@ -155,9 +155,7 @@ def test_rows_and_tightened_boxes_cover_the_rounding_of_their_references(
 ) -> None:
     """The same behind an activation, where boxes come from rows: neither the box nor a row alone may miss the value 1."""
     weight = torch.tensor([order], dtype=torch.float64)
-    model = nn.Sequential(
-        nn.Flatten(), linear(torch.eye(3)), nn.ReLU(), linear(weight), nn.ReLU(), linear(torch.ones(1, 1))
-    )
+    model = nn.Sequential(nn.ReLU(), nn.Flatten(), linear(weight), nn.ReLU(), linear(torch.ones(1, 1)))
     x = torch.ones(1, 1, 1, 3).double()
     graph = capture(model, x)
     analysis = analyse(graph, LpBall(x, 0.0), "crown", dtype=dtype)
