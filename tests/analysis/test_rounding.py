@@ -153,18 +153,16 @@ def test_weights_that_cancel_give_an_interval_and_not_a_point(order: tuple[float
 def test_rows_and_tightened_boxes_cover_the_rounding_of_their_references(
     order: tuple[float, ...], dtype: torch.dtype
 ) -> None:
-    """The same behind an activation, where boxes come from rows: neither the box nor a row alone may miss the value 1."""
-    weight = torch.tensor([order], dtype=torch.float64)
-    model = nn.Sequential(nn.ReLU(), nn.Flatten(), linear(weight), nn.ReLU(), linear(torch.ones(1, 1)))
-    x = torch.ones(1, 1, 1, 3).double()
-    graph = capture(model, x)
-    analysis = analyse(graph, LpBall(x, 0.0), "crown", dtype=dtype)
-    (node,) = [index for index, one in enumerate(graph.nodes) if getattr(one.operation, "weight", None) is not None
-               and torch.equal(one.operation.weight, weight)]  # fmt: skip
-    lower, upper = analysis.boxes[node]
-    assert lower.item() <= 1 <= upper.item()
-    least, negated = analysis.least(node, torch.ones(1, 1, 1).double(), both=True)[0]
+    """The same of rows alone: of the matrix as the last layer, and before an activation, whose box comes from rows in l2."""
+    x, weight = torch.ones(1, 1, 1, 3).double(), torch.tensor([order], dtype=torch.float64)
+    graph = capture(nn.Sequential(nn.Flatten(), linear(weight)), x)
+    least, negated = analyse(graph, LpBall(x, 0.0), "crown-ibp", dtype=dtype).least(
+        2, torch.ones(1, 1, 1).double(), both=True
+    )[0]
     assert least <= 1 <= -negated
+    graph = capture(nn.Sequential(nn.Flatten(), linear(weight), nn.ReLU(), linear(torch.ones(1, 1))), x)
+    lower, upper = analyse(graph, LpBall(x, 0.0, 2), "crown", dtype=dtype).boxes[2]
+    assert lower.item() <= 1 <= upper.item()
 
 
 @pytest.mark.parametrize("norm", NORMS)
