@@ -142,7 +142,7 @@ def _result(
         "eps": list(settings.eps),
         **summarise(records, settings.eps, smoothed=settings.smoothed),
         "global_lipschitz": math.nan if settings.smoothed else global_constant(question),
-        "score": detector.score.name,
+        "score": detector.score.label,
         "threshold": detector.threshold,
         "settings": settings.record(),
         "versions": versions(),

@@ -16,7 +16,8 @@ from certood.analysis.bounds.operations.base import Interval, JointRelaxation, O
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
 from certood.analysis.bounds.operations.precision import unit_roundoff
-from certood.analysis.bounds.operations.relaxations import chord_of_exp
+from certood.scores.log_probabilities import probability_jacobian
+from certood.scores.logsumexp import chord_of_exp
 
 # What rounding may move a plane by, relative to the magnitude of its terms, at least.
 SLACK = 1e-13
@@ -298,16 +299,6 @@ class Softmax(AxisFunction):
     def jacobian(self, lower: Tensor, upper: Tensor) -> Interval:
         """pₖ(δₖⱼ − pⱼ)."""
         return probability_jacobian(*self.extent(lower, upper))
-
-
-def probability_jacobian(low: Tensor, high: Tensor) -> Interval:
-    """Bounds (…, K, K) of ∂pₖ/∂zⱼ = pₖ(δₖⱼ − pⱼ) for probabilities in [low, high] (…, K)."""
-    least, most = -high[..., :, None] * high[..., None, :], -low[..., :, None] * low[..., None, :]
-    ends = low * (1 - low), high * (1 - high)
-    middle = (low <= 0.5) & (high >= 0.5)  # p(1 − p) is largest at one half
-    own = torch.eye(low.shape[-1], dtype=torch.bool, device=low.device)
-    largest = torch.where(middle, 0.25, torch.maximum(*ends))
-    return torch.where(own, torch.minimum(*ends)[..., None], least), torch.where(own, largest[..., None], most)
 
 
 def _in_inputs(slopes: Tensor, own: Tensor) -> Tensor:

@@ -32,14 +32,6 @@ def chord_slope(function: Function, lower: Tensor, upper: Tensor) -> Tensor:
     return torch.where((width > 0) & slope.isfinite(), slope, torch.zeros_like(slope))
 
 
-def chord_of_exp(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and shift of the chord of exp; without width the constant of the upper end, which bounds exp from above there."""
-    low, high = lower.exp(), upper.exp()
-    width = upper - lower
-    slope = torch.where(width > 1e-9, (high - low) / width.clamp_min(1e-12), torch.zeros_like(width))
-    return slope, high - slope * upper
-
-
 def crown_slope(lower: Tensor, upper: Tensor) -> Tensor:
     """The slope below an unstable ReLU that leaves the smaller area: 1 where u > −l, else 0 (Zhang et al., NeurIPS 2018)."""
     return (upper > -lower).to(lower.dtype)
