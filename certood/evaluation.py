@@ -21,7 +21,8 @@ from certood.runs.identity import SCHEMA_VERSION, detector_identity, differences
 from certood.runs.schema import EvaluationFile, read_checked
 from certood.scores import Score, suitable_scores
 
-METRICS = ("auroc", "fpr95", "aupr_in", "aupr_out")
+# What is measured for every OOD set, by the names in files, and as tables head it.
+METRICS = {"fpr95": "FPR95", "auroc": "AUROC", "aupr_in": "AUPR-in", "aupr_out": "AUPR-out"}
 
 
 def evaluate(
@@ -133,24 +134,28 @@ def dropped(old: Mapping[str, Any], detector: Detector, scores: Collection[str],
 
 
 def evaluation_table(result: Mapping[str, Any]) -> Table:
-    """Accuracy, and FPR95 / AUROC in per cent: a row an OOD set, a column a score."""
+    """Accuracy, and FPR95, AUROC and both AUPR in per cent: one row per OOD set and score, the detector's own score first."""
     scores = result["scores"]
     if not scores:
         raise CertoodError("the evaluation holds no score")
-    table = Table(
-        title=f"accuracy {100 * result['accuracy']:.2f} %", caption="FPR95 / AUROC in %; * the detector's own score"
-    )
-    table.add_column("OOD set")
-    for name in scores:
-        table.add_column(f"{name}{' *' if name == result.get('score') else ''}", justify="right")
-    entries = list(scores.values())
-    for set_name in entries[0]["sets"]:
-        table.add_row(escape(set_name), *(_cell(entry["sets"][set_name]) for entry in entries))
-    if "mean" in entries[0]:
+    table = Table(title=f"accuracy {100 * result['accuracy']:.2f} %", caption="in %; * the detector's own score")
+    table.add_column("OOD set", overflow="fold")
+    table.add_column("score")
+    for heading in METRICS.values():
+        table.add_column(heading, justify="right")
+    ordered = sorted(scores, key=lambda name: name != result.get("score"))
+    groups = [(escape(name), {score: scores[score]["sets"][name] for score in ordered}) for name in _sets(scores)]
+    if all("mean" in entry for entry in scores.values()):
+        groups.append(("mean", {score: scores[score]["mean"] for score in ordered}))
+    for title, parts in groups:
         table.add_section()
-        table.add_row("mean", *(_cell(entry["mean"]) for entry in entries), style="bold")
+        for place, (score, part) in enumerate(parts.items()):
+            shown = f"{score} *" if score == result.get("score") else score
+            cells = [f"{100 * part[key]:.2f}" for key in METRICS]
+            table.add_row("" if place else title, escape(shown), *cells, style="bold" if title == "mean" else None)
     return table
 
 
-def _cell(part: Mapping[str, float]) -> str:
-    return f"{100 * part['fpr95']:.2f} / {100 * part['auroc']:.2f}"
+def _sets(scores: Mapping[str, Any]) -> list[str]:
+    """The OOD sets of an evaluation, every score having the same."""
+    return list(next(iter(scores.values()))["sets"])

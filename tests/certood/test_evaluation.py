@@ -97,10 +97,15 @@ def test_the_file_reads_back_and_the_table_shows_every_set(setting: Setting, tmp
     result = evaluate(setting.detector, setting.splits, setting.ood, progress=False)
     write_evaluation(tmp_path / "evaluation.json", result)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == result
-    text = Console(width=120, record=True)
+    text = Console(width=80)
     with text.capture() as captured:
         text.print(evaluation_table(result))
-    assert all(word in captured.get() for word in ("grey", "any", "mean", "energy *", "accuracy 100.00 %"))
+    shown = captured.get()
+    assert all(word in shown for word in ("grey", "any", "mean", "energy *", "accuracy 100.00 %"))
+    part = result["scores"]["energy"]["sets"]["grey"]
+    cells = next(line for line in shown.splitlines() if "grey" in line).split("│")[1:-1]
+    expected = [f"{100 * part[name]:.2f}" for name in ("fpr95", "auroc", "aupr_in", "aupr_out")]
+    assert [cell.strip() for cell in cells] == ["grey", "energy *", *expected]
 
 
 def test_wrong_shapes_labels_and_logits_are_named(setting: Setting) -> None:
