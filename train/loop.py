@@ -44,11 +44,7 @@ def fit(
     steps = steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
     network = build_network(recipe, data.id)
     fabric.launch()
-    if recipe.training.batch_size % fabric.world_size:
-        raise RecipeError(
-            f"training.batch_size is {recipe.training.batch_size}, "
-            f"which {fabric.world_size} processes cannot share evenly"
-        )
+    check_shares(recipe, fabric.world_size)
     run = RunDirectory(out)
     if fabric.is_global_zero:
         check_run(run, recipe, resume=resume, overwrite=overwrite)
@@ -80,6 +76,14 @@ def fit(
                 run.adopt(Part.TRAINING)
         fabric.barrier()
     return load_checkpoint(run.checkpoint, architecture=recipe.model.architecture)
+
+
+def check_shares(recipe: Recipe, processes: int) -> None:
+    """Raise RecipeError where so many processes cannot share the ID images of a step evenly."""
+    if recipe.training.batch_size % processes:
+        raise RecipeError(
+            f"training.batch_size is {recipe.training.batch_size}, which {processes} processes cannot share evenly"
+        )
 
 
 def restore(training: Training, state: dict[str, Any], run: RunDirectory) -> None:
