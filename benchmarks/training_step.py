@@ -9,6 +9,8 @@ Variants, all on the same network, batch and candidates:
   greg-fd-closed    the same with every gate closed
   greg-plus         candidates scored, clustered, both extremes of each cluster picked, then greg-fd (gates as they fall)
   greg-plus-exact   the same with the exact gradient term
+  certified         energy with lower bounds by intervals in place of the outliers' scores, at --eps; batch normalisation
+                    keeps fixed statistics, as bounds need
   authors           candidates forward, features to NumPy, scikit-learn k-means with 3 restarts, forward on the picks,
                     a second train-mode forward inside torch.autograd.functional.jacobian, double backward
 
@@ -32,15 +34,19 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
+from certood.analysis.bounds import DifferentiableBounds
 from certood.models import build_model
 from certood.scores import Energy
+from certood.train.batch_statistics import fix_statistics
 from certood.train.candidates import score_candidates
+from certood.train.certified.bounding import CertifiedTraining
+from certood.train.certified.score import CertifiedScore
 from certood.train.objectives.energy import EnergyMargin
 from certood.train.penalty import GradientPenalty
 from certood.train.samplers.cluster import ClusterSampler
 from certood.train.step import TrainingStep
 
-VARIANTS = ("energy", "greg-exact", "greg-fd", "greg-fd-closed", "greg-plus", "greg-plus-exact", "authors")
+VARIANTS = ("energy", "greg-exact", "greg-fd", "greg-fd-closed", "greg-plus", "greg-plus-exact", "certified", "authors")
 ALWAYS_OPEN, ALWAYS_CLOSED = (1e9, -1e9), (-1e9, 1e9)
 
 
@@ -48,8 +54,11 @@ def make_step(variant: str, arguments: argparse.Namespace) -> Callable[[], None]
     """A function that does one whole training step of this variant."""
     device = torch.device(arguments.device)
     torch.manual_seed(0)
-    shape = (3, arguments.side, arguments.side)
-    model = build_model(arguments.network, num_classes=10, input_shape=shape, mean=[0.5] * 3, std=[0.25] * 3)
+    shape = (arguments.channels, arguments.side, arguments.side)
+    mean, std = [0.5] * arguments.channels, [0.25] * arguments.channels
+    model = build_model(
+        arguments.network, num_classes=10, input_shape=shape, mean=mean, std=std, options=arguments.options
+    )
     model = model.to(device).train()
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
     generator = torch.Generator(device).manual_seed(0)
@@ -68,6 +77,11 @@ def make_step(variant: str, arguments: argparse.Namespace) -> Callable[[], None]
 
     if variant == "authors":
         return lambda: update(authors_loss(model, images, labels, candidates, arguments.id))
+    if variant == "certified":
+        fix_statistics(model)
+        bounds = CertifiedTraining(CertifiedScore(), DifferentiableBounds(model, images[:1]))
+        certified = TrainingStep(model, EnergyMargin(0.1, -2.0, -2.5), GradientPenalty(), bounds)
+        return lambda: update(certified(images, labels, fixed_picks, arguments.eps).total)
     if variant.startswith("greg-plus"):
         mode = "exact" if variant.endswith("exact") else "finite-difference"
         # The paper's margins; which gates are open is the network's affair, as in training.
@@ -130,8 +144,9 @@ def clock(step: Callable[[], None], device: str) -> float:
 def peak_memory(variant: str, arguments: argparse.Namespace) -> float:
     """MiB that two steps need beyond the model and data, in a process of their own."""
     command = [sys.executable, __file__, "--memory-of", variant]
-    for name in ("network", "id", "candidates", "side", "device", "threads"):
+    for name in ("network", "id", "candidates", "side", "channels", "eps", "device", "threads"):
         command += [f"--{name}", str(getattr(arguments, name))]
+    command += ["--options", json.dumps(arguments.options)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -163,6 +178,9 @@ def main() -> None:
     parser.add_argument("--id", type=int, default=32)
     parser.add_argument("--candidates", type=int, default=192)
     parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--channels", type=int, default=3)
+    parser.add_argument("--eps", type=float, default=0.01, help="radius of the certified step, in pixels")
+    parser.add_argument("--options", type=json.loads, default={}, help="arguments of the network, as JSON")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
@@ -195,6 +213,7 @@ def main() -> None:
         "ratio_authors_over_gregplus_exact": seconds["authors"] / seconds["greg-plus-exact"],
         "ratio_fd_over_energy": seconds["greg-fd"] / seconds["energy"],
         "ratio_exact_over_energy": seconds["greg-exact"] / seconds["energy"],
+        "ratio_certified_over_energy": seconds["certified"] / seconds["energy"],
     }
     print(f"{arguments.network}, {arguments.id} ID images, {arguments.candidates} candidates, {arguments.device}\n")
     print("| variant | seconds | times the energy step | peak memory, MiB |")

@@ -65,26 +65,30 @@ class TrainingStep(nn.Module):
         objective, penalty = self.objective, self.penalty
         learned = dict(self.learned.items())
         images = images_in if images_out is None else torch.cat([images_in, images_out])
+        certified = self.certified if images_out is not None and eps > 0 else None
+        # Where outliers enter by their bounds alone, their values are not computed.
+        bounds_alone = certified is not None and not certified.reads_clean_outliers and not penalty.weight
         if penalty.weight:
             images = images.detach().requires_grad_()
         statistics: Statistics = {}
         repeated = penalty.weight > 0 and penalty.mode == "finite-difference"
         with recorded_statistics(self.model, statistics) if repeated else nullcontext():
-            logits = at_least_float32(self.model(images))
+            logits = at_least_float32(self.model(images_in if bounds_alone else images))
         logits_in, logits_out = logits[: len(labels)], logits[len(labels) :]
         cross_entropy = F.cross_entropy(logits_in, labels)
         outlier = gradient = added = cross_entropy.new_zeros(())
-        if len(logits_out):
-            scores_in, scores_out = objective.trained_score(logits_in), objective.trained_score(logits_out)
+        if len(images) > len(labels):
+            scores_in = objective.trained_score(logits_in)
+            scores_out = None if bounds_alone else objective.trained_score(logits_out)
             term = partial(objective.outlier_term, learned=learned)
-            if self.certified is None or eps == 0:
-                outlier = term(scores_in, scores_out)
-            else:
-                inside, outside = self.certified.known(
+            if certified is not None:
+                inside, outside = certified.known(
                     objective.trained_score, images, len(labels), scores_in, scores_out, eps
                 )
-                outlier = self.certified.term.outlier_term(term, inside, outside)
-                added = self.certified.term.added_term(inside, outside, eps)
+                outlier = certified.term.outlier_term(term, inside, outside)
+                added = certified.term.added_term(inside, outside, eps)
+            elif scores_out is not None:
+                outlier = term(scores_in, scores_out)
         if penalty.weight:
             scores = objective.score(logits)
             shares = gate_shares(scores.detach(), len(labels), objective.margins(learned))

@@ -72,7 +72,7 @@ def interval_boxes(graph: Graph, lower: Tensor, upper: Tensor) -> Boxes:
     """The box of every node for images between `lower` and `upper` (N, C, H, W), by intervals; differentiable."""
     boxes: dict[int, Interval] = {0: (lower, upper)}
     for index, node in enumerate(graph.nodes[1:], start=1):
-        boxes[index] = node.operation.interval([boxes[source] for source in node.inputs])
+        boxes[index] = node.operation.training_interval([boxes[source] for source in node.inputs])
     return boxes
 
 

@@ -209,12 +209,12 @@ def test_what_cannot_be_differentiated_is_named_with_its_line() -> None:
 def test_an_operation_that_stops_gradients_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from certood.analysis.bounds.operations.linear import Linear
 
-    plain = Linear.interval
+    plain = Linear.training_interval
 
     def detached(self: Linear, inputs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         lower, upper = plain(self, inputs)
         return lower.detach(), upper
 
-    monkeypatch.setattr(Linear, "interval", detached)
+    monkeypatch.setattr(Linear, "training_interval", detached)
     with pytest.raises(CannotCertify, match="no gradient passes through the bounds of linear"):
         check_differentiable(Captured(export(convolutional(), images(1))))

@@ -177,6 +177,32 @@ def test_a_step_reads_bounds_in_place_of_scores(term: CertifiedTerm) -> None:
     assert (found.total > plain.total + 1e-4).all()
 
 
+@pytest.mark.parametrize(
+    ("term", "weight", "quantile", "count"),
+    [
+        (CertifiedScore(), 0.0, 1.0, 4),
+        (MtlIbp(attack_steps=1), 0.0, 1.0, 4),
+        (CertifiedScore(), 0.0, 0.5, 10),
+        (CertifiedScore(), 0.1, 1.0, 10),
+        (Oscillation(), 0.0, 1.0, 10),
+    ],
+)
+def test_values_of_outliers_are_computed_where_something_reads_them(
+    term: CertifiedTerm, weight: float, quantile: float, count: int
+) -> None:
+    model = network()
+    step = TrainingStep(
+        model, LogisticEnergy(), GradientPenalty(weight), certified(model, term, quantile=quantile)
+    ).double()
+    passed: list[int] = []
+    model.register_forward_hook(lambda module, images, logits: passed.append(len(images[0])))
+    step(*batch(), EPS)
+    assert passed[0] == count
+    passed.clear()
+    step(*batch(), 0.0)
+    assert passed[0] == 10
+
+
 def test_at_radius_zero_a_step_is_the_plain_one() -> None:
     model = network()
     for term in (CertifiedScore(), Oscillation(), MtlIbp()):

@@ -15,7 +15,8 @@ OutlierTerm = Callable[[Tensor, Tensor], Tensor]
 class ScoreBounds:
     """What is known of the trained scores of some images over balls of radius ε: values, bounds and attacked values, (N,).
 
-    Of images that are not bounded all are the values themselves.
+    Of images that are not bounded all are the values themselves. Where nothing reads the values of bounded images (see
+    `CertifiedTraining.reads_clean_outliers`), their lower bounds stand in their place.
     """
 
     clean: Tensor
@@ -49,6 +50,9 @@ class CertifiedTerm:
     modifies_objective: ClassVar[bool] = True
     """Whether it acts through the objective's outlier term, so that there must be one."""
 
+    reads_clean_outliers: ClassVar[bool] = True
+    """Whether it reads the values of outliers themselves; a step need not compute them otherwise."""
+
     attack_steps: int = 0
     """Steps of the attack whose result it reads; none by default."""
 
@@ -63,4 +67,4 @@ class CertifiedTerm:
 
     def added_term(self, inside: ScoreBounds, outside: ScoreBounds, eps: float) -> Tensor:
         """The term that is added, a scalar, for bounds over balls of radius ε > 0; by default zero."""
-        return outside.clean.new_zeros(())
+        return outside.lower.new_zeros(())

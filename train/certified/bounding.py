@@ -25,21 +25,28 @@ class CertifiedTraining:
     norm: float = math.inf
     quantile: float = 1.0
 
+    @property
+    def reads_clean_outliers(self) -> bool:
+        """Whether the values of outliers themselves are read, and not their bounds alone."""
+        return self.term.reads_clean_outliers or self.quantile < 1
+
     def known(
-        self, score: Score, images: Tensor, count_in: int, scores_in: Tensor, scores_out: Tensor, eps: float
+        self, score: Score, images: Tensor, count_in: int, scores_in: Tensor, scores_out: Tensor | None, eps: float
     ) -> tuple[ScoreBounds, ScoreBounds]:
         """What is known of the scores of ID images, the first `count_in` of `images` (N, C, H, W), and of the outliers after
-        them, over balls of radius ε in pixels."""
+        them, over balls of radius ε in pixels; `scores_out` may be left out where they are not read."""
         images = images.detach()
         first = 0 if self.side == "both" else count_in
         found = self.bounds(images[first:], eps, self.norm)
         lower, upper = score.box_bounds(found.lower, found.upper)
         attacked = self._attacked(score, images[first:], count_in - first, eps)
+        lower_out = lower[count_in - first :]
+        clean_out = lower_out if scores_out is None else scores_out
         outside = ScoreBounds(
-            scores_out,
-            lower[count_in - first :],
+            clean_out,
+            lower_out,
             upper[count_in - first :],
-            scores_out if attacked is None else attacked[count_in - first :],
+            clean_out if attacked is None else attacked[count_in - first :],
         ).of_share(self.quantile)
         if self.side == "outliers":
             return ScoreBounds.of_points(scores_in), outside

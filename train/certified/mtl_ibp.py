@@ -16,6 +16,8 @@ class MtlIbp(CertifiedTerm):
     With a small α networks are trained that linear bounds certify and intervals do not.
     """
 
+    reads_clean_outliers = False
+
     alpha: Annotated[float, Field(ge=0, le=1, description="α, the share of the certified loss.")] = 0.5
     attack_steps: Annotated[int, Field(ge=1, description="Projected gradient steps of the attack.")] = 8
 

@@ -14,6 +14,8 @@ class CertifiedScore(CertifiedTerm):
     Every objective costs less where an outlier scores higher, so that its term bounds the loss of every image of the ball.
     """
 
+    reads_clean_outliers = False
+
     def outlier_term(self, term: OutlierTerm, inside: ScoreBounds, outside: ScoreBounds) -> Tensor:
         """The objective's term of bounds."""
         return term(inside.upper, outside.lower)

@@ -41,6 +41,11 @@ class ChannelAffine(LinearOperation):
         size = largest(*inputs[0]) * self.scale.abs() + self.shift.abs().nan_to_num(posinf=0.0)
         return widened(torch.minimum(one, two), torch.maximum(one, two), size, 2)
 
+    def training_interval(self, inputs: Sequence[Interval]) -> Interval:
+        """Ends swap where the scale is negative."""
+        one, two = (bound * self.scale + self.shift for bound in inputs[0])
+        return torch.minimum(one, two), torch.maximum(one, two)
+
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
         """The rows, scaled, and summed over axes that were broadcast."""
         return [sum_to_shape(rows * self.scale, shapes[0])]

@@ -39,6 +39,10 @@ class Operation(ABC):
     def interval(self, inputs: Sequence[Interval]) -> Interval:
         """Bounds of the value for inputs in these boxes."""
 
+    def training_interval(self, inputs: Sequence[Interval]) -> Interval:
+        """`interval` as training differentiates it: it may leave out what covers rounding, and is for no certificate."""
+        return self.interval(inputs)
+
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
         """For every input a constant L with ‖y(x) − y(x')‖_p ≤ L‖x − x'‖_p within the box, where the other inputs stay as they
         are, p being inf, 2 or 1. Infinite where it is not known."""

@@ -60,6 +60,13 @@ class Convolution(LinearOperation):
         radius = self._convolved(reach, self.magnitude, self.bias.abs() * share + underflow(terms, dtype))
         return middle - radius, middle + radius
 
+    def training_interval(self, inputs: Sequence[Interval]) -> Interval:
+        """Centre and radius."""
+        lower, upper = inputs[0]
+        middle = self._convolved(torch.lerp(lower, upper, 0.5), self.weight, self.bias)
+        radius = self._convolved(upper - lower, self.magnitude / 2, None)
+        return middle - radius, middle + radius
+
     @property
     def magnitude(self) -> Tensor:
         """|W|; computed anew where it must be differentiable."""

@@ -36,6 +36,13 @@ class Linear(LinearOperation):
         radius = F.linear(reach, self.magnitude, self.bias.abs() * share + underflow(terms, dtype))
         return middle - radius, middle + radius
 
+    def training_interval(self, inputs: Sequence[Interval]) -> Interval:
+        """Centre and radius."""
+        lower, upper = inputs[0]
+        middle = F.linear(torch.lerp(lower, upper, 0.5), self.weight, self.bias)
+        radius = F.linear(upper - lower, self.magnitude / 2)
+        return middle - radius, middle + radius
+
     @property
     def magnitude(self) -> Tensor:
         """|W|; computed anew where it must be differentiable."""
