@@ -13,7 +13,7 @@ from torch import Tensor
 from certood.analysis.bounds.backward_graph import backward_graph
 from certood.analysis.bounds.ball import LpBall, or_infinite
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.linear.propagation import Analysis
+from certood.analysis.bounds.linear.analysis import Analysis
 from certood.analysis.bounds.methods import analyse
 from certood.analysis.bounds.operations.base import Rows
 from certood.analysis.bounds.score_bounds import logits_of

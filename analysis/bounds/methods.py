@@ -7,14 +7,18 @@ from torch import Tensor
 
 from certood.analysis.bounds.ball import Region, or_infinite
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.linear.propagation import Analysis, outward_sum
-from certood.analysis.bounds.linear.rounding import check_precision
+from certood.analysis.bounds.linear.analysis import Analysis
+from certood.analysis.bounds.linear.full_precision import check_precision
+from certood.analysis.bounds.linear.nodes import NodeBounds
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import COPIES, default_memory, keep_freed_blocks, row_memory
 from certood.analysis.bounds.operations.base import LinearOperation, Nonlinear, Rows
+from certood.analysis.bounds.operations.precision import outward_sum
 from certood.errors import CertoodError
 
 METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")
+# Those that tighten the boxes before activations by linear bounds.
+TIGHTENING = ("crown", "alpha-crown")
 # Neurons of a layer times the numbers that a row of one takes: above it the slopes of these rows are not optimised, which takes
 # a minute and more for an image.
 INTERMEDIATE_WORK = 4_000_000
@@ -50,74 +54,75 @@ def analyse(
     budget = max_memory or default_memory()
     kind = _affordable(method, graph, len(ball), budget, dtype)
     instead_of = "" if kind == method else method
-    return _analysed(Analysis(graph, ball, kind, budget, dtype, instead_of), iterations)
+    return _analysed(Analysis(NodeBounds(graph, ball), kind, budget, dtype, instead_of), iterations)
 
 
 def _analysed(analysis: Analysis, iterations: int) -> Analysis:
-    """Fill in the boxes, and the analysis by the method before."""
+    """Fill in the boxes, node by node, and the analysis by the method before."""
     graph, ball, kind = analysis.graph, analysis.ball, analysis.kind
-    if kind in ("crown", "alpha-crown"):
+    if kind in TIGHTENING:
+        before = NodeBounds(graph, ball, analysis.references)
         previous = METHODS[METHODS.index(kind) - 1]
-        before = Analysis(graph, ball, previous, analysis.max_memory, analysis.dtype, centre_values=analysis.references)
-        analysis.simpler = _analysed(before, 0)
+        analysis.simpler = _analysed(Analysis(before, previous, analysis.max_memory, analysis.dtype), 0)
     analysis.boxes[0] = (ball.lower, ball.upper) if analysis.simpler is None else analysis.simpler.boxes[0]
     affine = {0}
-    linear_bounds = kind in ("crown", "alpha-crown")
     with torch.no_grad():
         for index, node in enumerate(graph.nodes[1:], start=1):
-            known = _known(analysis, index)
-            if not known:
-                lower, upper = node.operation.interval([analysis.boxes[source] for source in node.inputs])
-                analysis.boxes[index] = or_infinite(lower, -1), or_infinite(upper, 1)
-                analysis.widths[index] = upper - lower
-            box = analysis.boxes[index]
+            known = _enclose(analysis, index)
             if isinstance(node.operation, LinearOperation) and all(source in affine for source in node.inputs):
                 affine.add(index)
                 if ball.is_box or known:
                     continue
-            readers = [graph.nodes[reader].operation for reader in graph.readers[index]]
-            curved = [reader for reader in readers if isinstance(reader, Nonlinear)]
-            if index in affine and (curved or index == len(graph.nodes) - 1):
-                chosen = torch.ones_like(box[0], dtype=torch.bool)
-            elif linear_bounds and curved:
-                chosen = torch.stack([reader.unsettled(analysis.boxes[index]) for reader in curved]).any(0)
-            else:
-                continue
-            analysis.iterations = iterations if kind == "alpha-crown" and _optimisable(graph, index) else 0
-            _tighten(analysis, index, chosen.flatten(1))
+            chosen = _worth_tightening(analysis, index, affine=index in affine)
+            if chosen is not None:
+                analysis.iterations = iterations if kind == "alpha-crown" and _optimisable(graph, index) else 0
+                _tighten(analysis, index, chosen.flatten(1))
     simpler = analysis.simpler
     if simpler is not None and all(box is simpler.boxes[index] for index, box in analysis.boxes.items()):
         # Nothing became tighter: it would bound the same rows by the same lines.
         analysis.simpler = simpler.simpler
-    if linear_bounds and analysis.dtype != torch.float64:
+    if kind in TIGHTENING and analysis.dtype != torch.float64:
         # What is asked of the logits is a few rows: they lose nothing to rounding.
-        analysis = replace(
-            analysis,
-            dtype=torch.float64,
-            centre_values=analysis.references,
-            passages={},
-            losses={},
-            underflows={},
-            doors={},
-        )
+        analysis = replace(analysis, dtype=torch.float64)
     analysis.iterations = iterations if kind == "alpha-crown" else 0
     return analysis
+
+
+def _enclose(analysis: Analysis, index: int) -> bool:
+    """Give a node the box of its interval, or the one that the analysis before has of it: whether that is so.
+
+    It is where nothing that the node reads has become tighter since.
+    """
+    nodes, before = analysis.nodes, analysis.simpler
+    node = nodes.graph.nodes[index]
+    if before is not None and all(nodes.boxes[source] is before.boxes[source] for source in node.inputs):
+        nodes.boxes[index], nodes.widths[index] = before.boxes[index], before.nodes.widths[index]
+        return True
+    lower, upper = node.operation.interval([nodes.boxes[source] for source in node.inputs])
+    nodes.boxes[index] = or_infinite(lower, -1), or_infinite(upper, 1)
+    nodes.widths[index] = upper - lower
+    return False
+
+
+def _worth_tightening(analysis: Analysis, index: int, *, affine: bool) -> Tensor | None:
+    """The neurons of a node, by a mask (N, *shape), of which linear bounds are worth their time; None where there are none.
+
+    Of a node that is affine in the image these are all that something curved or nobody reads; of others, by the methods that
+    tighten, those whose bounds decide how tight the relaxation of a reader is.
+    """
+    graph, box = analysis.graph, analysis.boxes[index]
+    readers = [graph.nodes[reader].operation for reader in graph.readers[index]]
+    curved = [reader for reader in readers if isinstance(reader, Nonlinear)]
+    if affine and (curved or index == len(graph.nodes) - 1):
+        return torch.ones_like(box[0], dtype=torch.bool)
+    if analysis.kind in TIGHTENING and curved:
+        return torch.stack([reader.unsettled(box) for reader in curved]).any(0)
+    return None
 
 
 def _optimisable(graph: Graph, index: int) -> bool:
     """Whether the slopes of rows of a node are worth optimising."""
     return graph.nodes[index].shape.numel() * graph.row_size(index, (1, 1)) <= INTERMEDIATE_WORK
-
-
-def _known(analysis: Analysis, index: int) -> bool:
-    """Take over what the analysis before knows of a node where nothing that it reads has become tighter since."""
-    before = analysis.simpler
-    if before is None or any(
-        analysis.boxes[source] is not before.boxes[source] for source in analysis.graph.nodes[index].inputs
-    ):
-        return False
-    analysis.boxes[index], analysis.widths[index] = before.boxes[index], before.widths[index]
-    return True
 
 
 def _affordable(method: str, graph: Graph, images: int, budget: float, dtype: torch.dtype) -> str:
@@ -155,13 +160,12 @@ def _tighten(analysis: Analysis, index: int, chosen: Tensor) -> None:
 
 def _unit_changes(analysis: Analysis, index: int, neurons: Tensor) -> Tensor:
     """Lower bounds (N, 2R) of how far single neurons (N, R) of a node rise, and how far they fall, from their references."""
-    node, operation = analysis.graph.nodes[index], analysis.operations[index]
+    node, operation = analysis.graph.nodes[index], analysis.backward.operations[index]
     if isinstance(operation, LinearOperation):
         # What the node reads where it reads one thing linearly.
-        shapes = [analysis.graph.nodes[source].shape for source in node.inputs]
-        direct = operation.unit_rows(neurons, shapes, node.shape)
+        direct = operation.unit_rows(neurons, analysis.nodes.input_shapes(index), node.shape)
         if direct is not None:
-            loss = analysis.residual(index).flatten(1).gather(1, neurons)
+            loss = analysis.nodes.residual(index).flatten(1).gather(1, neurons)
             return outward_sum(analysis.least_change(node.inputs[0], direct, both=True), -torch.cat([loss, loss], 1))
     return analysis.least_change(index, _units(neurons, node.shape, analysis.dtype), both=True)
 

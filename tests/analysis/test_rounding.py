@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from certood.analysis.bounds import LpBall, analyse, bound, capture
-from certood.analysis.bounds.linear import rounding
+from certood.analysis.bounds.linear import full_precision
 from certood.analysis.bounds.operations import Activation, Convolution, Linear, precision
 from certood.errors import CertoodError
 from tests.analysis.networks import NETWORKS, NORMS, RADII, images, network
@@ -77,13 +77,13 @@ def test_rounding_in_affine_chains_that_cancel_is_covered(norm: float) -> None:
     # Every ReLU is active, so that float64 is exact.
     assert all((exact.boxes[node][0] > 0).all() for node in (3, 5))
     rows = torch.randn(6, 32, 10).double()
-    here = replace(rounded, dtype=torch.float32, passages={}, losses={}, underflows={}, doors={})
+    here = replace(rounded, dtype=torch.float32)
     found, truth = here.least(5, rows, both=True), exact.least(5, rows, both=True)
     assert (found <= truth + 1e-12).all()
     # What is counted is the range of every product by itself, not that of their sum.
     inner, middle = graph.nodes[3].operation, rounded.boxes[2]
     assert isinstance(inner, Linear)
-    assert (rounded.widths[3] >= (middle[1] - middle[0]) @ inner.weight.abs().T - 1e-12).all()
+    assert (rounded.nodes.widths[3] >= (middle[1] - middle[0]) @ inner.weight.abs().T - 1e-12).all()
 
 
 def test_a_point_loses_nothing() -> None:
@@ -242,7 +242,7 @@ def test_an_environment_that_lowers_precision_is_refused(monkeypatch: pytest.Mon
     def shortened(self: Tensor, other: Tensor) -> Tensor:
         return (self.bfloat16() @ other.bfloat16()).float()
 
-    monkeypatch.setattr(rounding, "_product", shortened)
+    monkeypatch.setattr(full_precision, "_product", shortened)
     with pytest.raises(CertoodError, match="products of float32 lose digits here"):
         bound(graph, ball, dtype=torch.float32)
 
@@ -262,17 +262,15 @@ class Branches(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_the_gap_of_an_activation_pays_for_all_that_it_owes(
+def test_the_gap_of_a_relaxation_covers_all_losses_of_its_node(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of the matrix before it, of its own products, and of adding up what its readers ask: each by its formula."""
     torch.manual_seed(0)
     x = torch.rand(2, 3, 2, 2).double()
     graph = capture(Branches().double(), x)
-    analysis = replace(
-        analyse(graph, LpBall(x, 0.1), "crown", dtype=dtype), dtype=dtype, passages={}, losses={}, doors={}
-    )
-    analysis = replace(analysis, underflows={})
+    analysis = replace(analyse(graph, LpBall(x, 0.1), "crown", dtype=dtype), dtype=dtype)
+    nodes, all_losses = analysis.nodes, analysis.backward.losses
     unit = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}[dtype]
     relus = [index for index, node in enumerate(graph.nodes) if isinstance(node.operation, Activation)]
     shared = next(index for index in relus if len(graph.readers[index]) == 3)
@@ -286,19 +284,19 @@ def test_the_gap_of_an_activation_pays_for_all_that_it_owes(
     adding = 2 * unit * (upper.clamp_min(0) - lower.clamp_min(0)) / 2
     operation = graph.nodes[shared].operation
     assert isinstance(operation, Activation)
-    found = analysis._passage_loss(shared, operation)
-    monkeypatch.setattr(analysis, "_adding_loss", lambda node: None)
-    assert (found - analysis._passage_loss(shared, operation) >= 0.99 * adding).all()
+    found = all_losses.elementwise(shared, operation)
+    monkeypatch.setattr(all_losses, "sum_of_readers", lambda index: None)
+    assert (found - all_losses.elementwise(shared, operation) >= 0.99 * adding).all()
     monkeypatch.undo()
     assert (found >= slopes * before + adding).all()
-    own = analysis._reach(graph.nodes[shared].inputs[0]) * unit * 6 * 1.01
+    own = nodes.reach(graph.nodes[shared].inputs[0]) * unit * 6 * 1.01
     without_matrix = slopes * own + adding
     assert (found >= without_matrix + 0.99 * slopes * before).all()
     assert (found > without_matrix).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_node_that_several_read_pays_for_adding_them_up(dtype: torch.dtype) -> None:
+def test_the_loss_of_a_node_that_several_read_includes_adding_them_up(dtype: torch.dtype) -> None:
     """Of the same matrix, read once or by two branches, the second loss is larger by one rounding of its range."""
     torch.manual_seed(0)
 
@@ -322,6 +320,6 @@ def test_a_node_that_several_read_pays_for_adding_them_up(dtype: torch.dtype) ->
         graph = capture(model, x)
         found = analyse(graph, LpBall(x, 0.1), "crown-ibp", dtype=dtype)
         node = next(index for index, one in enumerate(graph.nodes) if isinstance(one.operation, Linear))
-        losses.append(found._linear_loss(node))
-        reach = found._reach(node)
+        losses.append(found.backward.losses.linear(node))
+        reach = found.nodes.reach(node)
     assert (losses[1] - losses[0] >= 0.99 * unit * reach).all()

@@ -6,9 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from certood.analysis.bounds import LpBall, analyse, capture, gradient_bound
-from certood.analysis.bounds.linear import propagation
+from certood.analysis.bounds.linear import analysis as of_rows
+from certood.analysis.bounds.linear import backward
 from certood.analysis.bounds.linear.optimised import optimised_least
-from certood.analysis.bounds.linear.rows import Passage, magnitude, relaxed, summed
+from certood.analysis.bounds.linear.relaxing import CentredRelaxation, relaxed
+from certood.analysis.bounds.linear.rows import magnitude, summed
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.operations.base import in_precision
 from certood.analysis.bounds.operations.convolution import Convolution
@@ -48,7 +50,7 @@ def test_they_go_back_through_convolutions_as_whole_planes_do(
     neurons = torch.randint(last.numel(), (2, 7), generator=torch.Generator().manual_seed(0))
     exact = F.one_hot(neurons, last.numel()).double().unflatten(2, last)
     box = torch.randn(2, *middle, generator=torch.Generator().manual_seed(1)).double()
-    passage = Passage.about(relu_relaxation(box - 0.5, box + 0.5), box, box.relu())
+    relaxation = CentredRelaxation.about(relu_relaxation(box - 0.5, box + 0.5), box, box.relu())
 
     rows = second.unit_rows(neurons, [middle], last) or second.transpose_windows(
         Windows.units(neurons, last, dtype), [middle]
@@ -60,8 +62,8 @@ def test_they_go_back_through_convolutions_as_whole_planes_do(
     torch.testing.assert_close(magnitude(rows, plane).double(), magnitude(there, plane), rtol=1e-5, atol=1e-5)
 
     for both in (False, True):
-        before, constant = relaxed(rows, passage.to(dtype), both=both)
-        expected, shift = relaxed(there, passage, both=both)
+        before, constant = relaxed(rows, relaxation.to(dtype), both=both)
+        expected, shift = relaxed(there, relaxation, both=both)
         assert isinstance(before, Windows)
         assert isinstance(expected, Tensor)
         torch.testing.assert_close(constant.double(), shift, rtol=1e-5, atol=1e-5)
@@ -89,7 +91,7 @@ def test_chunks_of_rows_give_what_all_at_once_give(
         whole = analyse(graph, ball, "crown", dtype=dtype)
         gradients = gradient_bound(graph, ball, score=Energy())
         with monkeypatch.context() as patch:
-            patch.setattr(propagation, "CHUNK_BYTES", 20_000)
+            patch.setattr(of_rows, "CHUNK_BYTES", 20_000)
             parts = analyse(graph, ball, "crown", dtype=dtype)
             others = gradient_bound(graph, ball, score=Energy())
         for node, (lower, upper) in whole.boxes.items():
@@ -109,13 +111,13 @@ def test_an_operation_and_the_matrix_before_it_at_once_give_what_one_by_one_give
     close = 1e-12 if dtype == torch.float64 else 1e-5
     for norm in NORMS:
         ball = LpBall(x, RADII[norm], norm)
-        monkeypatch.setattr(propagation, "MANY_ROWS", 10**9)
+        monkeypatch.setattr(backward, "MANY_ROWS", 10**9)
         single = analyse(graph, ball, "crown", dtype=dtype)
         expected = single.rows(unit), single.lower_rows(unit)
-        monkeypatch.setattr(propagation, "MANY_ROWS", 1)
+        monkeypatch.setattr(backward, "MANY_ROWS", 1)
         double = analyse(graph, ball, "crown", dtype=dtype)
         found = double.rows(unit), double.lower_rows(unit)
-        assert double.doors
+        assert double.backward._compact
         for node, (lower, upper) in single.boxes.items():
             torch.testing.assert_close(double.boxes[node][0], lower, rtol=close, atol=close)
             torch.testing.assert_close(double.boxes[node][1], upper, rtol=close, atol=close)
@@ -148,9 +150,9 @@ def test_slopes_of_windows_are_optimised_as_those_of_whole_planes(name: str, dty
             neurons = torch.arange(0, found.shape.numel(), 7).expand(len(x), -1)
             rows = Windows.units(neurons, found.shape, dtype)
             with torch.no_grad():
-                plain = analysis.plain_least(node, rows)
-                least = optimised_least(analysis, node, rows, 6)
-                whole = optimised_least(analysis, node, rows.dense(), 6)
+                plain = analysis.least_change(node, rows)
+                least = optimised_least(analysis.backward, node, rows, 6)
+                whole = optimised_least(analysis.backward, node, rows.dense(), 6)
             torch.testing.assert_close(least, whole, rtol=close, atol=close)
             assert (least >= plain - close).all()
             assert (least > plain + close).any()

@@ -5,7 +5,7 @@ import torch
 from certood.analysis.bounds.ball import LpBall
 from certood.analysis.bounds.engines.base import Engine
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.linear.propagation import Analysis
+from certood.analysis.bounds.linear.analysis import Analysis
 from certood.analysis.bounds.memory import images_at_once
 from certood.analysis.bounds.methods import analyse
 

@@ -6,7 +6,7 @@ subtracting β·σ·(z − k) from a function leaves a lower bound of it there. 
 the part with the lowest bound is split next, at the kink that costs its bound most.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from certood.analysis.bounds.ball import LpBall, or_infinite
 from certood.analysis.bounds.graph import Graph
+from certood.analysis.bounds.linear.analysis import Analysis
 from certood.analysis.bounds.linear.choices import Choices
-from certood.analysis.bounds.linear.propagation import Analysis
-from certood.analysis.bounds.operations.base import Elementwise, Operation
+from certood.analysis.bounds.linear.nodes import NodeBounds
 from certood.analysis.bounds.operations.relaxations import crown_slope
 
 LEARNING_RATE = 0.1
@@ -106,11 +106,7 @@ def _one_image(
 
 def _kinks(graph: Graph) -> list[Kink]:
     """The kinks of the piecewise linear activations of a graph."""
-    return [(index, place) for index, node in enumerate(graph.nodes) for place in _elementwise_kinks(node.operation)]
-
-
-def _elementwise_kinks(operation: Operation) -> Sequence[float]:
-    return (operation.kinks or ()) if isinstance(operation, Elementwise) else ()
+    return [(index, place) for index, node in enumerate(graph.nodes) for place in node.operation.kinks or ()]
 
 
 def _split(parts: _Parts) -> dict[Kink, Tensor] | None:
@@ -145,7 +141,7 @@ def _bounded(
     last = len(graph.nodes) - 1
     slopes: dict[int, Tensor] = {}
     for node, own in enumerate(graph.nodes):
-        if isinstance(own.operation, Elementwise) and own.operation.adjustable:
+        if own.operation.adjustable:
             slopes[node] = crown_slope(*part.boxes[own.inputs[0]])[:, None].clone().requires_grad_()
     multipliers = {
         kink: torch.zeros_like(sign[:, None], dtype=torch.float64).requires_grad_()
@@ -210,5 +206,5 @@ def _restricted(analysis: Analysis, index: int, signs: dict[Kink, Tensor], count
         boxes[source] = (low, torch.where(sign < 0, high.clamp_max(place), high))
     values = {node: value[index].expand(count, *value.shape[1:]) for node, value in analysis.references.items()}
     # A part is no wider than the whole.
-    widths = {node: width[index].expand(count, *width.shape[1:]) for node, width in analysis.widths.items()}
-    return Analysis(analysis.graph, own, "crown", analysis.max_memory, centre_values=values, boxes=boxes, widths=widths)
+    widths = {node: width[index].expand(count, *width.shape[1:]) for node, width in analysis.nodes.widths.items()}
+    return Analysis(NodeBounds(analysis.graph, own, values, boxes, widths), "crown", analysis.max_memory)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from certood.analysis.bounds.linear.rows import beside
+from certood.analysis.bounds.linear.rows import broadcastable
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.operations.base import Rows
 from certood.analysis.bounds.operations.relaxations import crown_slope
@@ -18,17 +18,17 @@ class Choices:
     Choices, in [0, 1], are (N, 1 or R, *shape), or as the values of the rows where these are windows. An activation without any
     gets CROWN's own, one for every coefficient that reaches it, as a new leaf. `subtracted` are multiples m (N, 1, *shape) and
     numbers k: m·(z − k) is subtracted, z being what the activation reads, which is sound only where m·(z − k) is not negative.
-    Coefficients that arrive at activations are noted in `reached`, if there is one; `met` keeps planes as the rows meet them,
-    which stay the same from step to step.
+    Coefficients that arrive at activations are noted in `reached`, if there is one; `planes` are those of an activation's boxes,
+    references and losses as its rows gather them, which stay the same from step to step.
     """
 
     slopes: dict[int, Tensor] = field(default_factory=dict)
     subtracted: Mapping[int, Sequence[tuple[Tensor, float]]] = field(default_factory=dict)
     reached: dict[int, Tensor] | None = None
-    met: dict[int, list[Tensor]] = field(default_factory=dict)
+    planes: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def slope(self, index: int, rows: Rows, lower: Tensor, upper: Tensor) -> Tensor:
-        """The choices of an activation as these rows meet them, for bounds of what it reads that are laid out likewise."""
+        """The choices of an activation as they broadcast against these rows, for bounds of its input that do so too."""
         windows = isinstance(rows, Windows) and not rows.covers
         if index not in self.slopes:
             values = rows.values if isinstance(rows, Windows) else rows
@@ -36,4 +36,4 @@ class Choices:
             if isinstance(rows, Windows) and rows.covers:
                 start = rows.repeated(start, 1).dense()
             self.slopes[index] = start.to(values.dtype).contiguous().requires_grad_()
-        return self.slopes[index] if windows else beside(rows, self.slopes[index])
+        return self.slopes[index] if windows else broadcastable(rows, self.slopes[index])

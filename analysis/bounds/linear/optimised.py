@@ -1,25 +1,19 @@
 """α-CROWN: the lower slopes of ReLU are chosen by gradient ascent on the bound (Xu et al., ICLR 2021, arXiv 2011.13824)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from certood.analysis.bounds.ball import or_infinite
+from certood.analysis.bounds.linear.backward import BackwardPass
 from certood.analysis.bounds.linear.choices import Choices
 from certood.analysis.bounds.operations.base import Rows
-
-if TYPE_CHECKING:
-    from certood.analysis.bounds.linear.propagation import Analysis
 
 LEARNING_RATE = 0.25
 DECAY = 0.97
 PATIENCE = 10
 
 
-def optimised_least(analysis: Analysis, node: int, rows: Rows, iterations: int) -> Tensor:
+def optimised_least(backward: BackwardPass, node: int, rows: Rows, iterations: int) -> Tensor:
     """Lower bounds (N, R) of rows·(y − y₀) of a node; the best seen for every row, CROWN's own included: never looser than it.
 
     Every row has its own slopes, as far as it reaches. They are projected back onto [0, 1] after each step rather than
@@ -28,8 +22,8 @@ def optimised_least(analysis: Analysis, node: int, rows: Rows, iterations: int) 
     choices, best, idle = Choices(), None, 0
     for step in range(iterations + 1):
         with torch.enable_grad():
-            reached, constant = analysis.linear_change(node, rows, choices=choices)
-            found = analysis.ball.least(reached) + constant
+            reached, constant = backward.to_image(node, rows, choices=choices)
+            found = backward.nodes.ball.least(reached) + constant
             loss = -found.sum()
         values = or_infinite(found.detach(), -1)
         if best is None:

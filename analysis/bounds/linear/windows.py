@@ -19,7 +19,7 @@ class Windows:
     """Rows over planes of shape (C, H, W): `values` (N, R, h, w, C) at `top`, `left` (N, R), which may be negative.
 
     Values beyond the border of the plane mean nothing; they are zero where `clean` says so. Rows that are whole planes, as
-    `covers` says, stand at 0, 0. With a `step` s above 1 everything is laid out by phases, as if the plane were
+    `covers` says, stand at 0, 0. With a `step` s above 1 everything is stored by phases, as if the plane were
     (s·s·C, H/s, W/s): the place (s·i + a, s·j + b) of channel c is at (i, j, (a·s + b)·C + c).
     """
 
@@ -86,8 +86,8 @@ class Windows:
         return found[0], found[1], found[2], found[3]
 
     @cached_property
-    def places(self) -> Tensor:
-        """Where every element of the windows, one after the other, lies in `laid` planes."""
+    def positions(self) -> Tensor:
+        """Where every element of the windows, one after the other, lies in `padded` planes."""
         before, after, above, below = self.margins
         width = self.plane[2] // self.step + before + after
         size = (self.plane[1] // self.step + above + below) * width
@@ -97,17 +97,16 @@ class Windows:
             start = start + size * torch.arange(len(start))[:, None]
         return (start.reshape(-1, 1) + offsets.view(1, -1)).flatten()
 
-    def laid(self, planes: Tensor) -> Tensor:
-        """Planes (N, C, H, W) with zeros around them, channels last, all places one after the other: (places, channels)."""
-        beside = self.beside(planes)[:, 0]
-        return F.pad(beside, (0, 0, *self.margins)).flatten(0, 2)
+    def padded(self, planes: Tensor) -> Tensor:
+        """Planes (N, C, H, W) with zeros around them, channels last, as a list of positions: (positions, channels)."""
+        return F.pad(self.channels_last(planes)[:, 0], (0, 0, *self.margins)).flatten(0, 2)
 
     def gather(self, planes: Tensor) -> Tensor:
-        """The values (N, R, h, w, C) of `laid` planes under the windows, zero beyond the border."""
-        return planes.index_select(0, self.places).view(*self.top.shape, *self.size, planes.shape[1])
+        """The values (N, R, h, w, C) of `padded` planes under the windows, zero beyond the border."""
+        return planes.index_select(0, self.positions).view(*self.top.shape, *self.size, planes.shape[1])
 
-    def beside(self, plane: Tensor) -> Tensor:
-        """A plane (N, C, H, W), or (N, R, C, H, W), as it meets rows that cover it: (N, 1 or R, h, w, C)."""
+    def channels_last(self, plane: Tensor) -> Tensor:
+        """A plane (N, C, H, W), or (N, R, C, H, W), in the layout of rows that cover it: (N, 1 or R, h, w, C)."""
         plane = plane if plane.ndim == 5 else plane[:, None]
         if self.step > 1:
             plane = plane.unflatten(4, (-1, self.step)).unflatten(3, (-1, self.step)).permute(0, 1, 3, 5, 4, 6, 2)
@@ -120,7 +119,7 @@ class Windows:
             return self
         if not any(self.margins):
             return replace(self, clean=True)
-        inside = self.gather(self.laid(self.values.new_ones(len(self.top), 1, *self.plane[1:])))
+        inside = self.gather(self.padded(self.values.new_ones(len(self.top), 1, *self.plane[1:])))
         if self.step > 1:
             inside = inside[..., :1]
         return replace(self, values=self.values * inside, clean=True)
@@ -151,7 +150,7 @@ class Windows:
             self, values=self.values.flatten(0, 1)[:, None], top=self.top.reshape(-1, 1), left=self.left.reshape(-1, 1)
         )
         flat = self.values.new_zeros(count * rows * shape[0] * shape[1], channels)
-        flat.index_copy_(0, single.places, self.values.flatten(0, 3))
+        flat.index_copy_(0, single.positions, self.values.flatten(0, 3))
         values = flat.view(count, rows, *shape, channels)[:, :, above : above + height, before : before + width]
         origin = torch.zeros_like(self.top)
         return Windows(values, origin, origin, self.plane, covers=True, clean=True)

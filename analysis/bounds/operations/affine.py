@@ -56,8 +56,8 @@ class ChannelAffine(LinearOperation):
             return self.transpose(rows.dense(), shapes)
         scale = self.scale.expand(len(rows.top), *rows.plane)
         if rows.covers:
-            return [rows.scaled(rows.beside(scale))]
-        return [replace(rows.scaled(rows.gather(rows.laid(scale))), clean=True)]
+            return [rows.scaled(rows.channels_last(scale))]
+        return [replace(rows.scaled(rows.gather(rows.padded(scale))), clean=True)]
 
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
         """The same scale, without the shift."""

@@ -67,6 +67,31 @@ class Operation(ABC):
         """scale·y + shift of a value y of this shape as one operation; None where that is not known."""
         return None
 
+    def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
+        """How many products are summed, at most, into a coefficient of an input, from rows of this shape of the value; 0 where
+        numbers are only moved."""
+        return 1
+
+    @property
+    def matrix(self) -> Tensor | None:
+        """W (outputs, inputs) of an operation y = Wx + b of vectors."""
+        return None
+
+    @property
+    def multiples(self) -> Sequence[float] | None:
+        """The numbers a of an operation y = a₁x₁ + a₂x₂ + …."""
+        return None
+
+    @property
+    def kinks(self) -> Sequence[float] | None:
+        """Where the pieces of a piecewise linear scalar function meet; None where it is none."""
+        return None
+
+    @property
+    def adjustable(self) -> bool:
+        """Whether a lower line of a scalar function may be chosen."""
+        return False
+
     @property
     def affine(self) -> tuple[Tensor, Tensor] | None:
         """Scale and shift, which broadcast against a sample, of an operation that is scale·x + shift elementwise."""
@@ -120,23 +145,12 @@ class LinearOperation(Operation):
         return [[(adjoint, shape)] for adjoint, shape in zip(self.adjoints(shapes), shapes, strict=True)]
 
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """How many products are summed, at most, into a coefficient of an input, from rows of this shape of the value; 0 where
-        numbers are only moved."""
+        """As many as there are outputs."""
         return shape.numel()
 
     def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
         """How many products are summed, at most, into an element of the value of this shape; 0 where numbers are only moved."""
         return sum(size.numel() for size in shapes)
-
-    @property
-    def matrix(self) -> Tensor | None:
-        """W (outputs, inputs) of an operation y = Wx + b of vectors."""
-        return None
-
-    @property
-    def multiples(self) -> Sequence[float] | None:
-        """The numbers a of an operation y = a₁x₁ + a₂x₂ + …."""
-        return None
 
 
 class Nonlinear(Operation):
@@ -154,19 +168,9 @@ class Elementwise(Nonlinear):
     def lines(self, lower: Tensor, upper: Tensor) -> Relaxation:
         """Two lines on the box (N, *shape)."""
 
-    @property
-    def adjustable(self) -> bool:
-        """Whether a lower line may be chosen: `lines_at` is sound for every choice in [0, 1]."""
-        return False
-
     def lines_at(self, choice: Tensor, lower: Tensor, upper: Tensor) -> Relaxation:
-        """Two lines on the box for a choice in [0, 1] that broadcasts against it; `lines` where there is none."""
+        """Two lines on the box for a choice that broadcasts against it, where `adjustable`: sound for every one in [0, 1]."""
         return self.lines(lower, upper)
-
-    @property
-    def kinks(self) -> Sequence[float] | None:
-        """Where the pieces of a piecewise linear function meet; None where it is not piecewise linear."""
-        return None
 
     def window_before(self, size: Sequence[int], plane: torch.Size) -> Sequence[int]:
         """The same."""

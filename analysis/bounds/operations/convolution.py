@@ -219,7 +219,7 @@ class Convolution(LinearOperation):
                 back = F.conv2d(flat, self._turned, None, 1, around, self.dilation)
             plain: Tensor = back.permute(0, 2, 3, 1).contiguous().unflatten(0, values.shape[:2])
             return plain
-        # Channels last in memory, as all that windows are met with.
+        # Channels last in memory, as the planes that windows are multiplied with.
         flat = values.flatten(0, 1).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         # What the convolution left over at the far border, because its stride did not reach it.
         rest = [

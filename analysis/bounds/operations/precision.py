@@ -40,6 +40,11 @@ def largest(lower: Tensor, upper: Tensor) -> Tensor:
     return torch.maximum(lower.abs(), upper.abs())
 
 
+def outward_sum(one: Tensor, two: Tensor) -> Tensor:
+    """one + two, rounded down, in float64."""
+    return one + two - 2 * unit_roundoff(torch.float64) * (one.abs() + two.abs())
+
+
 def widened(lower: Tensor, upper: Tensor, magnitude: Tensor, terms: int) -> tuple[Tensor, Tensor]:
     """An interval moved outwards by the rounding of so many products, whose absolute values sum to `magnitude`."""
     if lower.dtype not in UNITS:

@@ -1,0 +1,207 @@
+"""CROWN: linear bounds of rows of a node, carried back through the graph to the image.
+
+Zhang et al., NeurIPS 2018 (arXiv 1811.00866); Xu et al., NeurIPS 2020 (arXiv 2002.12920). In float64 or float32, with what
+rounding may cost subtracted (`rounding`).
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from certood.analysis.bounds.linear.choices import Choices
+from certood.analysis.bounds.linear.losses import RoundingLosses
+from certood.analysis.bounds.linear.nodes import NodeBounds
+from certood.analysis.bounds.linear.relaxing import (
+    CentredRelaxation,
+    CompactLayer,
+    relaxed,
+    relaxed_and_multiplied,
+    relaxed_each,
+)
+from certood.analysis.bounds.linear.rows import dense, gathered, signed, summed
+from certood.analysis.bounds.linear.windows import Windows
+from certood.analysis.bounds.memory import COPIES
+from certood.analysis.bounds.operations.base import (
+    Elementwise,
+    JointRelaxation,
+    LinearOperation,
+    Operation,
+    Rows,
+)
+from certood.analysis.bounds.operations.precision import unit_roundoff
+from certood.errors import CannotCertify
+
+# So many rows are worth a matrix of only those lines that count.
+MANY_ROWS = 32
+
+# Rows of every input of a node, and what the step adds to the constants (N, R).
+Step = tuple[Sequence[Rows], Tensor]
+
+
+class BackwardPass:
+    """Carries rows of the nodes of a graph back to the image, in one precision.
+
+    Relaxations of elementwise nodes and losses of rounding are computed when they are first asked for and kept: the boxes that
+    they depend on are final once something after them is bounded. `max_memory` is in bytes.
+    """
+
+    def __init__(self, nodes: NodeBounds, dtype: torch.dtype, max_memory: float) -> None:
+        self.nodes, self.dtype, self.max_memory = nodes, dtype, max_memory
+        self.losses = RoundingLosses(nodes, dtype)
+        self._relaxations: dict[int, CentredRelaxation] = {}
+        self._compact: dict[int, list[CompactLayer]] = {}
+
+    @cached_property
+    def operations(self) -> Sequence[Operation]:
+        """The operations of the graph in the precision of the rows."""
+        if self.dtype == torch.float32:
+            return self.nodes.graph.rounded
+        return [node.operation for node in self.nodes.graph.nodes]
+
+    def to_image(
+        self, node: int, rows: Rows, *, both: bool = False, choices: Choices | None = None
+    ) -> tuple[Rows, Tensor]:
+        """Rows of the image, and constants (N, R) in float64, that bound rows·(y − y₀) of a node from below.
+
+        y₀ is the reference of the node; the rows found are of the difference from the centre of the ball. With `both`, rows
+        stand for their negatives too, (N, 2R), until the first operation that is not linear.
+        """
+        graph = self.nodes.graph
+        pending: dict[int, Rows] = {node: rows.to(self.dtype)}
+        constant = torch.zeros((), dtype=torch.float64, device=self.nodes.references[0].device)
+        if self.dtype != torch.float64:
+            constant = constant - self.losses.of_cast(node, rows)
+        # All that is added up, by magnitude: what the sums may be rounded by.
+        total, steps = constant.abs(), 1
+        for index in range(node, 0, -1):
+            if index not in pending:
+                continue
+            own, sources = pending.pop(index), graph.nodes[index].inputs
+            operation = self.operations[index]
+            if isinstance(operation, LinearOperation):
+                parts, added = self._linear_step(index, operation, own, started=index == node)
+            else:
+                if both:
+                    pending = {place: signed(part) for place, part in pending.items()}
+                    constant, total = _twice(constant), _twice(total)
+                matrix = self._matrix_before(index, own) if choices is None else None
+                if matrix is not None:
+                    parts, added = self._fused_step(index, matrix, own, both=both)
+                    sources = graph.nodes[sources[0]].inputs
+                else:
+                    parts, added = self._curved_step(index, operation, own, choices, both=both)
+                both = False
+            lost = self.losses.underflow(index)
+            constant, total, steps = constant + added - lost, total + added.abs() + lost, steps + 4
+            for source, part in zip(sources, parts, strict=True):
+                if source not in pending:
+                    pending[source] = part
+                    continue
+                pending[source] = summed(pending[source], part)
+                # Elementwise operations, and what they cover, count the sum of what their readers ask among their losses.
+                if not self.losses.in_relaxations(source) and not isinstance(self.operations[source], Elementwise):
+                    lost = self.losses.of_cast(source, pending[source])
+                    constant, total = constant - lost, total + lost
+        constant = constant - 2 * steps * unit_roundoff(torch.float64) * total
+        return (signed(pending[0]), _twice(constant)) if both else (pending[0], constant)
+
+    def _linear_step(self, index: int, operation: LinearOperation, own: Rows, *, started: bool) -> Step:
+        """A step through a linear operation, exact but for rounding; `started` where these are the rows that were asked for."""
+        parts = operation.transpose_rows(own, self.nodes.input_shapes(index))
+        if self.losses.in_relaxations(index) and not started:
+            return parts, self.nodes.references[0].new_zeros(())
+        return parts, -self.losses.of_linear_step(index, own)
+
+    def _curved_step(self, index: int, operation: Operation, own: Rows, choices: Choices | None, *, both: bool) -> Step:
+        """A step through a relaxation; with `both` for rows of either sign."""
+        if isinstance(operation, JointRelaxation):
+            return self._joint_step(index, operation, signed(own) if both else own)
+        if not isinstance(operation, Elementwise):
+            raise CannotCertify(f"{type(operation).__name__} has no linear bounds")
+        if choices is not None:
+            return self._chosen_step(index, operation, own, choices)
+        before, added = relaxed(own, self._relaxation(index, operation), both=both)
+        return [before], added.to(torch.float64)
+
+    def _joint_step(self, index: int, operation: JointRelaxation, own: Rows) -> Step:
+        """A step through an operation that bounds whole rows at once, in float64."""
+        node, references = self.nodes.graph.nodes[index], self.nodes.references
+        exact_rows = dense(own).to(torch.float64)
+        boxes = [self.nodes.boxes[source] for source in node.inputs]
+        exact, added = operation.transpose_lower(exact_rows, boxes, self.nodes.input_shapes(index))
+        added = added - (exact_rows * references[index][:, None]).flatten(2).sum(2)
+        size = (exact_rows.abs() * references[index].abs()[:, None]).flatten(2).sum(2)
+        for source, part in zip(node.inputs, exact, strict=True):
+            added = added + (part * references[source][:, None]).flatten(2).sum(2)
+            size = size + (part.abs() * references[source].abs()[:, None]).flatten(2).sum(2)
+            added = added - self.losses.of_cast(source, part)
+        most = max(references[place].shape[1:].numel() for place in (index, *node.inputs))
+        added = added - 2 * (most + 8) * unit_roundoff(torch.float64) * size
+        return [part.to(self.dtype) for part in exact], added
+
+    def _chosen_step(self, index: int, operation: Elementwise, own: Rows, choices: Choices) -> Step:
+        """A step through an elementwise operation, with what is chosen of it."""
+        source = self.nodes.graph.nodes[index].inputs[0]
+        if operation.adjustable:
+            before, added = self._chosen_lines(index, operation, own, choices)
+        else:
+            before, added = relaxed(own, self._relaxation(index, operation))
+        added = added.to(torch.float64)
+        if choices.reached is not None:
+            choices.reached[index] = dense(own).detach()
+        for multiple, place in choices.subtracted.get(index, ()):
+            before = summed(before, -multiple)
+            added = added - (multiple * (self.nodes.references[source] - place)[:, None]).flatten(2).sum(2)
+        return [before], added
+
+    def _chosen_lines(self, index: int, operation: Elementwise, own: Rows, choices: Choices) -> tuple[Rows, Tensor]:
+        """Rows of the input of an operation whose lower lines are chosen, and constants."""
+        source = self.nodes.graph.nodes[index].inputs[0]
+        if index not in choices.planes:
+            about = self.nodes.references[source], self.nodes.references[index]
+            planes = [*self.nodes.boxes[source], *about, self.losses.elementwise(index, operation)]
+            choices.planes[index] = [gathered(own, plane) for plane in planes]
+        lower, upper, x, y, loss = choices.planes[index]
+        slope = choices.slope(index, own, lower, upper)
+        relaxation = CentredRelaxation.about(operation.lines_at(slope, lower, upper), x, y)
+        return relaxed_each(own, relaxation.widened(loss).to(self.dtype))
+
+    def _relaxation(self, index: int, operation: Elementwise) -> CentredRelaxation:
+        """The relaxation of an elementwise node, in the precision of the rows."""
+        if index not in self._relaxations:
+            source, references = self.nodes.graph.nodes[index].inputs[0], self.nodes.references
+            lines = operation.lines(*self.nodes.boxes[source])
+            relaxation = CentredRelaxation.about(lines, references[source], references[index])
+            loss = self.losses.elementwise(index, operation)
+            self._relaxations[index] = relaxation.widened(loss).to(self.dtype)
+        return self._relaxations[index]
+
+    def _matrix_before(self, index: int, rows: Rows) -> Tensor | None:
+        """The matrix before an elementwise operation that alone reads it, where many rows go back: through both at once."""
+        if isinstance(rows, Windows) or rows.ndim != 3 or rows.shape[1] < MANY_ROWS:
+            return None
+        if not isinstance(self.operations[index], Elementwise):
+            return None
+        (source,) = self.nodes.graph.nodes[index].inputs
+        matrix = self.operations[source].matrix
+        if matrix is None or self.nodes.graph.readers[source] != [index]:
+            return None
+        size = len(rows) * matrix.numel() * self.dtype.itemsize
+        return matrix if COPIES * size <= self.max_memory else None
+
+    def _fused_step(self, index: int, matrix: Tensor, own: Rows, *, both: bool) -> Step:
+        """Rows of what a matrix reads, from rows of the elementwise operation after it, whose gap covers rounding in both."""
+        operation = self.operations[index]
+        assert isinstance(operation, Elementwise)
+        assert isinstance(own, Tensor)
+        if index not in self._compact:
+            self._compact[index] = CompactLayer.of_images(self._relaxation(index, operation), matrix)
+        found, added = relaxed_and_multiplied(own, self._compact[index], both=both)
+        return [found], added.to(torch.float64)
+
+
+def _twice(constant: Tensor) -> Tensor:
+    """Constants of rows, (N, R) or the same for all, for the rows and for their negatives."""
+    return torch.cat([constant, constant], 1) if constant.ndim and constant.shape[1] > 1 else constant
