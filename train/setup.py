@@ -20,7 +20,8 @@ from certood.models.catalogue import runs_user_code
 from certood.models.classifier import Classifier
 from certood.train.batches import seeded_generator
 from certood.train.initialisation import initialise_for_bounds
-from certood.train.recipe import Recipe, RunSection
+from certood.train.recipe import Recipe
+from certood.train.recipe_tables import RunSection
 
 NORMALISATION_IMAGES = 10_000
 

@@ -43,6 +43,21 @@ class Operation(ABC):
         """`interval` as training differentiates it: it may leave out what covers rounding, and is for no certificate."""
         return self.interval(inputs)
 
+    def lower_rows(
+        self,
+        rows: Tensor,
+        shapes: Sequence[torch.Size],
+        boxes: Sequence[Interval],
+        points: Sequence[Tensor],
+        value: Tensor,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Rows B of every input and constants c (N, R) with A·(y − value) ≥ Σ B·(x − point) + c for inputs x in these boxes.
+
+        `points` are inputs (N, *shape) in the boxes, and `value` what the operation makes of them; A = `rows` (N, R, *shape). In
+        plain arithmetic that can be differentiated. Raises CannotCertify for an operation without such bounds.
+        """
+        raise CannotCertify(f"{type(self).__name__} has no linear bounds")
+
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
         """For every input a constant L with ‖y(x) − y(x')‖_p ≤ L‖x − x'‖_p within the box, where the other inputs stay as they
         are, p being inf, 2 or 1. Infinite where it is not known."""
@@ -121,6 +136,17 @@ class LinearOperation(Operation):
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
         """Rows (N, R, *input shape) of every input: those of Lᵀ, for rows (N, R, *output shape)."""
 
+    def lower_rows(
+        self,
+        rows: Tensor,
+        shapes: Sequence[torch.Size],
+        boxes: Sequence[Interval],
+        points: Sequence[Tensor],
+        value: Tensor,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Those of `transpose`, without constants."""
+        return self.transpose(rows, shapes), rows.new_zeros(())
+
     def transpose_windows(self, rows: Windows, shapes: Sequence[torch.Size]) -> Sequence[Rows]:
         """What `transpose` gives, for rows that are windows; as whole planes unless the operation knows better."""
         return self.transpose(rows.dense(), shapes)
@@ -168,6 +194,22 @@ class Elementwise(Nonlinear):
     def lines(self, lower: Tensor, upper: Tensor) -> Relaxation:
         """Two lines on the box (N, *shape)."""
 
+    def lower_rows(
+        self,
+        rows: Tensor,
+        shapes: Sequence[torch.Size],
+        boxes: Sequence[Interval],
+        points: Sequence[Tensor],
+        value: Tensor,
+    ) -> tuple[list[Tensor], Tensor]:
+        """A positive coefficient takes the lower line, a negative one the upper."""
+        (box,), (point,) = boxes, points
+        lines, positive, negative = self.lines(*box), rows.clamp_min(0), rows.clamp_max(0)
+        below = lines.lower_slope * point + lines.lower_shift - value
+        above = lines.upper_slope * point + lines.upper_shift - value
+        back = positive * lines.lower_slope[:, None] + negative * lines.upper_slope[:, None]
+        return [back], row_product(positive, below) + row_product(negative, above)
+
     def lines_at(self, choice: Tensor, lower: Tensor, upper: Tensor) -> Relaxation:
         """Two lines on the box for a choice that broadcasts against it, where `adjustable`: sound for every one in [0, 1]."""
         return self.lines(lower, upper)
@@ -185,6 +227,26 @@ class JointRelaxation(Nonlinear):
         self, rows: Tensor, boxes: Sequence[Interval], shapes: Sequence[torch.Size]
     ) -> tuple[list[Tensor], Tensor]:
         """Rows of every input and constants (N, R) such that their sum bounds rows·y from below on these boxes."""
+
+    def lower_rows(
+        self,
+        rows: Tensor,
+        shapes: Sequence[torch.Size],
+        boxes: Sequence[Interval],
+        points: Sequence[Tensor],
+        value: Tensor,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Those of `transpose_lower`, of differences from the points."""
+        parts, added = self.transpose_lower(rows, boxes, shapes)
+        added = added - row_product(rows, value)
+        for part, point in zip(parts, points, strict=True):
+            added = added + row_product(part, point)
+        return parts, added
+
+
+def row_product(rows: Tensor, plane: Tensor) -> Tensor:
+    """Σ row·plane (N, R) of rows (N, R, *shape) and a plane (N, *shape)."""
+    return (rows.flatten(2) @ plane.flatten(1)[..., None])[..., 0]
 
 
 def in_precision(operation: Operation, dtype: torch.dtype) -> Operation:
