@@ -292,7 +292,7 @@ def one_run(name: str, arm: Arm, seed: int, arguments: argparse.Namespace) -> di
     detector = load_checkpoint(run.folder)
     data = load_training_data(recipe)
     evaluation = json.loads(run.evaluation.read_text("utf-8"))
-    record = {"study": name, "arm": arm.name, "seed": seed, "training_minutes": trained / 60}
+    record: dict[str, Any] = {"study": name, "arm": arm.name, "seed": seed, "training_minutes": trained / 60}
     if study.validation:
         last = run.training.read_text("utf-8").splitlines()
         record["accuracy"] = float(dict(zip(last[0].split(","), last[-1].split(","), strict=True))["accuracy"])

@@ -74,9 +74,10 @@ def check_differentiable(captured: Captured) -> None:
         for name, value in exported.constants.items()
         if value.is_floating_point()
     }
-    graph = captured.bind(parameters)
-    images = torch.full((1, *exported.shape), 0.5, dtype=graph.dtype).requires_grad_()
-    boxes = interval_boxes(graph, images - 0.1, images + 0.1)
+    with torch.enable_grad():
+        graph = captured.bind(parameters)
+        images = torch.full((1, *exported.shape), 0.5, dtype=graph.dtype).requires_grad_()
+        boxes = interval_boxes(graph, images - 0.1, images + 0.1)
     for index, node in enumerate(graph.nodes[1:], start=1):
         if not all(end.requires_grad for end in boxes[index]):
             raise CannotCertify(

@@ -23,7 +23,9 @@ def tables_as_json(runs: Sequence[Run]) -> str:
 def tables_as_csv(runs: Sequence[Run]) -> str:
     """Benchmark and theory joined in one CSV: one row per run, set and ε; cells that are not known are empty."""
     found = tables(runs)
-    columns = list(dict.fromkeys(["run", *(column.key for part in table_columns().values() for column in part)]))
+    # The overview says nothing of single sets.
+    parts = [part for name, part in table_columns().items() if name != "overview"]
+    columns = list(dict.fromkeys(["run", *(column.key for part in parts for column in part)]))
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name in ("theory", "radii", "smoothing"):
         for row in found[name]:

@@ -12,7 +12,7 @@ from certood.analysis.reporting import provenance
 from certood.analysis.reporting.figures import NORM_NAMES
 from certood.analysis.reporting.links import image_correlations, run_correlations, run_points
 from certood.analysis.reporting.pictures import worst_images
-from certood.analysis.reporting.plots import curves, run_scatter, scatters
+from certood.analysis.reporting.plots import curves, run_scatter, scatters, threat_curves
 from certood.analysis.reporting.runs import Run
 from certood.analysis.reporting.tables import Column, Row, best_cells, shown, table_columns, tables
 from certood.analysis.reporting.verdict import verdict
@@ -68,6 +68,7 @@ def _content(runs: Sequence[Run]) -> Mapping[str, Any]:
             for run in certified
             if run.certification and run.certification["violations"]
         },
+        "threat_curves": threat_curves(runs),
         "curves": curves(runs),
         "links": [(run, image_correlations(run), scatters(run)) for run in certified],
         "over_runs": [

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,13 @@ from PIL import Image
 
 from certood.analysis.records import Certificate
 from certood.analysis.reporting.figures import COLOURS, MARKERS, NORM_NAMES, STYLES, share_above
+from certood.analysis.reporting.kinds import Kind, kinds_of_training
 from certood.analysis.reporting.links import RunPoint
 from certood.analysis.reporting.runs import Run
+from certood.errors import CertoodError
+from certood.files import write_atomically
+
+Draw = Callable[[Axes, Sequence[str]], None]
 
 # Text and paper of the page in either scheme; on a dark page the palette's black and dark blue would vanish.
 LIGHT, DARK = ("#1a1a1a", "#ffffff"), ("#e8e8e8", "#1f2228")
@@ -43,20 +49,69 @@ class Picture:
 def curves(runs: Sequence[Run]) -> list[Picture]:
     """Certified fraction over the radius: all runs of one norm and kind of certificate in one figure, ID and OOD apart."""
     pictures = []
-    certified = [run for run in runs if run.certificates]
-    groups = dict.fromkeys((run.norm, run.smoothed) for run in certified)
-    for norm, smoothed in groups:
-        own = [run for run in certified if (run.norm, run.smoothed) == (norm, smoothed)]
+    for norm, smoothed, own in _by_certificate(runs):
         for kind in ("id", "ood"):
-            radii = {run.name: _radii(run, kind) for run in own}
-            radii = {name: values for name, values in radii.items() if len(values)}
-            if not radii:
-                continue
-            title = "ID images that stay accepted" if kind == "id" else "OOD images that stay rejected"
-            label = f"{'smoothed' if smoothed else 'certified'} radius in {NORM_NAMES[str(norm)]} (pixels)"
-            places = {run.name: runs.index(run) for run in own}
-            draw = partial(_draw_curves, radii=radii, places=places, title=title, label=label)
-            pictures.append(_picture(draw, f"Share of {kind.upper()} images over the {label}: {', '.join(radii)}"))
+            radii = _radii_by_run(own, kind)
+            if radii:
+                draw, label = _curve_drawing(runs, radii, kind, norm, smoothed=smoothed)
+                pictures.append(_picture(draw, f"Share of {kind.upper()} images over the {label}: {', '.join(radii)}"))
+    return pictures
+
+
+def write_curves(runs: Sequence[Run], path: Path) -> None:
+    """The certified fractions of ID and of OOD images beside each other as a PNG file, for the first norm of the runs.
+
+    Raises CertoodError where no run is certified.
+    """
+    groups = _by_certificate(runs)
+    if not groups:
+        raise CertoodError("no run here is certified, so that there are no radii to draw")
+    norm, smoothed, own = groups[0]
+    found = [(kind, _radii_by_run(own, kind)) for kind in ("id", "ood")]
+    draws = [_curve_drawing(runs, radii, kind, norm, smoothed=smoothed)[0] for kind, radii in found if radii]
+    write_atomically(path, _drawn(draws, *LIGHT, dark=False).getvalue())
+
+
+def _by_certificate(runs: Sequence[Run]) -> list[tuple[str, bool, list[Run]]]:
+    """Runs with certificates by norm, and by whether these are of the smoothed detector."""
+    certified = [run for run in runs if run.certificates]
+    groups = dict.fromkeys((str(run.norm), run.smoothed) for run in certified)
+    return [
+        (norm, smoothed, [run for run in certified if (str(run.norm), run.smoothed) == (norm, smoothed)])
+        for norm, smoothed in groups
+    ]
+
+
+def _radii_by_run(runs: Sequence[Run], kind: str) -> dict[str, NDArray[np.float64]]:
+    radii = {run.name: _radii(run, kind) for run in runs}
+    return {name: values for name, values in radii.items() if len(values)}
+
+
+def _curve_drawing(
+    runs: Sequence[Run], radii: dict[str, NDArray[np.float64]], kind: str, norm: str, *, smoothed: bool
+) -> tuple[Draw, str]:
+    """What draws these radii, and what they are called; every run looks alike in all figures."""
+    title = "ID images that stay accepted" if kind == "id" else "OOD images that stay rejected"
+    label = f"{'smoothed' if smoothed else 'certified'} radius in {NORM_NAMES[norm]} (pixels)"
+    places = {run.name: place for place, run in enumerate(runs) if run.name in radii}
+    return partial(_draw_curves, radii=radii, places=places, title=title, label=label), label
+
+
+def threat_curves(runs: Sequence[Run]) -> list[Picture]:
+    """GAUC and AAUC over ε, both from the clean AUC at 0 on, a line for every kind of training: one figure for each norm."""
+    kinds = kinds_of_training(runs)
+    pictures = []
+    for norm in dict.fromkeys(kind.norm for kind in kinds):
+        own = [kind for kind in kinds if kind.norm == norm]
+        draws = [
+            partial(_draw_threat, kinds=own, values=values, title=title, label=f"ε in {NORM_NAMES[norm]} (pixels)")
+            for values, title in (
+                ([kind.gauc for kind in own], "guaranteed: GAUC, from certified bounds"),
+                ([kind.aauc for kind in own], "attacked: AAUC, what was found"),
+            )
+        ]
+        names = ", ".join(kind.name for kind in own)
+        pictures.append(_picture(draws, f"GAUC and AAUC over ε in {NORM_NAMES[norm]}: {names}"))
     return pictures
 
 
@@ -159,6 +214,34 @@ def _draw_curves(
     axes.set(title=title, xlabel=label, ylabel="share of images", ylim=(0, 1.02), xlim=(0, grid[-1]))
 
 
+def _draw_threat(
+    axes: Axes,
+    colours: Sequence[str],
+    kinds: Sequence[Kind],
+    values: Sequence[NDArray[np.float64]],
+    title: str,
+    label: str,
+) -> None:
+    for place, (kind, value) in enumerate(zip(kinds, values, strict=True)):
+        colour = colours[place % len(colours)]
+        axes.plot(
+            kind.eps,
+            100 * value.mean(0),
+            color=colour,
+            linestyle=STYLES[place % len(STYLES)],
+            marker=MARKERS[place % len(MARKERS)],
+            markersize=5,
+            linewidth=1.8,
+            label=kind.name,
+        )
+        if len(value) > 1:
+            axes.fill_between(kind.eps, *(100 * end for end in (value.min(0), value.max(0))), color=colour, alpha=0.15)
+    axes.set(title=title, xlabel=label, ylim=(-2, 102))
+    axes.set_xlim(left=0)
+    if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+        axes.set_ylabel("AUC in per cent, mean over the OOD sets")
+
+
 def _draw_scatter(
     axes: Axes, colours: Sequence[str], pairs: dict[str, list[tuple[float, float]]], bottom: str, side: str
 ) -> None:
@@ -187,30 +270,41 @@ def _draw_scatter(
         axis.set_minor_formatter(NullFormatter())
 
 
-def _picture(draw: Callable[[Axes, Sequence[str]], None], alt: str, caption: str = "") -> Picture:
-    light, dark = (_drawn(draw, *scheme, dark=scheme is DARK) for scheme in (LIGHT, DARK))
+def _picture(draw: Draw | Sequence[Draw], alt: str, caption: str = "") -> Picture:
+    """What one function draws, or several beside each other on one scale upwards."""
+    draws = [draw] if callable(draw) else draw
+    light, dark = (_encoded(_drawn(draws, *scheme, dark=scheme is DARK)) for scheme in (LIGHT, DARK))
     return Picture(light, dark, alt, caption)
 
 
-def _drawn(draw: Callable[[Axes, Sequence[str]], None], ink: str, paper: str, *, dark: bool) -> str:
+def _drawn(draws: Sequence[Draw], ink: str, paper: str, *, dark: bool) -> io.BytesIO:
+    """A PNG file with a palette, in these colours of text and paper."""
     colours = [LIGHTER.get(colour, colour) for colour in COLOURS] if dark else list(COLOURS)
     settings: dict[Any, Any] = dict.fromkeys(
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink
     )
     with rc_context({**settings, "axes.titlesize": 11, "axes.labelsize": 10, "legend.fontsize": 9}):
-        figure = Figure(figsize=(5.4, 3.9), layout="constrained", facecolor=paper)
+        figure = Figure(figsize=(5.4 if len(draws) == 1 else 9.6, 3.9), layout="constrained", facecolor=paper)
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot(facecolor=paper)
-        draw(axes, colours)
-        axes.spines[["top", "right"]].set_visible(False)
-        legend = axes.legend(framealpha=0.8, facecolor=paper, edgecolor="none")
-        legend.set_zorder(5)
+        first: Axes | None = None
+        for place, draw in enumerate(draws, start=1):
+            axes = figure.add_subplot(1, len(draws), place, facecolor=paper, sharey=first)
+            draw(axes, colours)
+            axes.spines[["top", "right"]].set_visible(False)
+            first = first or axes
+        assert first is not None
+        if len(draws) == 1:
+            first.legend(framealpha=0.8, facecolor=paper, edgecolor="none").set_zorder(5)
+        else:
+            handles, labels = first.get_legend_handles_labels()
+            columns = max(1, 100 // (8 + max(map(len, labels))))
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, framealpha=0, edgecolor="none")
         memory = io.BytesIO()
         figure.savefig(memory, format="png", dpi=PIXELS_PER_INCH)
     picture = Image.open(memory).convert("RGB").quantize(PALETTE, dither=Image.Dither.NONE)
     memory = io.BytesIO()
     picture.save(memory, "PNG", optimize=True)
-    return _encoded(memory)
+    return memory
 
 
 def _encoded(memory: io.BytesIO) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 from typing import Any
 
 from certood.analysis.evidence.quantities import Quantity
@@ -59,6 +60,18 @@ BENCHMARK = (
     Column("auroc_low", "95 % from", ".1f", optional=True),
     Column("auroc_high", "95 % to", ".1f", optional=True),
 )
+OVERVIEW = (
+    Column("run", "run"),
+    Column("accuracy", "accuracy %", ".1f", lowest=False),
+    Column("fpr95", "FPR95 %", ".1f", lowest=True),
+    Column("auroc", "AUROC %", ".1f", lowest=False),
+    Column("radius_id", "radius of ID, certified", ".4f", lowest=False),
+    Column("radius_ood", "radius of OOD, certified", ".4f", lowest=False),
+    Column("gauc", "GAUC %", ".1f", lowest=False),
+    Column("norm", "norm"),
+    Column("eps", "ε", "g"),
+    Column("n", "images", "d"),
+)
 _THREAT = (Column("norm", "norm"), Column("eps", "ε", "g"), Column("n", "images", "d"))
 _WHOSE = (Column("set", "set"), Column("kind", "kind"), Column("run", "run"))
 _SHARES = (Column("certified", "certified %", ".1f", lowest=False), Column("refuted", "refuted %", ".1f"))
@@ -71,6 +84,7 @@ _RATES = (Column("afpr95", "AFPR95 %", ".1f"), Column("gfpr95", "GFPR95 %", ".1f
 # What is in the table first.
 SUBJECTS = ("lipschitz", "radius", "score")
 TITLES = {
+    "overview": "Benchmark and certified radii by run, mean over OOD sets and at the first ε",
     "benchmark": "Clean benchmark",
     "theory": "Theory, at the first ε of each run",
     "radii": "Theory over all radii",
@@ -92,6 +106,7 @@ def _shown_quantities(*, smoothed: bool = False, per_eps: bool = False) -> list[
 def table_columns() -> dict[str, tuple[Column, ...]]:
     """The columns of every table by its name."""
     return {
+        "overview": OVERVIEW,
         "benchmark": BENCHMARK,
         "theory": (
             *_WHOSE,
@@ -123,11 +138,46 @@ def table_columns() -> dict[str, tuple[Column, ...]]:
 def tables(runs: Sequence[Run]) -> dict[str, list[Row]]:
     """The rows of every table by its name, all runs of a set next to each other."""
     return {
+        "overview": overview_rows(runs),
         "benchmark": benchmark_rows(runs),
         "theory": theory_rows(runs),
         "radii": radius_rows(runs),
         "smoothing": smoothing_rows(runs),
     }
+
+
+def overview_rows(runs: Sequence[Run]) -> list[Row]:
+    """One row per run that is evaluated and certified: accuracy, mean FPR95 and AUROC, median certified radii of all ID and of
+    all OOD images, and GAUC at the first ε, mean over the OOD sets; in per cent and pixels.
+
+    Runs compare where their sets are the same, which is what "set" says here.
+    """
+    rows: list[Row] = []
+    for run in runs:
+        if run.evaluation is None or run.certification is None or run.smoothed:
+            continue
+        radii = {
+            kind: [record.radius_certified for record in run.certificates if record.kind == kind]
+            for kind in ("id", "ood")
+        }
+        entries = run.certification["sets"]
+        guaranteed = [entry["gauc"][0] for entry in entries.values() if "gauc" in entry]
+        mean = run.benchmark.get("mean", {})
+        rows.append(
+            {
+                "run": run.name,
+                "set": ", ".join(sorted({*entries, *run.benchmark["sets"]})),
+                "accuracy": _percent(run.evaluation["accuracy"]),
+                "fpr95": _percent(mean.get("fpr95")),
+                "auroc": _percent(mean.get("auroc")),
+                **{f"radius_{kind}": median(values) if values else None for kind, values in radii.items()},
+                "gauc": _percent(fmean(guaranteed)) if guaranteed else None,
+                "norm": NORM_NAMES[run.certification["norm"]],
+                "eps": run.certification["eps"][0],
+                "n": len(run.certificates),
+            }
+        )
+    return rows
 
 
 def benchmark_rows(runs: Sequence[Run]) -> list[Row]:

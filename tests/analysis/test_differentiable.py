@@ -165,6 +165,13 @@ def test_bounds_are_the_engines(network: nn.Module, method: str, norm: float) ->
     assert (found.lower <= tighter.lower + slack).all()
 
 
+def test_what_is_refused_does_not_depend_on_whether_gradients_are_on() -> None:
+    model, x = convolutional(), images()
+    with torch.no_grad():
+        bounds = DifferentiableBounds(model, x[:1])
+    assert bounds(x, EPS).lower.requires_grad
+
+
 def test_linear_bounds_see_the_ball_and_not_its_box() -> None:
     model, x = convolutional(), images()
     box, ball = (DifferentiableBounds(model, x[:1], "crown-ibp")(x, 0.1, norm).width.mean() for norm in (math.inf, 2))

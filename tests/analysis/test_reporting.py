@@ -13,20 +13,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from certood.analysis import certify, certify_run, report
 from certood.analysis.records import read_certificates
 from certood.analysis.reporting.formats import escape_latex
+from certood.analysis.reporting.kinds import kinds_of_training
 from certood.analysis.reporting.links import image_correlations, run_correlations, run_points, spearman
 from certood.analysis.reporting.page import number
 from certood.analysis.reporting.pictures import worst_images
-from certood.analysis.reporting.plots import curves, positive_pairs, scatters, share_above
+from certood.analysis.reporting.plots import (
+    curves,
+    positive_pairs,
+    scatters,
+    share_above,
+    threat_curves,
+    write_curves,
+)
 from certood.analysis.reporting.provenance import commands, hashes
 from certood.analysis.reporting.runs import read_runs
 from certood.analysis.reporting.tables import (
     BENCHMARK,
     benchmark_rows,
     best_cells,
+    overview_rows,
     radius_rows,
     table_columns,
     tables,
@@ -469,3 +479,48 @@ def test_the_printed_commands_make_the_same_numbers(tmp_path: Path, monkeypatch:
     assert len(again) == 4
     for one, two in zip(found, again, strict=True):
         np.testing.assert_equal(*(dataclasses.astuple(dataclasses.replace(part, seconds=0)) for part in (one, two)))
+
+
+def test_the_overview_has_radii_of_both_kinds_beside_the_benchmark(two: list[Path], tmp_path: Path) -> None:
+    rows = overview_rows(read_runs([*two, write_run(tmp_path / "evaluated")]))
+    assert [row["run"] for row in rows] == ["sharp", "stiff"]
+    stiff = rows[1]
+    assert (stiff["accuracy"], stiff["fpr95"], stiff["auroc"]) == (87.5, 50.0, 50.0)
+    # The medians of INSIDE, doubled, and of NEAR.
+    assert (stiff["radius_id"], stiff["radius_ood"]) == (pytest.approx(0.06), pytest.approx(0.004))
+    stored = json.loads((two[1] / "certification.json").read_text())
+    assert stiff["gauc"] == pytest.approx(100 * stored["sets"]["digits-near"]["gauc"][0])
+    assert (stiff["eps"], stiff["n"], stiff["norm"]) == (EPS[0], 8, "l∞")
+    best = {key: rows[index]["run"] for index, key in best_cells(rows, table_columns()["overview"])}
+    assert best == {"fpr95": "sharp", "auroc": "sharp", "radius_id": "stiff"}
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_kind_of_training(tmp_path: Path) -> None:
+    seeds = [
+        write_run(tmp_path / f"seed-{seed}", certificates(INSIDE, near), recipe={**RECIPE, "run": {"seed": seed}})
+        for seed, near in enumerate([NEAR, (0.004, 0.0, 0.0)])
+    ]
+    other = write_run(
+        tmp_path / "wider", certificates(INSIDE, NEAR), recipe={**RECIPE, "model": {"options": {"width": 9}}}
+    )
+    runs = read_runs([*seeds, other, write_run(tmp_path / "evaluated")])
+    first, second = kinds_of_training(runs)
+    assert (first.name, second.name) == ("digits-ce, 2 runs", "wider")
+    assert first.eps.tolist() == [0.0, 0.005, 0.02]
+    entries = [json.loads((path / "certification.json").read_text())["sets"]["digits-near"] for path in seeds]
+    for run, entry in enumerate(entries):
+        # The radii of a run are not in order.
+        assert first.gauc[run].tolist() == [entry["auc"], *entry["gauc"][::-1]]
+        assert first.aauc[run].tolist() == [entry["auc"], *entry["aauc"][::-1]]
+    assert entries[0]["auc"] != entries[1]["auc"]
+    pictures = threat_curves(runs)
+    assert [picture.alt for picture in pictures] == ["GAUC and AAUC over ε in l∞: digits-ce, 2 runs, wider"]
+    assert threat_curves(read_runs([tmp_path / "evaluated"])) == []
+
+
+def test_the_certified_fractions_are_one_file(two: list[Path], tmp_path: Path) -> None:
+    write_curves(read_runs(two), tmp_path / "radii.png")
+    with Image.open(tmp_path / "radii.png") as picture:
+        assert picture.width > 2 * picture.height
+    with pytest.raises(CertoodError, match="no run here is certified"):
+        write_curves(read_runs([write_run(tmp_path / "evaluated")]), tmp_path / "none.png")
