@@ -55,7 +55,7 @@ class Captured:
         return replace(folded(self.translated(parameters)), module=self.exported.module)
 
     def translated(self, parameters: Mapping[str, Tensor] | None = None) -> Graph:
-        """The same with a node for every call, before affine chains are folded."""
+        """The graph with a node for every call, before affine chains are folded."""
         return _translated(self.exported, parameters or {})
 
 

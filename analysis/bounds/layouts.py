@@ -59,7 +59,7 @@ class Layout:
         return self.kept_axis(axis)
 
     def kept_axis(self, axis: int) -> int:
-        """The same, for an axis that is one of a sample."""
+        """An axis of the network's tensor, which is not that of the batch, as one of a sample."""
         axis %= len(self.shape)
         return axis if self.is_folded else axis - (axis > self.axis)
 

@@ -55,7 +55,7 @@ class LipschitzRadii(Evidence):
     )
 
     def __call__(self, question: Question, images: Tensor, known: Known) -> Mapping[str, Tensor]:
-        """Both radii (N,)."""
+        """The radii (N,) of the minimum rule and of the step rule."""
         order = sorted(range(len(self.settings.eps)), key=lambda place: self.settings.eps[place])
         grid, constants = [self.settings.eps[place] for place in order], known["lipschitz"][order]
         return {

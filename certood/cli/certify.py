@@ -14,7 +14,7 @@ class EngineName(click.ParamType[str]):
     name = "engine"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """All names."""
+        """The names of all engines."""
         from certood.analysis.bounds import ENGINES
 
         return f"[{'|'.join(ENGINES)}]"

@@ -78,7 +78,7 @@ class _BoundedFile(io.BufferedReader):
         self.size = path.stat().st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """At most `size` bytes; all that is left where it is negative or None."""
+        """Read at most `size` bytes; all that is left where it is negative or None."""
         left = max(self.size - self.tell(), 0)
         return super().read(left if size is None or size < 0 else min(size, left))
 

@@ -77,7 +77,7 @@ class AbsentClass(Score):
         return GradientBox(lower, upper, 0.0)
 
     def lipschitz(self, outputs: int) -> float:
-        """One half: ‖∂p_K/∂z‖₁ = 2p_K(1 − p_K)."""
+        """The constant one half: ‖∂p_K/∂z‖₁ = 2p_K(1 − p_K)."""
         return 0.5
 
     def box_bounds(self, lower: Tensor, upper: Tensor, differences: Interval | None = None) -> Interval:

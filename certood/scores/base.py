@@ -97,7 +97,7 @@ class Score(ABC):
         return self.from_row_scale(rows_upper(logits, self.rows(logits, "upper")))
 
     def bounds(self, logits: Logits) -> Interval:
-        """Both bounds (N,), as tight as is known."""
+        """Lower and upper bounds (N,), as tight as is known."""
         return Interval(self.lower(logits), self.upper(logits))
 
     def gradient_box(self, logits: Logits) -> GradientBox:
@@ -138,11 +138,11 @@ class FirstOutputs(Score):
         return self.score(logits[..., : self.classes])
 
     def on(self, classes: int, outputs: int) -> Score:
-        """The same, of a network with other outputs."""
+        """This score for a network with other outputs."""
         return self.score.on(classes, outputs)
 
     def class_scores(self, logits: Tensor) -> Tensor | None:
-        """Those of the classes."""
+        """What the score on the classes gives every class."""
         return self.score.class_scores(logits[..., : self.classes])
 
     def to_row_scale(self, value: float) -> float:
@@ -166,7 +166,7 @@ class FirstOutputs(Score):
         return self.score.upper(logits.view(self.classes))
 
     def bounds(self, logits: Logits) -> Interval:
-        """Both bounds (N,)."""
+        """Lower and upper bounds (N,) of the score on the classes."""
         return self.score.bounds(logits.view(self.classes))
 
     def gradient_box(self, logits: Logits) -> GradientBox:
@@ -176,7 +176,7 @@ class FirstOutputs(Score):
         return GradientBox(F.pad(found.lower, missing), F.pad(found.upper, missing), found.total)
 
     def lipschitz(self, outputs: int) -> float:
-        """That of the score on the classes."""
+        """The constant of the score on the classes."""
         return self.score.lipschitz(self.classes)
 
     def box_bounds(self, lower: Tensor, upper: Tensor, differences: Interval | None = None) -> Interval:

@@ -35,7 +35,7 @@ class Energy(Score):
         return -logits
 
     def rows(self, logits: Logits, side: Side) -> ScoreRows:
-        """From above the tangents of logsumexp, from below its chords."""
+        """Rows that bound the score: from above by tangents of logsumexp, from below by its chords."""
         if side == "upper":
             offsets = torch.zeros_like(logits.centre[:1])
             start = logits.centre / self.temperature
@@ -48,7 +48,7 @@ class Energy(Score):
         return -self.temperature * logsumexp_upper(self._scaled(logits))
 
     def bounds(self, logits: Logits) -> Interval:
-        """Both bounds (N,); above also by the box, and by tangents at its ends."""
+        """Lower and upper bounds (N,); the upper ones also by the box, and by tangents at its ends."""
         lower, upper = logsumexp_bounds(self._scaled(logits))
         return Interval(-self.temperature * upper, -self.temperature * lower)
 
@@ -58,7 +58,7 @@ class Energy(Score):
         return GradientBox(-high, -low, -1.0)
 
     def lipschitz(self, outputs: int) -> float:
-        """One: the weights of a softmax."""
+        """The constant one: the weights of a softmax sum to it."""
         return 1.0
 
     def box_bounds(self, lower: Tensor, upper: Tensor, differences: Interval | None = None) -> Interval:

@@ -61,7 +61,7 @@ class Entropy(Score):
         return 2 * low * (1 - low) * (math.log(high / (1 - high)) + spread) * (1 + 1e-12)
 
     def box_bounds(self, lower: Tensor, upper: Tensor, differences: Interval | None = None) -> Interval:
-        """From the probabilities that the box, and the differences, leave possible."""
+        """Bounds from the probabilities that the box, and the differences, leave possible."""
         low, high = box_log_probabilities(lower, upper, differences)
         return Interval(entropy_lower(low, high), entropy_upper(low, high))
 

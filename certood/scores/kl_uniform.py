@@ -43,7 +43,7 @@ class KLUniform(Score):
         return ScoreRows(-rows, self._offset(logits.columns) - constants)
 
     def bounds(self, logits: Logits) -> Interval:
-        """Both bounds (N,); also from the box of the logits less their mean."""
+        """Lower and upper bounds (N,), also from the box of the logits less their mean."""
         box = logits.kept(_centred)
         lower, upper = (self._offset(logits.columns) - torch.logsumexp(part, 1) for part in (box.upper, box.lower))
         linear = rows_lower(logits, self.rows(logits, "lower")), rows_upper(logits, self.rows(logits, "upper"))

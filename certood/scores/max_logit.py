@@ -25,7 +25,7 @@ class MaxLogit(Score):
         return -logits
 
     def rows(self, logits: Logits, side: Side) -> ScoreRows:
-        """From above −w·z for every w of the simplex, and every −z_k; from below every −z_k has to hold."""
+        """Rows that bound the score: from above −w·z for every w of the simplex, and every −z_k; from below all −z_k at once."""
         count, columns = logits.centre.shape
         units = -logits.units.expand(count, 1, columns, columns)
         if side == "lower":
@@ -34,7 +34,7 @@ class MaxLogit(Score):
         return ScoreRows(rows, torch.zeros_like(rows[..., 0]), self._mean(logits).tangents)
 
     def bounds(self, logits: Logits) -> Interval:
-        """Both bounds (N,), from the box of the logits and their mean."""
+        """Lower and upper bounds (N,), from the box of the logits and their mean."""
         box = logits.box
         return Interval(-box.upper.amax(1), torch.minimum(-box.lower.amax(1), rows_upper(logits, self._mean(logits))))
 
@@ -47,7 +47,7 @@ class MaxLogit(Score):
         return GradientBox(-possible.to(highest.dtype), -certain.to(highest.dtype), -1.0)
 
     def lipschitz(self, outputs: int) -> float:
-        """One."""
+        """The constant one: no logit changes by more."""
         return 1.0
 
     def box_bounds(self, lower: Tensor, upper: Tensor, differences: Interval | None = None) -> Interval:

@@ -61,7 +61,7 @@ class MSP(Score):
         return self.from_row_scale(torch.minimum(direct, rows_upper(logits, self.rows(logits, "upper"))))
 
     def bounds(self, logits: Logits) -> Interval:
-        """Both bounds (N,); above by every class."""
+        """Lower and upper bounds (N,); the upper ones by every class."""
         pairs = logits.pairs
         direct = torch.logsumexp(pairs.upper.clamp_max(0), 2).amin(1)
         return Interval(self.lower(logits), torch.minimum(self.upper(logits), self.from_row_scale(direct)))
@@ -75,7 +75,7 @@ class MSP(Score):
         return GradientBox(lower.amin(1), upper.amax(1), 0.0)
 
     def lipschitz(self, outputs: int) -> float:
-        """One half: ‖∂p_k/∂z‖₁ = 2p_k(1 − p_k)."""
+        """The constant one half: ‖∂p_k/∂z‖₁ = 2p_k(1 − p_k)."""
         return 0.5
 
     def box_bounds(self, lower: Tensor, upper: Tensor, differences: Interval | None = None) -> Interval:

@@ -26,7 +26,7 @@ class ScoreBounds:
 
     @classmethod
     def of_points(cls, scores: Tensor) -> "ScoreBounds":
-        """Those of images that are not bounded."""
+        """The scores themselves, as bounds of balls without radius, for images that are not bounded."""
         return cls(scores, scores, scores, scores)
 
     def of_share(self, share: float) -> "ScoreBounds":

@@ -49,7 +49,7 @@ def log_sigmoid(x: Tensor) -> Tensor:
 
 @decomposes("glu")
 def glu(x: Tensor, dim: int = -1) -> Tensor:
-    """One half times the sigmoid of the other."""
+    """GLU: one half of an axis times the sigmoid of the other half."""
     first, second = x.chunk(2, dim)
     return first * torch.sigmoid(second)
 
@@ -64,7 +64,7 @@ def softshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
 def rrelu(
     x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, generator: object = None
 ) -> Any:
-    """In eval mode a leaky ReLU."""
+    """RReLU, which is a leaky ReLU in eval mode."""
     return NotImplemented if training else F.leaky_relu(x, (lower + upper) / 2)
 
 

@@ -85,7 +85,7 @@ def minimum(x: Tensor, y: Tensor) -> Tensor:
 
 @decomposes("clamp", "clip", "clamp_min", "clamp_max")
 def clamp(x: Tensor, *limits: Any, **named: Any) -> Any:
-    """With tensors as limits max and min of two."""
+    """Clamping to tensors: a maximum and a minimum of two."""
     found = dict(zip(("min", "max"), limits, strict=False)) | named
     if not any(isinstance(limit, Tensor) for limit in found.values()):
         return NotImplemented
@@ -120,7 +120,7 @@ def logaddexp(x: Tensor, y: Tensor) -> Tensor:
 
 @decomposes("where")
 def where(condition: Tensor, x: Any, y: Any) -> Any:
-    """Of tensors with as many axes."""
+    """A choice by a constant condition between tensors with as many axes."""
     both = aligned(x, y)
     return NotImplemented if both is None else torch.where(condition, *both)
 

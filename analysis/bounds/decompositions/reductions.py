@@ -47,7 +47,7 @@ def vector_norm(x: Tensor, order: float = 2, dim: Any = None, keepdim: bool = Fa
 
 @decomposes("norm")
 def norm(x: Tensor, p: float | None = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    """The same, with 2 as the default."""
+    """The p-norm along axes, with p = 2 as the default."""
     return vector_norm(x, 2 if p is None else p, dim, keepdim, dtype=dtype)
 
 

@@ -65,11 +65,11 @@ def repeat_interleave(x: Tensor, repeats: Any, dim: int | None = None, **named: 
 
 @decomposes("pad")
 def pad(x: Tensor, sizes: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """With a value other than 0: the difference from it is padded with zeros."""
+    """Padding with a value other than 0: the difference from it is padded with zeros."""
     return NotImplemented if mode != "constant" or not value else F.pad(x - value, list(sizes)) + value
 
 
 @decomposes("constant_pad_nd")
 def constant_pad(x: Tensor, sizes: Sequence[int], value: float = 0) -> Tensor:
-    """The same."""
+    """Padding with a value, as `pad`."""
     return pad(x, sizes, "constant", value)

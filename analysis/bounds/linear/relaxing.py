@@ -38,15 +38,15 @@ class CentredRelaxation:
 
     @property
     def planes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All four."""
+        """Midpoint, half difference, shift and gap."""
         return self.middle, self.half, self.shift, self.gap
 
     def widened(self, loss: Tensor) -> CentredRelaxation:
-        """The same with a larger gap."""
+        """This relaxation with a larger gap."""
         return replace(self, gap=self.gap + loss)
 
     def to(self, dtype: torch.dtype) -> CentredRelaxation:
-        """The same in another precision."""
+        """This relaxation in another precision."""
         return CentredRelaxation(*(plane.to(dtype) for plane in self.planes))
 
     def columns(self) -> list[tuple[Tensor, int]]:
@@ -128,7 +128,7 @@ class CompactLayer:
 
     @staticmethod
     def of_images(relaxation: CentredRelaxation, weight: Tensor) -> list[CompactLayer]:
-        """One for every image, for planes (N, D') and a matrix (D', D)."""
+        """A compact layer for every image, from planes (N, D') and a matrix (D', D)."""
         return [
             CompactLayer(
                 neurons,

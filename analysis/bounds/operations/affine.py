@@ -27,7 +27,7 @@ class ChannelAffine(LinearOperation):
         return self.scale, self.shift
 
     def window_before(self, size: Sequence[int], plane: torch.Size) -> Sequence[int]:
-        """The same."""
+        """The window of the output."""
         return size
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -60,11 +60,11 @@ class ChannelAffine(LinearOperation):
         return [replace(rows.scaled(rows.gather(rows.padded(scale))), clean=True)]
 
     def adjoints(self, shapes: Sequence[torch.Size]) -> list[LinearOperation]:
-        """The same scale, without the shift."""
+        """An operation with this scale, without the shift."""
         return [ScaledSum(self.scale, shapes[0])]
 
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """One, or as many as there are copies of an input."""
+        """One product, or as many as there are copies of an input."""
         return 1 if shapes[0] == shape else shape.numel()
 
     def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
@@ -81,7 +81,7 @@ class ChannelAffine(LinearOperation):
         return [float(self.scale.abs().max())]
 
     def followed_by(self, scale: Tensor, shift: Tensor, shape: torch.Size) -> Operation | None:
-        """Another scale and shift."""
+        """An operation with another scale and shift."""
         return ChannelAffine(self.scale * scale, self.shift * scale + shift)
 
 
@@ -113,11 +113,11 @@ class ScaledSum(LinearOperation):
         return [ChannelAffine(self.scale.expand(shapes[0]), self.scale.new_zeros(()))]
 
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """One."""
+        """One product."""
         return 1
 
     def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """As many as there are copies."""
+        """A product for every copy."""
         return max(1, shapes[0].numel() // max(1, shape.numel()))
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:

@@ -24,7 +24,7 @@ SLACK = 1e-13
 
 
 def _slack(count: int) -> float:
-    """The same for vectors of so many values."""
+    """What rounding may move a plane by for vectors of so many values, relative to the magnitude of its terms."""
     return max(SLACK, 8 * (count + 32) * unit_roundoff(torch.float64))
 
 
@@ -153,7 +153,7 @@ class Maximum(AxisFunction):
         return lower.amax(-1, keepdim=True), upper.amax(-1, keepdim=True)
 
     def planes(self, lower: Tensor, upper: Tensor) -> Planes:
-        """One input, or a constant."""
+        """A plane for each side: of one input, or constant."""
         chosen = torch.nn.functional.one_hot(lower.argmax(-1), lower.shape[-1]).to(lower.dtype)[..., None, :]
         zero = torch.zeros_like(lower[..., :1])
         certain = self.jacobian(lower, upper)[0].sum(-1) > 0

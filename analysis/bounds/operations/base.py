@@ -121,11 +121,11 @@ class Input(Operation):
     """The image."""
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Never called: the image is given."""
+        """This is never called: the image is given."""
         raise AssertionError("the input node has no inputs")
 
     def interval(self, inputs: Sequence[Interval]) -> Interval:
-        """Never called: the ball is given."""
+        """This is never called: the ball is given."""
         raise AssertionError("the input node has no inputs")
 
 
@@ -144,7 +144,7 @@ class LinearOperation(Operation):
         points: Sequence[Tensor],
         value: Tensor,
     ) -> tuple[list[Tensor], Tensor]:
-        """Those of `transpose`, without constants."""
+        """Rows of `transpose`, without constants."""
         return self.transpose(rows, shapes), rows.new_zeros(())
 
     def transpose_windows(self, rows: Windows, shapes: Sequence[torch.Size]) -> Sequence[Rows]:
@@ -171,7 +171,7 @@ class LinearOperation(Operation):
         return [[(adjoint, shape)] for adjoint, shape in zip(self.adjoints(shapes), shapes, strict=True)]
 
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """As many as there are outputs."""
+        """At most as many products as there are outputs."""
         return shape.numel()
 
     def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
@@ -215,7 +215,7 @@ class Elementwise(Nonlinear):
         return self.lines(lower, upper)
 
     def window_before(self, size: Sequence[int], plane: torch.Size) -> Sequence[int]:
-        """The same."""
+        """The window of the output."""
         return size
 
 
@@ -236,7 +236,7 @@ class JointRelaxation(Nonlinear):
         points: Sequence[Tensor],
         value: Tensor,
     ) -> tuple[list[Tensor], Tensor]:
-        """Those of `transpose_lower`, of differences from the points."""
+        """Rows and constants of `transpose_lower`, for differences from the points."""
         parts, added = self.transpose_lower(rows, boxes, shapes)
         added = added - row_product(rows, value)
         for part, point in zip(parts, points, strict=True):

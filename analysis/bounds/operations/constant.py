@@ -34,11 +34,11 @@ class Constant(LinearOperation):
         return [Constant(self.value.new_zeros(shapes[0]))]
 
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """None."""
+        """No products: nothing depends on the image."""
         return 0
 
     def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """None."""
+        """No products: nothing depends on the image."""
         return 0
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:

@@ -85,11 +85,11 @@ class Convolution(LinearOperation):
         return reach[0], reach[1]
 
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """One for every output channel of a group and element of the kernel."""
+        """A product for every output channel of a group and element of the kernel."""
         return len(self.weight) // self.groups * self.weight.shape[2] * self.weight.shape[3]
 
     def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """One for every element of the kernel, and the bias."""
+        """A product for every element of the kernel, and the bias."""
         return self.weight[0].numel() + 1
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
@@ -300,15 +300,15 @@ class TransposedConvolution(LinearOperation):
         return [self.convolution]
 
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """Those of a value of the convolution."""
+        """The products of a value of the convolution."""
         return self.convolution.weight[0].numel()
 
     def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """Those of a coefficient of the convolution."""
+        """The products of a coefficient of the convolution."""
         return self.convolution.products([shape], shapes[0])
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
-        """That of the convolution in the dual norm."""
+        """The norm of the convolution in the dual norm."""
         return [convolution_norm(self.convolution, self.shape, DUAL[p])]
 
 

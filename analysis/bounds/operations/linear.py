@@ -72,11 +72,11 @@ class Linear(LinearOperation):
         return [Linear(self.weight.T.contiguous(), None)]
 
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """One for every row of W."""
+        """A product for every row of W."""
         return len(self.weight)
 
     def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """One for every column of W, and the bias."""
+        """A product for every column of W, and the bias."""
         return self.weight.shape[1] + 1
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:

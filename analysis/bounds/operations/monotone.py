@@ -52,7 +52,7 @@ class Monotone(LinearOperation):
         return shape.numel() if self.overlap is None else self.overlap
 
     def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """None where numbers are only moved, else at most all."""
+        """No products where numbers are only moved, else at most all."""
         return 0 if self.overlap == 0 else shapes[0].numel()
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:

@@ -28,7 +28,7 @@ class WeightedSum(LinearOperation):
         return self.factors
 
     def window_before(self, size: Sequence[int], plane: torch.Size) -> Sequence[int]:
-        """The same."""
+        """The window of the output, in every input."""
         return size
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -62,7 +62,7 @@ class WeightedSum(LinearOperation):
         return [ScaledSum(factor, shape) for factor, shape in zip(factors, shapes, strict=True)]
 
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """One, or as many as there are copies of an input."""
+        """One product, or as many as there are copies of an input."""
         return 1 if all(size == shape for size in shapes) else shape.numel()
 
     def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
@@ -86,7 +86,7 @@ class Concatenation(LinearOperation):
         self.axis = axis
 
     def window_before(self, size: Sequence[int], plane: torch.Size) -> Sequence[int]:
-        """The same where channels are joined."""
+        """The window of the output where channels are joined; the whole plane otherwise."""
         return size if self.axis == 0 else plane[1:]
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -94,7 +94,7 @@ class Concatenation(LinearOperation):
         return torch.cat(list(inputs), self.axis + 1)
 
     def interval(self, inputs: Sequence[Interval]) -> Interval:
-        """Both ends, joined."""
+        """The ends of the inputs' boxes, joined."""
         return self.forward([low for low, _ in inputs]), self.forward([high for _, high in inputs])
 
     def transpose(self, rows: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
@@ -118,11 +118,11 @@ class Concatenation(LinearOperation):
         return Monotone(lambda x: x.narrow(self.axis + 1, start, size), 0)
 
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """None: numbers are only moved."""
+        """No products: numbers are only moved."""
         return 0
 
     def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """None: numbers are only moved."""
+        """No products: numbers are only moved."""
         return 0
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:

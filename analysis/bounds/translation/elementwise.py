@@ -57,7 +57,7 @@ def gelu(call: Call) -> Operation:
 
 @translates("leaky_relu")
 def leaky_relu(call: Call) -> Operation | Reference:
-    """With a slope in [0, 1]; any other by two ReLUs."""
+    """Translate a slope in [0, 1]; any other is made of two ReLUs."""
     slope = float(call.argument("negative_slope"))
     if 0 <= slope <= 1:
         return activations.leaky_relu(slope)
@@ -92,7 +92,7 @@ translates("hardtanh")(_clamp("min_val", "max_val"))
 
 @translates("softplus")
 def softplus(call: Call) -> Operation:
-    """With its linear cut-off."""
+    """Translate softplus with its linear cut-off."""
     beta, threshold = float(call.argument("beta")), float(call.argument("threshold"))
     if beta <= 0:
         raise call.refusal(f"with beta={beta} (above 0 is)")
@@ -155,7 +155,7 @@ def multiplication(call: Call) -> Operation | Reference:
 
 @translates("div")
 def division(call: Call) -> Operation:
-    """By a number; others are decomposed."""
+    """Translate division by a number; others are decomposed."""
     if call.optional("rounding_mode") is not None:
         raise call.refusal(f"with rounding_mode={call.arguments['rounding_mode']!r}")
     return _scaled(call, 1 / call.operand("other"), 0.0)
@@ -169,7 +169,7 @@ def negation(call: Call) -> Operation:
 
 @translates("maximum")
 def maximum(call: Call) -> Operation | Reference:
-    """Of two activations; with a constant c it is relu(x − c) + c."""
+    """Translate the maximum of two activations; with a constant c it is relu(x − c) + c."""
     one, two = call.argument("self"), call.argument("other")
     if isinstance(one, Reference) and isinstance(two, Reference):
         return PairwiseMaximum()

@@ -9,14 +9,14 @@ from certood.analysis.bounds.translation.table import translates
 
 @translates("clone", "contiguous", "alias", "detach", "lift_fresh_copy", "lift_fresh")
 def identity(call: Call) -> Reference:
-    """The same value, whatever its strides."""
+    """Pass on the input: the value is the same, whatever its strides."""
     call.ignored("memory_format")
     return call.source
 
 
 @translates("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 def dropout(call: Call) -> Reference:
-    """The same value, unless it is switched on."""
+    """Pass on the input, unless dropout is switched on."""
     call.ignored("p")
     if call.argument("train"):
         raise call.refusal("in train mode, where its value is random")

@@ -54,7 +54,7 @@ def linear(call: Call) -> Operation:
 
 @translates("batch_norm", "_native_batch_norm_legit_no_training")
 def batch_norm(call: Call) -> Operation:
-    """With stored statistics a scale and a shift of every channel."""
+    """Translate normalisation with stored statistics: a scale and a shift for every channel."""
     channels = call.source.layout.sample_axis(1)
     if call.optional("training", False):
         raise call.refusal("in train mode")

@@ -59,7 +59,7 @@ translates("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "
 
 @translates("pad", "constant_pad_nd")
 def padding(call: Call) -> Operation:
-    """With zeros, or with what is there; another value is decomposed."""
+    """Translate padding with zeros, or with the values at the border; another value is decomposed."""
     sizes = [int(size) for size in call.argument("pad")]
     constant = call.optional("mode", "constant") == "constant"
     # A value at the border enters at most so many outputs.
@@ -68,7 +68,7 @@ def padding(call: Call) -> Operation:
 
 @translates("cat", "concat")
 def concatenation(call: Call) -> Operation | Reference:
-    """Of activations and constants."""
+    """Translate the concatenation of activations and constants."""
     axis = call.layout.sample_axis(call.argument("dim"))
     image = Reference(0, Layout(torch.Size((1, *call.nodes[0].shape))))
     parts = []

@@ -78,7 +78,7 @@ def transpose(call: Call) -> Tensor:
 
 @operator("Squeeze")
 def squeeze(call: Call) -> Tensor:
-    """Without axes of size 1: the named ones, or all."""
+    """Translate Squeeze: the value without the named axes of size 1, or without all of them."""
     x = call.tensor(0)
     axes = call.attribute("axes", None) if call.version < 13 else call.sizes(1)
     if axes is None:
@@ -100,7 +100,7 @@ def squeeze(call: Call) -> Tensor:
 
 @operator("Unsqueeze")
 def unsqueeze(call: Call) -> Tensor:
-    """With new axes of size 1 at these places of the result."""
+    """Translate Unsqueeze: the value with new axes of size 1 at these places of the result."""
     x = call.tensor(0)
     axes = (call.attribute("axes", None) if call.version < 13 else call.sizes(1)) or []
     rank = x.ndim + len(axes)
