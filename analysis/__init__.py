@@ -53,7 +53,7 @@ def certify(
     from certood.analysis.certification import certify as certify_images  # noqa: PLC0415
     from certood.analysis.certify_run import certify_sets  # noqa: PLC0415
     from certood.analysis.records import read_certificates  # noqa: PLC0415
-    from certood.analysis.settings import Settings  # noqa: PLC0415
+    from certood.analysis.settings import Settings, require_applicable  # noqa: PLC0415
     from certood.checkpoints import load  # noqa: PLC0415
     from certood.data import to_pixels  # noqa: PLC0415
     from certood.errors import CertoodError  # noqa: PLC0415
@@ -64,6 +64,7 @@ def certify(
         settings = Settings(eps=radii, norm=float(norm), method=method, **effort)
     except TypeError as error:
         raise CertoodError(f"unknown setting of a certification: {error}") from error
+    require_applicable(effort.keys(), settings)
     loaded = load(detector) if isinstance(detector, (str, Path)) else detector
     if images is not None:
         given = torch.as_tensor(images)

@@ -61,6 +61,8 @@ def certify(
     if len(numbers) != len(images):
         raise CertoodError(f"expected an index for each of {len(images)} images, got {len(numbers)}")
     question = question or question_of(detector, settings.norm, smoothed=settings.smoothed)
+    for evidence in evidence_for(settings):
+        evidence.check(question)
     found: list[Certificate] = []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from certood.analysis.bounds import engine_by_name
 from certood.analysis.certification import question_of
 from certood.analysis.evidence.global_constant import global_constant
+from certood.analysis.evidence.registry import evidence_for
 from certood.analysis.question import Question
 from certood.analysis.recheck import certificates_hash, unsound
 from certood.analysis.records import Certificate, append_certificates, read_certificates
@@ -66,6 +67,8 @@ def certify_sets(
         _check(name, source, detector)
     engine_by_name(settings.engine).require()
     question = question_of(detector, settings.norm, smoothed=settings.smoothed)
+    for evidence in evidence_for(settings):
+        evidence.check(question)
     sets = {name: _Set(kind, source, _chosen(source, limit)) for name, (kind, source) in sources.items()}
     record = settings.record() | {
         "limit": limit,

@@ -143,14 +143,14 @@ def read_certificates(
 ) -> tuple[list[Certificate], tuple[float, ...]]:
     """The records of a certificates.csv and its radii ε; quantities that are not registered here are read as well.
 
-    An incomplete last line, as a kill leaves it, is cut off from the file. Raises RunDirectoryError for anything else that does
-    not read, naming the line, where `eps` is given and differs, and where the file is to be `continued` and other quantities
-    are registered now.
+    An incomplete last line, as a kill or a writer at work leaves it, is not read, and cut off from the file where that is to be
+    `continued`. Raises RunDirectoryError for anything else that does not read, naming the line, where `eps` is given and
+    differs, and where the file is to be `continued` and other quantities are registered now.
     """
     try:
         content = path.read_bytes()
         complete = content[: content.rfind(b"\n") + 1]
-        if complete != content:
+        if continued and complete != content:
             os.truncate(path, len(complete))
         text = complete.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:

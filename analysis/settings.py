@@ -1,6 +1,7 @@
 """What is to be certified, and how."""
 
 import math
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -80,3 +81,38 @@ class Settings:
         plain["norm"] = "inf" if self.norm == math.inf else f"{self.norm:g}"
         plain["eps"] = list(self.eps)
         return plain
+
+
+def require_applicable(given: Collection[str], settings: Settings) -> None:
+    """Raise CertoodError where one of the settings that are `given` by name, e.g. parts or smoothing.sigma, changes nothing.
+
+    `given` may hold names that are no settings.
+    """
+    for name in sorted(given):
+        for applies, where in NARROW.get(name.partition(".")[0], ()):
+            if not applies(settings):
+                option = name.rpartition(".")[2].replace("_", "-")
+                raise CertoodError(f"{option} says nothing {where}; leave it out")
+
+
+Rule = tuple[Callable[[Settings], bool], str]
+_UNSMOOTHED: Rule = (lambda settings: not settings.smoothed, "of smoothing")
+_SMOOTHED: Rule = (lambda settings: settings.smoothed, "without the method smoothing")
+_OPTIMISED: Rule = (lambda settings: settings.method == "alpha-crown", "without the method alpha-crown")
+_OF_ROWS: Rule = (lambda settings: settings.method != "interval", "of interval bounds, which are float64")
+_OWN_ROWS: Rule = (
+    lambda settings: engine_by_name(settings.engine).linear,
+    "of another engine's bounds, which have a precision of their own",
+)
+# The settings that do not always apply: where each does, and where it says nothing.
+NARROW: dict[str, tuple[Rule, ...]] = {
+    "engine": (_UNSMOOTHED,),
+    "parts": (_UNSMOOTHED,),
+    "tolerance": (_UNSMOOTHED,),
+    "attack_steps": (_UNSMOOTHED,),
+    "restarts": (_UNSMOOTHED,),
+    "samples": (_UNSMOOTHED,),
+    "smoothing": (_SMOOTHED,),
+    "iterations": (_OPTIMISED,),
+    "dtype": (_UNSMOOTHED, _OF_ROWS, _OWN_ROWS),
+}

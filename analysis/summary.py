@@ -16,8 +16,11 @@ from certood.errors import CertoodError
 
 RUN_NUMBERS = ("violations", "seconds", "float32_difference", "global_lipschitz")
 COUNTS = ("n", "correct")
+TIGHTNESS = "median_tightness"
 FRACTIONS = {False: ("certified_fraction", "refuted_fraction"), True: ("smoothed_fraction",)}
-METRICS = ("auc", "fpr95", "aauc", "gauc", "afpr95", "gfpr95", "both_sided_aauc", "both_sided_gauc")
+# Metrics of an OOD set: areas under the ROC curve, and shares of its images.
+AREAS = ("auc", "aauc", "gauc", "both_sided_aauc", "both_sided_gauc")
+FALSE_POSITIVES = ("fpr95", "afpr95", "gfpr95")
 
 
 def median_name(quantity: Quantity) -> str:
@@ -31,7 +34,7 @@ def entry_numbers(kind: str, *, smoothed: bool, inside: bool) -> tuple[str, ...]
     common = COUNTS + FRACTIONS[smoothed] + medians
     if smoothed:
         return common
-    return (*common, "median_tightness", *(METRICS if kind == "ood" and inside else ()))
+    return (*common, TIGHTNESS, *((*AREAS, *FALSE_POSITIVES) if kind == "ood" and inside else ()))
 
 
 def summarise(records: Sequence[Certificate], eps: Sequence[float], *, smoothed: bool = False) -> dict[str, Any]:
@@ -49,13 +52,11 @@ def summarise(records: Sequence[Certificate], eps: Sequence[float], *, smoothed:
     sets = {}
     for name, group in groups.items():
         entry = _counts(group, eps, smoothed=smoothed)
-        entry |= {median_name(quantity): _medians(group, quantity) for quantity in quantities(smoothed=smoothed)}
-        if not smoothed:
-            entry["median_tightness"] = _median(
-                [r.radius_certified / r.radius_attack for r in group if r.radius_attack > 0]
-            )
-            if group[0].kind == "ood" and inside:
-                entry |= _metrics(inside, group, eps)
+        for number, samples in median_samples(group, smoothed=smoothed).items():
+            medians = [_median(sample) for sample in samples]
+            entry[number] = medians if number in _per_eps(smoothed=smoothed) else medians[0]
+        if not smoothed and group[0].kind == "ood" and inside:
+            entry |= _metrics(inside, group, eps)
         sets[name] = entry
     return {
         "sets": sets,
@@ -78,18 +79,31 @@ def _counts(group: Sequence[Certificate], eps: Sequence[float], *, smoothed: boo
     }
 
 
-def _medians(group: Sequence[Certificate], quantity: Quantity) -> float | list[float]:
-    """The median over the images, for every ε where there is a value for each.
+def median_samples(group: Sequence[Certificate], *, smoothed: bool) -> dict[str, list[list[float]]]:
+    """The known values whose medians a set of certificates has, by the medians' names: one sample, or one for every ε."""
+    found = {
+        median_name(quantity): [[x for x in sample if not math.isnan(x)] for sample in _samples(group, quantity)]
+        for quantity in quantities(smoothed=smoothed)
+    }
+    if not smoothed:
+        found[TIGHTNESS] = [[r.radius_certified / r.radius_attack for r in group if r.radius_attack > 0]]
+    return found
+
+
+def _samples(group: Sequence[Certificate], quantity: Quantity) -> list[list[float]]:
+    """The values of a quantity, for every ε where there is one for each.
 
     Without wrong decisions where they have no radius of their own: estimates of radii.
     """
     kept = [record for record in group if record.correct] if quantity.of == "radius" else group
     chosen = group if quantity.zero_where_wrong else kept
     if not quantity.per_eps:
-        return _median([getattr(record, quantity.name) for record in chosen])
-    return [
-        _median([getattr(record.at[place], quantity.name) for record in chosen]) for place in range(len(group[0].at))
-    ]
+        return [[getattr(record, quantity.name) for record in chosen]]
+    return [[getattr(record.at[place], quantity.name) for record in chosen] for place in range(len(group[0].at))]
+
+
+def _per_eps(*, smoothed: bool) -> set[str]:
+    return {median_name(quantity) for quantity in quantities(smoothed=smoothed) if quantity.per_eps}
 
 
 def _metrics(inside: Sequence[Certificate], outside: Sequence[Certificate], eps: Sequence[float]) -> dict[str, Any]:
@@ -164,5 +178,4 @@ def _mean(values: Sequence[bool]) -> float:
 
 
 def _median(values: Sequence[float]) -> float:
-    finite = [value for value in values if not math.isnan(value)]
-    return float(np.median(finite)) if finite else math.nan
+    return float(np.median(values)) if values else math.nan

@@ -15,7 +15,7 @@ def replacing(path: Path) -> Iterator[Path]:
     What a killed process left of an earlier attempt is removed.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    _remove_abandoned(path)
+    remove_abandoned(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -49,13 +49,22 @@ def refuse_foreign(path: Path, ours: Callable[[bytes], bool]) -> None:
     raise RunDirectoryError(f"{path} exists and was not written by this command; choose another --out, or remove it")
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Temporary files of the same target whose process has ended."""
+def abandoned(path: Path) -> list[Path]:
+    """What processes that have ended left of their attempts to write a file."""
+    found = []
     with contextlib.suppress(OSError):
         for old in path.parent.glob(f".{glob_escaped(path.name)}.*.partial"):
             pid = old.name.rsplit(".", 2)[1]
             if pid.isdecimal() and not _alive(int(pid)):
-                old.unlink(missing_ok=True)
+                found.append(old)
+    return found
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of their attempts to write a file."""
+    for old in abandoned(path):
+        with contextlib.suppress(OSError):
+            old.unlink(missing_ok=True)
 
 
 def glob_escaped(name: str) -> str:

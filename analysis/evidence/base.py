@@ -74,6 +74,9 @@ class Evidence(ABC):
         """Whether these settings ask for it; what is not computed stays empty."""
         return self.smoothed == self.settings.smoothed
 
+    def check(self, question: Question) -> None:  # noqa: B027 (nothing to do where the settings suffice)
+        """Raise CertoodError where the settings ask for this evidence and it says nothing of such a network."""
+
     @abstractmethod
     def __call__(self, question: Question, images: Tensor, known: Known) -> Mapping[str, Tensor]:
         """The quantities by name, of float64 images (N, C, H, W) in [0, 1]: (N,) each, (E, N) where there is one for every ε.

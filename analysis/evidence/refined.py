@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds import LpBall, analyse, logits_of
-from certood.analysis.bounds.linear.branching import Branching, branched_least
+from certood.analysis.bounds.linear.branching import Branching, branched_least, kinks
 from certood.analysis.evidence.base import Evidence, Known
 from certood.analysis.evidence.direct import largest_radius
 from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.question import Question
+from certood.errors import CertoodError
 from certood.scores import Tangents
 
 # Bounds so little above 0 are not told from rounding.
@@ -29,6 +30,14 @@ class Refined(Evidence):
     def wanted(self) -> bool:
         """Only where the settings allow parts: it is slow."""
         return super().wanted and self.settings.parts > 0
+
+    def check(self, question: Question) -> None:
+        """Raise CertoodError for a network without piecewise linear activations, at whose kinks balls are split."""
+        if not kinks(question.graph):
+            raise CertoodError(
+                "parts say nothing of this network: no activation of it is piecewise linear, so that no ball is split; "
+                "leave it out"
+            )
 
     def __call__(self, question: Question, images: Tensor, known: Known) -> Mapping[str, Tensor]:
         """The radii (N,)."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from certood.analysis.reporting.panels import (
     titled,
 )
 from certood.errors import RunDirectoryError
+from certood.files import replacing
 
 __all__ = ["COLOURS", "MARKERS", "NORM_NAMES", "STYLES", "draw_figures"]
 
@@ -53,13 +55,18 @@ def draw_figures(records: Sequence[Certificate], result: Mapping[str, Any], fold
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
             for ending in ("png", "svg"):
-                figure.savefig(
-                    folder / f"{name}.{ending}", dpi=150, metadata={"Date": None} if ending == "svg" else None
-                )
+                with replacing(folder / f"{name}.{ending}") as temporary:
+                    _save(figure, temporary, ending)
             drawn.append(folder / f"{name}.png")
     except OSError as error:
         raise RunDirectoryError(f"cannot write figures to {folder}: {error.strerror or error}") from error
     return drawn
+
+
+def _save(figure: Figure, path: Path, ending: str) -> None:
+    """Write a figure; the same one always gives the same bytes, without a date and with names that follow from its content."""
+    with rc_context({"svg.hashsalt": "certood"}):
+        figure.savefig(path, format=ending, dpi=150, metadata={"Date": None} if ending == "svg" else None)
 
 
 def fraction_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:

@@ -79,6 +79,7 @@ def _read(path: Path) -> Run:
     if not path.is_dir():
         raise RunDirectoryError(f"no run directory {path}")
     files = RunDirectory(path)
+    files.settle()
     evaluation = read_checked(files.evaluation, EvaluationFile)
     certification = read_checked(files.certification, CertificationFile)
     if evaluation is None and certification is None:

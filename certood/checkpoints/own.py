@@ -143,6 +143,7 @@ def _check_size(path: Path, metadata: Metadata) -> None:
 
 def _checkpoint_path(path: Path | str) -> Path:
     path = Path(path)
+    RunDirectory.of(path).settle()
     if path.is_dir():
         run = RunDirectory(path)
         if not run.checkpoint.is_file():

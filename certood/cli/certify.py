@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from certood.cli.detectors import foreign_options
 from certood.cli.interruption import interruptible
+
+# The options that are fields of `MedianSmoothing`.
+SMOOTHING = ("sigma", "samples", "confidence")
 
 
 class EngineName(click.ParamType[str]):
@@ -91,8 +95,12 @@ class EngineName(click.ParamType[str]):
 @click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="Processes on this machine.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of attacks, samples and noise.")
 @click.option(
-    "--require", "requirements", multiple=True, help='Condition, e.g. "gauc>=0.6"; exit code 1 where it does not hold.'
+    "--require",
+    "requirements",
+    multiple=True,
+    help='Condition, e.g. "gauc>=0.6"; exit code 1 where it does not hold for the less favourable end of the 95 % interval.',
 )
+@click.option("--allow-few", is_flag=True, help="Let requirements hold for fewer than 100 images a set.")
 @click.option("--overwrite", is_flag=True, help="Replace what was certified before, instead of continuing it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write.  [default: the run directory]")
 @foreign_options
@@ -119,6 +127,7 @@ def command(
     devices: int,
     seed: int,
     requirements: tuple[str, ...],
+    allow_few: bool,
     overwrite: bool,
     out: Path | None,
     **foreign: str | int | None,
@@ -131,14 +140,24 @@ def command(
 
     from certood.analysis.certify_run import certify_sets
     from certood.analysis.evidence.smoothing import MedianSmoothing
-    from certood.analysis.requirements import check_names, check_requirements, parse_requirement
-    from certood.analysis.settings import Settings
+    from certood.analysis.records import read_certificates
+    from certood.analysis.requirements import (
+        check_names,
+        check_outcomes,
+        judge,
+        outcome_table,
+        parse_requirement,
+        require_enough,
+    )
+    from certood.analysis.settings import Settings, require_applicable
     from certood.analysis.summary import summary_table
     from certood.checkpoints import is_onnx
     from certood.cli.detectors import calibrated, open_detector
     from certood.runs import RunDirectory, load_run_data
 
     wanted = [parse_requirement(text) for text in requirements]
+    if allow_few and not wanted:
+        raise click.UsageError("--allow-few is about requirements; add --require, or leave it out")
     settings = Settings(
         eps=_radii(eps),
         norm=float(norm),
@@ -150,6 +169,7 @@ def command(
         seed=seed,
         smoothing=MedianSmoothing(sigma, samples, confidence),
     )
+    require_applicable(_given(), settings)
     detector = open_detector(run, foreign)
     splits, sets = load_run_data(
         run,
@@ -161,7 +181,13 @@ def command(
         allow_shared=allow_shared,
     )
     kinds = {splits.test.name: "id"} | dict.fromkeys(sets, "ood")
-    check_names(wanted, kinds, smoothed=method == "smoothing")
+    check_names(wanted, kinds, smoothed=settings.smoothed)
+    if not allow_few:
+        counts = {
+            source.name: len(source) if limit is None else min(limit, len(source))
+            for source in (splits.test, *sets.values())
+        }
+        require_enough(wanted, {name: (kind, counts[name]) for name, kind in kinds.items()}, smoothed=settings.smoothed)
     somebodys = foreign.get("architecture") is not None or is_onnx(run)
     detector = calibrated(detector, splits, score_name, foreign=somebodys)
     folder = out or RunDirectory.of(run).folder
@@ -188,7 +214,18 @@ def command(
             err=True,
         )
     click.echo(f"Written: {folder}")
-    check_requirements(wanted, result)
+    if wanted:
+        records, _ = read_certificates(RunDirectory(folder).certificates, settings.eps)
+        outcomes = judge(wanted, result, records)
+        (console if console.is_terminal else Console(width=120)).print(outcome_table(outcomes))
+        check_outcomes(outcomes)
+
+
+def _given() -> set[str]:
+    """The options on the command line, as `Settings` names them."""
+    context = click.get_current_context()
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    return {f"smoothing.{name}" if name in SMOOTHING else name for name in given}
 
 
 def _radii(text: str) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from certood.errors import RunDirectoryError
-from certood.files import write_atomically
+from certood.files import abandoned, remove_abandoned, write_atomically
 from certood.runs.lock import HOLDER_FILE, LOCK_FILE, locked
 
 FIGURES = (
@@ -101,9 +101,13 @@ class RunDirectory:
 
     @property
     def empty(self) -> bool:
-        """Whether the folder is not there, or holds nothing but a lock; raises RunDirectoryError where it is not a folder."""
+        """Whether the folder is not there, or holds nothing but a lock and what killed processes left of their first writes.
+
+        Raises RunDirectoryError where it is not a folder.
+        """
         try:
-            return all(path.name in (LOCK_FILE, HOLDER_FILE) for path in self.folder.iterdir())
+            remains = {path for target in self._written for path in abandoned(target)}
+            return all(path.name in (LOCK_FILE, HOLDER_FILE) or path in remains for path in self.folder.iterdir())
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -111,17 +115,33 @@ class RunDirectory:
                 f"cannot write the run directory {self.folder}: {error.strerror or error}"
             ) from error
 
+    @property
+    def _written(self) -> tuple[Path, ...]:
+        """All files that certood writes in the folder."""
+        every = (path for part in Part for path in self.files(part))
+        return (*every, self.report, self.finished, self.folder / HOLDER_FILE)
+
     @contextmanager
     def writing(self, command: str) -> Iterator[None]:
         """Hold the lock of the folder, which is made if need be; raises RunDirectoryError that names another holder.
 
-        A replacement that was complete when its process was killed takes its place now.
+        What a killed process left is dealt with now: a replacement that was complete takes its place, and files that were not
+        written to their end are removed.
         """
         with locked(self.folder, command):
             for part in Part:
                 if self.replacement(part).finished.is_file():
                     self.adopt(part)
+            for folder in (self, *map(self.replacement, Part)):
+                for path in folder._written:
+                    remove_abandoned(path)
             yield
+
+    def settle(self) -> None:
+        """Finish an exchange of files that a kill interrupted. Raises RunDirectoryError as `writing` does."""
+        if any(self.replacement(part).finished.is_file() for part in Part):
+            with self.writing("settle"):
+                pass
 
     def files(self, part: "Part") -> tuple[Path, ...]:
         """The files that training or certification writes."""

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certood.analysis.certified_metrics import strict_auc, threat_metrics
-from certood.analysis.requirements import check_requirements, parse_requirement
-from certood.errors import CertoodError, RequirementNotMet
+from certood.errors import CertoodError
 
 SCORES = st.lists(st.floats(-5, 5), min_size=1, max_size=12)
 
@@ -68,28 +67,3 @@ def test_bad_input() -> None:
         threat_metrics([], [1], [1], [1], 0)
     with pytest.raises(CertoodError, match="as many clean"):
         threat_metrics([0], [1, 2], [1], [1], 0)
-
-
-RESULT = {
-    "violations": 0,
-    "sets": {"a": {"kind": "id", "certified_fraction": [0.9]}, "b": {"kind": "ood", "gauc": [0.5, 0.1]}},
-}
-
-
-def test_requirements() -> None:
-    check_requirements(
-        [parse_requirement(text) for text in ("gauc>=0.5", "certified_fraction@a > 0.8", "violations<=0")], RESULT
-    )
-    for text, kept in (("gauc>=0.5", True), ("gauc>0.5", False), ("gauc<=0.5", True), ("gauc<0.5", False)):
-        if kept:
-            check_requirements([parse_requirement(text)], RESULT)
-        else:
-            with pytest.raises(RequirementNotMet):
-                check_requirements([parse_requirement(text)], RESULT)
-    with pytest.raises(RequirementNotMet, match=r"gauc>=0.6: b has 0.5"):
-        check_requirements([parse_requirement("gauc>=0.6")], RESULT)
-    with pytest.raises(CertoodError, match="no 'gaucc'"):
-        check_requirements([parse_requirement("gaucc>=0.6")], RESULT)
-    for text in ("gauc", "gauc=0.5", "gauc>=high"):
-        with pytest.raises(CertoodError, match=r"requirement"):
-            parse_requirement(text)

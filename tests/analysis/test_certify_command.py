@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 
+from certood.analysis import certify
 from certood.analysis.bounds.engines.auto_lirpa import load_auto_lirpa
 from certood.analysis.records import read_certificates
 from certood.analysis.summary import RUN_NUMBERS, entry_numbers
@@ -174,13 +175,52 @@ def test_a_terminal_sees_the_time_left(trained: Path, tmp_path: Path) -> None:
 
 
 def test_requirements_decide_the_exit_code(trained: Path, tmp_path: Path) -> None:
-    arguments = ("certify", trained, "--limit", "2", *SETS[:2], "--out", tmp_path / "out")
-    result = run(*arguments, "--require", "certified_fraction@digits>=1.01", "--require", "violations<=0")
+    arguments = ("certify", trained, "--limit", "6", *SETS[:2], "--out", tmp_path / "out")
+    result = run(*arguments, "--allow-few", "--require", "correct@digits>=0.9", "--require", "violations<=0")
     assert result.exit_code == 1
-    assert "certified_fraction@digits>=1.01: digits has" in result.stderr
+    # All of six images may be right: the interval of 6 in 6 begins at 0.025^(1/6).
+    assert json.loads((tmp_path / "out" / "certification.json").read_text())["sets"]["digits"]["correct"] == 1.0
+    assert "correct@digits>=0.9: digits has 1 and, decisive, 0.5407" in result.stderr
     assert "violations" not in result.stderr
-    assert (tmp_path / "out" / "certification.json").is_file()
-    assert run(*arguments, "--require", "n>=2", "--require", "both_sided_gauc@digits-near>=0").exit_code == 0
+    shown = [line.split("│")[1:-1] for line in result.stdout.splitlines() if "│" in line]
+    cells = [[cell.strip() for cell in line] for line in shown]
+    assert ["correct@digits>=0.9", "digits", "1", "6", "0.5407 to 1", "NO"] in cells
+    assert ["violations<=0", "the run", "0", "12", "–", "yes"] in cells
+    kept = ("--allow-few", "--require", "n>=6", "--require", "both_sided_gauc@digits-near>=0")
+    assert run(*arguments, *kept, "--require", "correct@digits>=0.54").exit_code == 0
+
+
+def test_a_gate_asks_for_a_hundred_images_before_the_work(trained: Path, tmp_path: Path) -> None:
+    arguments = ("certify", trained, "--limit", "99", *SETS[:2], "--out", tmp_path / "out", "--require")
+    for requirement, few in (("correct@digits>=0", "digits"), ("fpr95<=1", "digits-near"), ("auc>=0", "both")):
+        result = run(*arguments, requirement)
+        assert result.exit_code == 1
+        shown = "digits has 99, digits-near has 99" if few == "both" else f"but {few} has 99"
+        assert shown in result.stderr
+        assert "--allow-few" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_that_do_not_apply_are_errors(trained: Path, tmp_path: Path) -> None:
+    smoothing = ("--method", "smoothing", "--norm", "2")
+    needless: list[tuple[tuple[str, ...], str]] = [
+        (("--sigma", "0.12"), "sigma says nothing without the method smoothing"),
+        (("--samples", "1000"), "samples says nothing without the method smoothing"),
+        (("--confidence", "0.9"), "confidence says nothing without the method smoothing"),
+        (("--iterations", "20"), "iterations says nothing without the method alpha-crown"),
+        ((*smoothing, "--parts", "8"), "parts says nothing of smoothing"),
+        ((*smoothing, "--dtype", "float32"), "dtype says nothing of smoothing"),
+        ((*smoothing, "--engine", "certood"), "engine says nothing of smoothing"),
+        (("--method", "interval", "--dtype", "float32"), "dtype says nothing of interval bounds"),
+        (("--engine", "auto-lirpa", "--dtype", "float64"), "dtype says nothing of another engine's bounds"),
+        (("--allow-few",), "--allow-few is about requirements"),
+    ]
+    for options, message in needless:
+        result = run("certify", trained, "--limit", "2", *SETS[:2], *options, "--out", tmp_path / "out")
+        assert (result.exit_code, message in result.stderr) == (2, True), (options, result.output)
+    with pytest.raises(CertoodError, match="iterations says nothing without the method alpha-crown"):
+        certify(trained, limit=2, iterations=5, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_score_gets_its_own_threshold(trained: Path, tmp_path: Path) -> None:

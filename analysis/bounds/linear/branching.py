@@ -81,9 +81,7 @@ def _one_image(
 ) -> Tensor:
     graph = analysis.graph
     device = analysis.references[0].device
-    root = {
-        kink: torch.zeros(1, *graph.nodes[kink[0]].shape, dtype=torch.int8, device=device) for kink in _kinks(graph)
-    }
+    root = {kink: torch.zeros(1, *graph.nodes[kink[0]].shape, dtype=torch.int8, device=device) for kink in kinks(graph)}
     waiting = _bounded(analysis, index, root, objective, start, shift, effort.steps)
     made = 1
     while bool((waiting.bounds <= 0).any()) and made < effort.parts:
@@ -104,7 +102,7 @@ def _one_image(
     return waiting.bounds.min()
 
 
-def _kinks(graph: Graph) -> list[Kink]:
+def kinks(graph: Graph) -> list[Kink]:
     """The kinks of the piecewise linear activations of a graph."""
     return [(index, place) for index, node in enumerate(graph.nodes) for place in node.operation.kinks or ()]
 
