@@ -58,20 +58,37 @@ class Static:
 
 
 @dataclass(frozen=True)
+class ByImage:
+    """A known input of integers with the images along `axis`: the elements of image n are `first` + n · `step`.
+
+    `first` has the shape that the input has for one image.
+    """
+
+    axis: int
+    first: Static
+    step: int
+
+
+@dataclass(frozen=True)
 class BatchAxis:
-    """The axis of a value along which the images lie: its size is `multiple` times their number."""
+    """The axis of a value along which the images lie: its size is `multiple` times their number.
+
+    The images come first along it, or within each of `outer` parts.
+    """
 
     axis: int
     multiple: int
+    outer: int = 1
 
 
 @dataclass
 class Reads:
-    """What an operator has read of its node."""
+    """What an operator has read of its node, and, where it knows, the `BatchAxis.outer` of what it gives."""
 
     attributes: set[str] = field(default_factory=set)
     inputs: set[int] = field(default_factory=set)
     tensors: set[int] = field(default_factory=set)
+    outer: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +96,8 @@ class Call:
     """One evaluation of a node: what an operator may ask for.
 
     `dtype` is the floating-point type in which the network is evaluated. `batch_axes` says where the images lie in an
-    input, for inputs that have exactly one such axis. `static_of` gives the value of a known input.
+    input, for inputs that have exactly one such axis. `static_of` gives the value of a known input, `by_image` that of one
+    whose shape has the number of images.
     """
 
     node: Node
@@ -89,6 +107,7 @@ class Call:
     device: torch.device
     batch_axes: Mapping[int, BatchAxis]
     static_of: Callable[[int], Static | None]
+    by_image: Callable[[int], ByImage | None]
     reads: Reads
 
     @property

@@ -9,6 +9,8 @@ from torch import Tensor
 from certood.errors import CheckpointError
 
 CHANNELS = (1, 3)
+# Up to so many values, an image is small: comparing on another one takes no time that one would notice.
+FEW_VALUES = 2**15
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,16 @@ def _understood(shape: tuple[int, ...], image_shape: tuple[int, int, int] | None
 
 
 def witness_images(shape: tuple[int, int, int], seed: int = 0) -> Tensor:
-    """Images (4, C, H, W) in float64 inside, at corners and on faces of [0, 1]^d, for comparing two networks.
+    """Images (N, C, H, W) in float64 inside, at corners and on faces of [0, 1]^d, for comparing two networks.
 
-    One uniform, one of zeros and ones, one of 0, 1 and uniform values mixed, one of 0 and 1 by halves of the image.
+    One uniform, and one of 0, 1 and uniform values mixed; for small images also one of zeros and ones at random and one of 0
+    and 1 by halves of the image.
     """
     generator = torch.Generator().manual_seed(seed)
-    uniform = torch.rand(shape, dtype=torch.float64, generator=generator)
-    corner = torch.rand(shape, dtype=torch.float64, generator=generator).round()
-    faces = (torch.rand(shape, dtype=torch.float64, generator=generator) * 2 - 0.5).clamp(0, 1)
-    halves = torch.zeros(shape, dtype=torch.float64)
-    halves[:, : (shape[1] + 1) // 2] = 1.0
-    return torch.stack([uniform, corner, faces, halves])
+    uniform, mixed, corner = torch.rand(3, *shape, dtype=torch.float64, generator=generator)
+    found = [uniform, (mixed * 2 - 0.5).clamp(0, 1)]
+    if uniform.numel() <= FEW_VALUES:
+        halves = torch.zeros(shape, dtype=torch.float64)
+        halves[:, : (shape[1] + 1) // 2] = 1.0
+        found += [corner.round(), halves]
+    return torch.stack(found)

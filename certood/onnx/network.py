@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from certood.onnx import operators  # noqa: F401 (registers them)
-from certood.onnx.calls import OPERATORS, BatchAxis, Call, Node, Reads, Static
+from certood.onnx.calls import OPERATORS, BatchAxis, ByImage, Call, Node, Reads, Static
 from certood.onnx.images import ImageLayout
 
 
@@ -15,12 +15,13 @@ from certood.onnx.images import ImageLayout
 class Step:
     """A node that is evaluated for every batch, with what was found out about its inputs when the file was read.
 
-    `static` holds known inputs that the operator reads as numbers; `batch_axes` where the images lie in an input;
-    `released` the values that no later step needs.
+    `static` holds known inputs that the operator reads as numbers, `by_image` those with numbers for each image;
+    `batch_axes` where the images lie in an input; `released` the values that no later step needs.
     """
 
     node: Node
     static: Mapping[int, Static]
+    by_image: Mapping[int, ByImage]
     batch_axes: Mapping[int, BatchAxis]
     inputs: frozenset[int]
     released: tuple[str, ...] = ()
@@ -86,7 +87,15 @@ class OnnxNetwork(nn.Module):
         for step in self.steps:
             inputs = [values[name] if index in step.inputs else None for index, name in enumerate(step.node.inputs)]
             call = Call(
-                step.node, inputs, images.shape[0], dtype, images.device, step.batch_axes, step.static.get, Reads()
+                node=step.node,
+                values=inputs,
+                batch=images.shape[0],
+                dtype=dtype,
+                device=images.device,
+                batch_axes=step.batch_axes,
+                static_of=step.static.get,
+                by_image=step.by_image.get,
+                reads=Reads(),
             )
             values |= outputs_of(step.node, OPERATORS[step.node.operator](call))
             for name in () if keep else step.released:

@@ -14,29 +14,32 @@ from certood.errors import CheckpointError
 from certood.onnx.graph import convert_floats
 from certood.onnx.images import witness_images
 from certood.onnx.network import OnnxNetwork
-from certood.onnx.reference_operators import float64_operators
+from certood.onnx.reference_operators import exact_operators
 
 REFERENCE_TOLERANCE = 1e-9
 RUNTIME_TOLERANCE = 1e-4
+# Logits smaller than this are compared as if they were so large: the rounding of what cancels in them is no error.
+SMALLEST_SCALE = {"onnx.reference": 1e-6, "onnxruntime": 1e-2}
+# For onnx.reference: an attribute by operator that is left out, or has another value.
+REFERENCE_ATTRIBUTES: dict[str, tuple[str, float | None]] = {
+    "BatchNormalization": ("momentum", 1.0),
+    "LayerNormalization": ("stash_type", None),
+}
 
 
 def compare(network: OnnxNetwork, model: Any, path: Path) -> tuple[str, ...]:
     """Compare the network with other evaluations of its standardised model and of its file; returns what was found.
 
     The images are evaluated one by one by the others and all at once by the network, in float64. Differences are relative to
-    the largest logit, or to 1 if that is smaller: at most 1e-9 to onnx.reference, 1e-4 to onnxruntime, which computes in
-    float32. Where onnx.reference cannot evaluate the file, or contradicts both others, onnxruntime decides alone. Raises
-    CheckpointError with the difference where there is a larger one, and where nothing else can evaluate the file.
+    the largest logit: at most 1e-9 to onnx.reference, 1e-4 to onnxruntime, which computes in float32. Where onnx.reference
+    cannot evaluate the file, or contradicts both others, onnxruntime decides alone. Raises CheckpointError with the difference
+    where there is a larger one, and where nothing else can evaluate the file.
     """
     images = witness_images(network.image_shape)
-    plain = copy.deepcopy(network).double()
-    with torch.no_grad():
-        ours = plain(images).numpy()
-        singly = torch.cat([plain(image.unsqueeze(0)) for image in images]).numpy()
-        entered = plain.layout(images).numpy()
+    ours, singly, entered = _own(network, images)
     if not np.isfinite(ours).all():
         raise CheckpointError(f"{path}: the network's logits are not finite on images in [0, 1]")
-    if (mixed := _difference(ours, singly)) > REFERENCE_TOLERANCE:
+    if (mixed := _difference(ours, singly, "onnx.reference")) > REFERENCE_TOLERANCE:
         raise CheckpointError(
             f"{path}: the network mixes the images of a batch (logits differ by {mixed:.1e} from those of each image on its own)"
         )
@@ -47,54 +50,77 @@ def compare(network: OnnxNetwork, model: Any, path: Path) -> tuple[str, ...]:
             f"{path} cannot be compared with another evaluation of it (onnx.reference: {problem}; onnxruntime: {absent}); "
             "install onnxruntime"
         )
-    to_fast = None if fast is None else _difference(ours, fast)
+    to_fast = None if fast is None else _difference(ours, fast, "onnxruntime")
     if to_fast is not None and not to_fast <= RUNTIME_TOLERANCE:
         raise _contradiction(path, network, model, images, "onnxruntime", to_fast)
     found = [f"onnxruntime: {absent}" if to_fast is None else f"onnxruntime: largest relative difference {to_fast:.1e}"]
     if exact is None:
         return (f"onnx.reference: {problem}", *found)
-    to_exact = _difference(ours, exact)
+    to_exact = _difference(ours, exact, "onnx.reference")
     if to_exact <= REFERENCE_TOLERANCE:
         return (f"onnx.reference: largest relative difference {to_exact:.1e}", *found)
-    if fast is not None and _difference(fast, exact) > RUNTIME_TOLERANCE:
-        return (f"onnx.reference: contradicts onnxruntime by {_difference(fast, exact):.1e}, which decides", *found)
+    if fast is not None and (between := _difference(fast, exact, "onnxruntime")) > RUNTIME_TOLERANCE:
+        return (f"onnx.reference: contradicts onnxruntime by {between:.1e}, which decides", *found)
     raise _contradiction(path, network, model, images, "onnx.reference", to_exact)
 
 
-def _difference(one: NDArray[Any], two: NDArray[Any]) -> float:
-    """The largest difference of logits relative to the largest of an image, or to 1; infinite for other shapes or not finite."""
+def _own(network: OnnxNetwork, images: Tensor) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Logits of all images at once and of each one on its own, and what the network takes for the images, in float64."""
+    plain = copy.deepcopy(network).double()
+    with torch.no_grad():
+        together = plain(images).numpy()
+        singly = torch.cat([plain(image.unsqueeze(0)) for image in images]).numpy()
+        return together, singly, plain.layout(images).numpy()
+
+
+def _difference(one: NDArray[Any], two: NDArray[Any], other: str) -> float:
+    """The largest difference relative to the largest logit, or `SMALLEST_SCALE`; infinite for other shapes or not finite."""
     if one.shape != two.shape or not np.isfinite(two).all():
         return float("inf")
-    scale = np.maximum(np.abs(two).max(axis=1, keepdims=True), 1.0)
-    return float((np.abs(one - two) / scale).max())
+    return float(np.abs(one - two).max() / max(np.abs(two).max(), SMALLEST_SCALE[other]))
 
 
-def _doubled(model: Any) -> Any:
-    """The model in float64, for onnx.reference.
+class _Reference:
+    """The evaluation of a standardised model (a ModelProto) by onnx.reference, in float64.
 
-    Its batch normalisation of operator sets 9 to 13 mixes statistics of the batch into the stored ones, by 1 − momentum.
+    Its batch normalisation of operator sets 9 to 13 mixes statistics of the batch into the stored ones, by 1 − momentum; its
+    layer normalisation knows no type of the statistics (`stash_type`) but float32, and computes in that of its input.
     """
-    from onnx import helper  # noqa: PLC0415 (optional)
 
-    double = copy.deepcopy(model)
-    convert_floats(double, "FLOAT", "DOUBLE")
-    for node in double.graph.node:
-        if node.op_type == "BatchNormalization":
-            others = [attribute for attribute in node.attribute if attribute.name != "momentum"]
-            del node.attribute[:]
-            node.attribute.extend([*others, helper.make_attribute("momentum", 1.0)])
-    return double
+    def __init__(self, model: Any) -> None:
+        from onnx import helper, numpy_helper  # noqa: PLC0415 (optional)
+        from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (optional)
+
+        arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        # Large files: the weights are held once, and not in a copy of the model too.
+        self.weights = {
+            name: value.astype(np.float64) if value.dtype == np.float32 else value for name, value in arrays.items()
+        }
+        double = helper.make_model(
+            helper.make_graph(model.graph.node, "reference", model.graph.input, model.graph.output),
+            opset_imports=model.opset_import,
+        )
+        convert_floats(double, "FLOAT", "DOUBLE")
+        for node in double.graph.node:
+            without, instead = REFERENCE_ATTRIBUTES.get(node.op_type, ("", None))
+            if without:
+                others = [attribute for attribute in node.attribute if attribute.name != without]
+                del node.attribute[:]
+                node.attribute.extend(others if instead is None else [*others, helper.make_attribute(without, instead)])
+        self.evaluator: Any = ReferenceEvaluator(double, new_ops=exact_operators())
+
+    def __call__(self, name: str, entered: NDArray[Any], *, every: bool = False) -> Any:
+        """The outputs for an input of this name, or with `every` all values by their names."""
+        return self.evaluator.run(None, self.weights | {name: entered}, intermediate=every)
 
 
 def _reference(network: OnnxNetwork, model: Any, entered: NDArray[Any]) -> tuple[NDArray[Any] | None, str]:
     """Logits by onnx.reference in float64, or why it has none."""
-    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (optional)
-
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            evaluator: Any = ReferenceEvaluator(_doubled(model), new_ops=float64_operators())
-            rows = [evaluator.run(None, {network.input_name: entered[i : i + 1]})[0] for i in range(len(entered))]
+            reference = _Reference(model)
+            rows = [reference(network.input_name, entered[i : i + 1])[0] for i in range(len(entered))]
             return np.concatenate([_row(row) for row in rows]).astype(np.float64), ""
     except Exception as error:  # its NumPy code raises whatever it likes
         return None, f"cannot evaluate the file ({type(error).__name__}: {str(error).strip().splitlines()[:1]})"
@@ -136,18 +162,13 @@ def _contradiction(
 
 def _first_difference(network: OnnxNetwork, model: Any, images: Tensor) -> str:
     """The first node whose value differs from that of onnx.reference for one image, in words, or nothing."""
-    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 (optional)
-
     plain = copy.deepcopy(network).double()
     with torch.no_grad(), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         for image in images:
             own = plain.values(image.unsqueeze(0), keep=True)
-            entered = {network.input_name: plain.layout(image.unsqueeze(0)).numpy()}
             try:
-                theirs: Any = ReferenceEvaluator(_doubled(model), new_ops=float64_operators()).run(
-                    None, entered, intermediate=True
-                )
+                theirs = _Reference(model)(network.input_name, plain.layout(image.unsqueeze(0)).numpy(), every=True)
             except Exception:  # its NumPy code raises whatever it likes
                 return ""
             for step in network.steps:

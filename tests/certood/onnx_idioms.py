@@ -61,9 +61,11 @@ def reduced(kind: str, attributes: str = "axes = [2, 3]", opset: int = 12, axes:
     return Idiom(f"{kind} {attributes} {axes.tolist()}@{opset}", body, {"axes": axes}, opset=opset)
 
 
-def reshaped(name: str, shape: Array, attributes: str = "", opset: int = 17, batch: str = "N", then: str = "") -> Idiom:
+def reshaped(
+    name: str, shape: Array, attributes: str = "", opset: int = 17, batch: str = "N", then: str = "", **constants: Array
+) -> Idiom:
     body = f"{CENTRED} y0 = Reshape {attributes} (z, shape)\n" + (then or "y = Identity (y0)")
-    return Idiom(f"Reshape {name}", body, {"shape": shape}, opset=opset, batch=batch)
+    return Idiom(f"Reshape {name}", body, {"shape": shape, **constants}, opset=opset, batch=batch)
 
 
 def resized(
@@ -359,6 +361,18 @@ RESHAPES = [
         " u = Reshape (t, back)\n v = Softmax <axis = -1> (u)\n"
         " again = Constant <value_ints = [1, 2, 54]> ()\n y = Reshape (v, again)",
     ),
+    *(
+        reshaped(
+            f"of one image in the middle {rows.tolist()}",
+            ints(1, 9, 12),
+            batch="1",
+            then="t = Transpose <perm = [1, 0, 2]> (y0)\n rows = Identity (merged)\n r = Reshape (t, rows)\n"
+            " m = Softmax <axis = -1> (r)\n u = Relu (m)\n back = Constant <value_ints = [9, 1, 12]> ()\n"
+            " b = Reshape (u, back)\n y = Transpose <perm = [1, 0, 2]> (b)",
+            merged=rows,
+        )
+        for rows in (ints(9, 12), ints(-1, 12), ints(9, 3, 4))
+    ),
     reshaped(
         "merging the images",
         ints(-1, 12),
@@ -448,6 +462,7 @@ POSITIONS = [
     sliced("by steps", ints(1, 0), ints(100, -1), ints(2, -1), ints(2, 1)),
     sliced("backwards", ints(-1, 4), ints(-(2**40), 0), ints(2, 3), ints(-1, -2)),
     sliced("of all images", ints(0, 1), ints(2**62, 3), ints(0, 1), ints(1, 1)),
+    sliced("from the first of all to before one", ints(-(2**63)), ints(-2), ints(2), ints(1)),
     Idiom("Slice by attributes", "y = Slice <starts = [1, -4], ends = [3, 2147483647], axes = [1, 2]> (x)", opset=9),
     Idiom("Gather one", "y = Gather <axis = 1> (x, i)", {"i": np.int64(-1)}),
     Idiom("Gather several", "y = Gather <axis = 2> (x, i)", {"i": ints(3, 0, -2, 3)}),
@@ -456,6 +471,35 @@ POSITIONS = [
         "GatherElements",
         "s = Shape (x)\n k = Expand (i, s)\n y = GatherElements <axis = 3> (x, k)",
         {"i": ints(1, 0, 5, -2, 3, 3)},
+    ),
+    Idiom(
+        "Gather from the values of each image",
+        "f = Reshape (x, all)\n n = Shape <end = 1> (x)\n z = Constant <value_int = 0> ()\n a = Squeeze (n)\n"
+        " one = Constant <value_int = 1> ()\n r = Range (z, a, one)\n s = Constant <value_int = 108> ()\n"
+        " o = Mul (r, s)\n u = Unsqueeze (o, axes)\n i = Add (u, k)\n y = Gather (f, i)",
+        {"all": ints(-1), "axes": ints(1, 2), "k": ints(5, 3, 107, 0, 9, 9).reshape(1, 2, 3)},
+    ),
+    Idiom(
+        "Gather from the values of one image",
+        "f = Reshape (x, all)\n y = Gather (f, k)",
+        {"all": ints(-1), "k": ints(5, 3, 107, 0, 9, 9).reshape(1, 2, 3)},
+        batch="1",
+    ),
+    Idiom(
+        "GatherND",
+        "t = Transpose <perm = [1, 2, 0, 3]> (x)\n g = GatherND (t, i)\n y = Transpose <perm = [1, 0, 2]> (g)",
+        {"i": ints(0, 1, 2, 5, -1, 0).reshape(3, 2)},
+    ),
+    Idiom(
+        "ScatterND into a constant",
+        "m = ScatterND (zeros, i, v)\n y = Add (x, m)",
+        {"zeros": np.zeros((6, 6)), "i": ints(0, 1, 2, 5, 4, 0).reshape(3, 2), "v": random(3)},
+    ),
+    Idiom(
+        "ScatterND into the rows of images",
+        "t = Transpose <perm = [1, 0, 2, 3]> (x)\n r = Relu (t)\n p = Slice (r, a, b)\n m = ScatterND (t, i, p)\n"
+        " y = Transpose <perm = [1, 0, 2, 3]> (m)",
+        {"a": ints(0), "b": ints(2), "i": ints(2, 0).reshape(2, 1)},
     ),
     padded("constant", ints(0, 0, 1, 2, 0, 0, 0, 1)),
     padded("constant", ints(0, 1, 0, 0, 0, 2, 0, 0)),

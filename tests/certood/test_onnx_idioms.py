@@ -34,7 +34,9 @@ def test_an_idiom_is_evaluated_as_by_others(idiom: Idiom, tmp_path: Path) -> Non
     scale = max(1.0, np.abs(exact).max())
     if "onnx.reference" in idiom.oracles:
         assert np.abs(by_reference(idiom, x) - exact).max() <= idiom.reference_tolerance * scale
+        assert network.witness[0].startswith("onnx.reference: largest relative difference")
     if "onnxruntime" in idiom.oracles:
+        assert network.witness[1].startswith("onnxruntime: largest relative difference")
         theirs = by_runtime(idiom, x)
         assert np.abs(theirs - exact).max() <= 1e-4 * scale
         assert np.abs(theirs - single).max() <= 1e-4 * scale

@@ -20,6 +20,7 @@ def reshape(call: Call) -> Tensor:
     x, sizes, static = call.tensor(0), call.sizes(1), call.static(1)
     if sizes is None or static is None:
         raise call.node.error("the shape is missing")
+    call.reads.outer = 1
     keep = not call.attribute("allowzero", 0)
     axis = call.batch_axis(0)
     copied = [keep and size == 0 and not slope for size, slope in zip(static.constants, static.slopes, strict=True)]
@@ -34,21 +35,28 @@ def _for_each_image(call: Call, target: list[int], shape: Sequence[Size], axis: 
 
     Reshaping keeps the order of values, so the images come where the product of the sizes before is that of the input: at
     an axis of size 1 if there is one there (that which −1 stands for, that of the input, or the first one), else −1 takes
-    them in, else the axis where they come.
+    them in, else the axis where they come. The last axis holds what belongs together, so the one before it takes them instead.
     """
+    lies = call.batch_axes[0]
     single = [int(size) for place, size in enumerate(shape) if place != axis]
-    single.insert(axis, call.batch_axes[0].multiple)
+    single.insert(axis, lies.multiple)
     total, free = math.prod(single), [place for place, size in enumerate(target) if size == -1]
     known = math.prod(size for size in target if size != -1)
     one = [total // known if size == -1 and known else size for size in target]
     if math.prod(one) != total:
         raise call.node.error(f"a shape {target} does not hold the {total} values of an image")
-    before = math.prod(single[:axis])
-    places = [place for place in range(len(one)) if math.prod(one[:place]) == before]
+    before = math.prod(single[:axis]) * lies.outer
+    ahead = [math.prod(one[:place]) for place in range(len(one) + 1)]
+    places = [place for place in range(len(one)) if ahead[place] == before]
     empty = [place for place in places if one[place] == 1]
     if not empty and free:
+        call.reads.outer = max(1, before // ahead[free[0]])
         return list(target)
     preferred = [place for place in (*free, axis) if place in empty] or empty or places
+    within = ahead.index(before) - 1 if before in ahead else -1
+    if within >= 0 and not empty and (not places or places[0] == len(one) - 1):
+        call.reads.outer = one[within]
+        preferred = [within]
     if not preferred:
         raise call.node.error(
             f"a shape {target} would mix images along axis {axis} of an input of shape {tuple(shape)}"
