@@ -20,7 +20,7 @@ from certood.train.sections import FamilySection
 METHODS = {
     "digits": ("ce", "oe", "energy", "greg", "greg-plus", "certified", "certified-greg"),
     "mnist": ("ce", "oe", "energy", "greg", "greg-plus", "certified", "certified-greg"),
-    "cifar10": ("ce", "oe", "energy", "dos", "greg", "greg-plus"),
+    "cifar10": ("ce", "oe", "energy", "dos", "greg", "greg-plus", "certified"),
     "cifar100": ("ce", "oe", "energy", "dos", "greg", "greg-plus"),
     "imagenet-subset": ("ce", "greg", "greg-plus"),
 }
