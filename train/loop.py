@@ -126,7 +126,8 @@ def _train(training: Training, run: RunDirectory, *, progress: bool) -> None:
 
 def _calibrated(training: Training) -> Detector:
     """The trained network with its score and the γ that accepts 95 % of the held-out ID images."""
-    network, recipe, data = training.network.eval(), training.recipe, training.data
+    recipe, data = training.recipe, training.data
+    network, changed = training.network.eval().stored()
     uncalibrated = Detector(
         model=network,
         score=training.step.objective.score,
@@ -136,7 +137,7 @@ def _calibrated(training: Training) -> Detector:
         classes=data.id.train.classes,
         mean=network.interface.mean,
         std=network.interface.std,
-        options=dict(recipe.model.options),
+        options={**recipe.model.options, **changed},
         absent_class=recipe.absent_class,
         split=data.id.split,
     )

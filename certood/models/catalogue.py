@@ -11,6 +11,7 @@ from certood.errors import ArchitectureError
 from certood.models.cifar_resnet import CifarResNet
 from certood.models.classifier import Classifier, Interface
 from certood.models.densenet import DenseNetBC
+from certood.models.lipschitz import LipschitzCNN
 from certood.models.resnet import ResNet18
 from certood.models.small import SmallCNN, SmallMLP
 from certood.models.timm_networks import timm_classifier
@@ -25,6 +26,7 @@ ARCHITECTURES: dict[str, Callable[..., Classifier]] = {
     "resnet32": partial(CifarResNet, depth=32),
     "resnet44": partial(CifarResNet, depth=44),
     "resnet56": partial(CifarResNet, depth=56),
+    "lipschitz-cnn": LipschitzCNN,
     "wrn-40-2": WideResNet,
     "densenet-bc-100-12": DenseNetBC,
     "densenet121": lambda interface, **options: torchvision_classifier(interface, "densenet121", **options),

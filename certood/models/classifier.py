@@ -1,7 +1,8 @@
 """What a network is to the rest of the package: pixels in, normalisation inside, features and head apart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,10 @@ class Classifier(nn.Module):
     def head(self, features: Tensor) -> Tensor:
         """Logits (N, K) of features (N, F)."""
         raise NotImplementedError(f"{type(self).__name__} must define head(features)")
+
+    def stored(self) -> "tuple[Classifier, Mapping[str, Any]]":
+        """The network as it is stored and certified, and the options of the architecture that differ from its own."""
+        return self, {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) in [0, 1]."""

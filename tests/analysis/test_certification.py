@@ -130,7 +130,7 @@ def test_sampled_local_and_global_constants_are_in_order(name: str, norm: float)
 @pytest.mark.parametrize("norm", NORMS)
 def test_operator_norms_of_convolutions_against_their_matrices(norm: float) -> None:
     torch.manual_seed(0)
-    for stride, padding, dilation, groups in ((1, 1, 1, 1), (2, 1, 1, 2), (1, 2, 2, 1), (3, 0, 1, 1)):
+    for stride, padding, dilation, groups in ((1, 1, 1, 1), (2, 1, 1, 2), (1, 2, 2, 1), (3, 0, 1, 1), (2, 2, 2, 1)):
         weight = torch.randn(4, 4 // groups, 3, 3).double()
         operation = Convolution(weight, None, (stride,) * 2, (padding,) * 2, (dilation,) * 2, groups)
         shape = torch.Size((4, 7, 6))
@@ -141,6 +141,14 @@ def test_operator_norms_of_convolutions_against_their_matrices(norm: float) -> N
         found = convolution_norm(operation, shape, norm)
         assert exact <= found * (1 + 1e-9)
         assert found <= 1.6 * exact
+
+
+def test_the_norm_of_a_convolution_of_separate_blocks_is_that_of_its_matrix() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(5, 3, 2, 2).double()
+    operation = Convolution(weight, None, (2, 2), (0, 0), (1, 1), 1)
+    exact = float(torch.linalg.matrix_norm(weight.flatten(1), 2))
+    assert convolution_norm(operation, torch.Size((3, 8, 6)), 2) == pytest.approx(exact, rel=1e-6)
 
 
 def test_a_global_constant_in_closed_form() -> None:

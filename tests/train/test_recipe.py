@@ -18,9 +18,9 @@ from certood.train.schedules.cosine import Cosine
 from certood.train.sections import FamilySection
 
 METHODS = {
-    "digits": ("ce", "oe", "energy", "greg", "greg-plus", "certified", "certified-greg"),
+    "digits": ("ce", "oe", "energy", "greg", "greg-plus", "certified", "certified-greg", "lipschitz"),
     "mnist": ("ce", "oe", "energy", "greg", "greg-plus", "certified", "certified-greg"),
-    "cifar10": ("ce", "oe", "energy", "dos", "greg", "greg-plus", "certified"),
+    "cifar10": ("ce", "oe", "energy", "dos", "greg", "greg-plus", "certified", "lipschitz"),
     "cifar100": ("ce", "oe", "energy", "dos", "greg", "greg-plus"),
     "imagenet-subset": ("ce", "greg", "greg-plus"),
 }
@@ -36,7 +36,7 @@ def test_a_built_in_recipe_is_what_its_name_says(name: str) -> None:
     recipe = load_recipe(name)
     method = next(
         method
-        for method in ("greg-plus", "certified-greg", "certified", "greg", "energy", "oe", "dos", "ce")
+        for method in ("greg-plus", "certified-greg", "certified", "greg", "energy", "oe", "dos", "lipschitz", "ce")
         if name.endswith(f"-{method}")
     )
     assert recipe.recipe == name

@@ -317,7 +317,8 @@ def convolution_norm(operation: Convolution, shape: torch.Size, p: float) -> flo
 
     p = ∞ and 1: the largest absolute row and column sums over the kernel. p = 2: the smaller of √(‖A‖₁‖A‖_∞) (Schur) and the
     largest singular value over the Fourier frequencies of a circular convolution on a grid without wrap-around, of which
-    the zero-padded, strided one is a part (Sedghi et al., ICLR 2019, arXiv 1805.10408).
+    the zero-padded one is a part (Sedghi et al., ICLR 2019, arXiv 1805.10408). A stride s makes of every s × s places of the
+    plane as many channels of one place, on which the convolution has stride 1.
     """
     weight = operation.weight
     rows = float(weight.abs().sum((1, 2, 3)).max())
@@ -327,11 +328,17 @@ def convolution_norm(operation: Convolution, shape: torch.Size, p: float) -> flo
     if p == 1:
         return columns
     schur = math.sqrt(rows * columns)
-    reach = operation.extent
-    grid = [size + 2 * pad + own - 1 for size, pad, own in zip(shape[1:], operation.padding, reach, strict=True)]
-    spread = weight.new_zeros(*weight.shape[:2], *reach)
-    spread[:, :, :: operation.dilation[0], :: operation.dilation[1]] = weight
-    if grid[0] * grid[1] * weight.shape[0] * weight.shape[1] > 2**26:
+    reach, stride = operation.extent, operation.stride
+    taps = [-(-own // step) for own, step in zip(reach, stride, strict=True)]
+    spread = weight.new_zeros(*weight.shape[:2], taps[0] * stride[0], taps[1] * stride[1])
+    spread[:, :, : reach[0] : operation.dilation[0], : reach[1] : operation.dilation[1]] = weight
+    parts = spread.unflatten(3, (taps[1], stride[1])).unflatten(2, (taps[0], stride[0]))
+    spread = parts.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    grid = [
+        -(-(size + 2 * pad) // step) + own
+        for size, pad, step, own in zip(shape[1:], operation.padding, stride, taps, strict=True)
+    ]
+    if grid[0] * grid[1] * spread.shape[0] * spread.shape[1] > 2**26:
         return schur
     frequencies = torch.fft.fft2(spread, s=grid).permute(2, 3, 0, 1).unflatten(2, (operation.groups, -1))
     return min(schur, float(torch.linalg.matrix_norm(frequencies, 2).max()) * (1 + SLACK))
