@@ -1,5 +1,6 @@
 """Certificates of images: everything that is certified, attacked and estimated about each, batch by batch."""
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -13,22 +14,32 @@ from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.evidence.registry import evidence_for
 from certood.analysis.evidence.sandwich import violations
 from certood.analysis.evidence.verdicts import verdicts
-from certood.analysis.question import Question
+from certood.analysis.question import Question, Scored
 from certood.analysis.records import AtRadius, Certificate
 from certood.analysis.settings import Settings
 from certood.detector import Detector
 from certood.errors import CannotCertify, CertoodError, MissingThreshold
 
 
-def question_of(detector: Detector, norm: float = math.inf, *, smoothed: bool = False) -> Question:
+def question_of(
+    detector: Detector, norm: float = math.inf, *, smoothed: bool = False, bound_base: bool = False
+) -> Question:
     """What is asked of a detector; raises CannotCertify where it has no threshold or an operation without bounds.
 
-    Smoothing needs no bounds: the network is not captured, and runs in its own precision.
+    Smoothing needs no bounds: the network is not captured, and runs in its own precision. Of a guarded detector only the guard
+    is bounded, unless `bound_base` asks for the classifier as well.
     """
     if detector.threshold is None:
         raise MissingThreshold
-    graph = Graph((), detector.model) if smoothed else capture(detector.model, torch.zeros(1, *detector.input_shape))
-    return Question(graph, detector.output_score, detector.threshold, norm)
+    score, threshold = detector.output_score, detector.threshold
+    if smoothed:
+        return Question(Graph((), detector.model), score, threshold, norm)
+    part, bounded = detector.bounded_part(whole=bound_base)
+    graph = capture(part, torch.zeros(1, *detector.input_shape))
+    if part is detector.model:
+        return Question(graph, bounded, threshold, norm)
+    whole = copy.deepcopy(detector.model).to("cpu", torch.float64).eval().requires_grad_(False)
+    return Question(graph, bounded, threshold, norm, Scored(whole, score))
 
 
 def certify(
@@ -60,7 +71,9 @@ def certify(
     numbers = list(range(len(images))) if indices is None else list(indices)
     if len(numbers) != len(images):
         raise CertoodError(f"expected an index for each of {len(images)} images, got {len(numbers)}")
-    question = question or question_of(detector, settings.norm, smoothed=settings.smoothed)
+    question = question or question_of(
+        detector, settings.norm, smoothed=settings.smoothed, bound_base=settings.bound_base
+    )
     for evidence in evidence_for(settings):
         evidence.check(question)
     found: list[Certificate] = []
@@ -92,9 +105,11 @@ def _scored(
 def _gather(question: Question, images: Tensor, known: Known, settings: Settings) -> None:
     """Ask all evidence that the settings want; wrong decisions have the radius 0."""
     for evidence in evidence_for(settings):
-        known.values.update(evidence(question, images, known))
-        known.quantities += evidence.quantities
-        for quantity in evidence.quantities:
+        found = evidence(question, images, known)
+        known.values.update(found)
+        computed = [quantity for quantity in evidence.quantities if quantity.name in found]
+        known.quantities += computed
+        for quantity in computed:
             if quantity.zero_where_wrong:
                 known.values[quantity.name] = torch.where(known.correct, known[quantity.name], 0.0)
 

@@ -66,7 +66,7 @@ def certify_sets(
     for name, (_, source) in sources.items():
         _check(name, source, detector)
     engine_by_name(settings.engine).require()
-    question = question_of(detector, settings.norm, smoothed=settings.smoothed)
+    question = question_of(detector, settings.norm, smoothed=settings.smoothed, bound_base=settings.bound_base)
     for evidence in evidence_for(settings):
         evidence.check(question)
     sets = {name: _Set(kind, source, _chosen(source, limit)) for name, (kind, source) in sources.items()}
@@ -144,7 +144,7 @@ def _result(
         "dtype": "float32" if settings.smoothed else settings.dtype,
         "eps": list(settings.eps),
         **summarise(records, settings.eps, smoothed=settings.smoothed),
-        "global_lipschitz": math.nan if settings.smoothed else global_constant(question),
+        "global_lipschitz": global_constant(question) if question.score.exact and not settings.smoothed else math.nan,
         "score": detector.score.label,
         "threshold": detector.threshold,
         "settings": settings.record(),

@@ -8,10 +8,18 @@ from torch import Tensor, nn
 
 from certood.analysis.bounds import Analysis, Graph, LpBall, score_lower, score_upper
 from certood.errors import CannotCertify
-from certood.scores import Logits, Score
+from certood.scores import Interval, Logits, Score
 
 # Linear bounds so little above 0 are not told from rounding.
 LEAST_MARGIN = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A network in eval mode and float64, and a score of its outputs: what a detector decides by."""
+
+    module: nn.Module
+    score: Score
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +29,22 @@ class Question:
     `score` is a function of all outputs of the network (`Detector.output_score`). Bounds are of the `graph`. Scores, and what
     attacks and samples count, are of the `module` that was captured, the user's own network in eval mode and float64, so that an
     error of the graph contradicts its bounds instead of repeating itself.
+
+    Where only a part of the network is bounded (`Score.part`), graph and score are of that part, and `scored` is the whole.
     """
 
     graph: Graph
     score: Score
     threshold: float
     norm: float = math.inf
+    scored: Scored | None = None
 
     @property
     def module(self) -> nn.Module:
-        """The network of which the graph is a copy. Raises CannotCertify where there is none."""
+        """The network that decides: the one of which the graph is a copy, or has a part of. Raises CannotCertify where there
+        is none."""
+        if self.scored is not None:
+            return self.scored.module
         if self.graph.module is None:
             raise CannotCertify(
                 "expected the graph of a captured module, got one without a module to compare it with; use capture()"
@@ -38,28 +52,43 @@ class Question:
         return self.graph.module
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, C, H, W), computed by the module; differentiable.
+        """Outputs (N, K) for images (N, C, H, W), computed by the module; differentiable.
 
         Where the module has no gradients of its own they are those of the graph; the values never are.
         """
         # A module may write into its input.
         found: Tensor = self.module(images.clone())
-        if images.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
+        if self.scored is None and images.requires_grad and torch.is_grad_enabled() and not found.requires_grad:
             followed = self.graph(images)
             found = found.detach().to(followed) + (followed - followed.detach())
         return found
 
     def scores(self, images: Tensor) -> Tensor:
         """Scores (N,) in float64 of images (N, C, H, W), by the module; differentiable."""
-        return self.score(self.logits(images).double())
+        return self._deciding(self.logits(images).double())
 
-    def graph_scores(self, images: Tensor) -> Tensor:
-        """What the graph says the scores (N,) are; they differ from `scores` only by rounding, unless the graph is wrong."""
-        return self.score(self.graph(images))
+    def graph_scores(self, images: Tensor) -> Interval:
+        """Between which values (N,) the graph says the scores are: one value unless it is of a part of the network. Up to
+        rounding `scores` lie there, unless the graph is wrong."""
+        return self.score.enclosure(self.graph(images))
 
     def class_scores(self, images: Tensor) -> Tensor | None:
         """Scores (N, K) that single classes give images, none below S, by the module; None where no single class decides."""
-        return self.score.class_scores(self.logits(images).double())
+        return self._deciding.class_scores(self.logits(images).double())
+
+    @property
+    def _deciding(self) -> Score:
+        """The score as a function of the outputs of `module`."""
+        return self.score if self.scored is None else self.scored.score
+
+    def point_margins(self, images: Tensor, accepted: bool) -> Tensor:
+        """What can be certified (N,) of γ − S at images that are accepted, of S − γ at those that are rejected, in balls of
+        radius 0: |γ − S|, or less where only a part of the network is bounded."""
+        with torch.no_grad():
+            if self.score.exact:
+                return (self.scores(images) - self.threshold).abs()
+            lower, upper = self.graph_scores(images.double())
+            return self.threshold - upper if accepted else lower - self.threshold
 
     def margin_bounds(self, logits: Logits, accepted: bool) -> Tensor:
         """Lower bounds (N,) over the ball of γ − S where images are accepted, of S − γ where they are rejected."""

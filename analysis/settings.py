@@ -24,7 +24,8 @@ class Settings:
     The first ε is the one to which `verdict` and the Lipschitz constants of a certificate belong. `tolerance` is that of
     certified radii; with `parts` above 0 they are refined by branch and bound, which splits a ball into at most that many parts
     (energy score, ReLU networks). Rows of linear bounds are computed in `dtype`, float64 or float32. `attack_steps` and
-    `restarts` are the effort of attacks, `samples` that of sampled gradients. Raises CertoodError for values that make no
+    `restarts` are the effort of attacks, `samples` that of sampled gradients. Of a guarded detector `bound_base` bounds the
+    classifier beside the guard. Raises CertoodError for values that make no
     sense.
     """
 
@@ -40,6 +41,7 @@ class Settings:
     restarts: int = 3
     samples: int = 16
     seed: int = 0
+    bound_base: bool = False
     smoothing: MedianSmoothing = field(default_factory=MedianSmoothing)
 
     def __post_init__(self) -> None:

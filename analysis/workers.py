@@ -97,7 +97,7 @@ def _start(
     """Prepare a process: each captures the network once, and ends when the one that started it is killed."""
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    question = question_of(detector, settings.norm, smoothed=settings.smoothed)
+    question = question_of(detector, settings.norm, smoothed=settings.smoothed, bound_base=settings.bound_base)
     _worker.append(Worker(detector, sources, settings, question))
 
 

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from certood.data.source import ImageSource
 from certood.data.splits import Split
-from certood.errors import CheckpointError
+from certood.errors import CertoodError, CheckpointError
 from certood.inference import as_pixels, collect_logits, logits_of_batches
 from certood.metrics import threshold_at_tpr
+from certood.models.guarded import GuardDescription
 from certood.scores import Score
+from certood.scores.base import FirstOutputs
 
 CALIBRATION_BATCH = 512
 
@@ -27,6 +29,7 @@ class Detector:
 
     `input_shape` is (C, H, W) in pixels; `mean` and `std` are the network's own normalisation, for the record;
     `options` are those with which the architecture was built. With an absent class the last output is none of `classes`.
+    With a `guard`, `model` is a `GuardedNetwork`, of whose classifier all else speaks; the guard's output is the last one.
     `split` says which in-distribution images were trained on and which held out, where that is known.
     """
 
@@ -42,6 +45,7 @@ class Detector:
     absent_class: bool = False
     tpr: float = 0.95
     split: Split | None = None
+    guard: GuardDescription | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and (type(self.threshold) not in (int, float) or math.isnan(self.threshold)):
@@ -51,12 +55,31 @@ class Detector:
     @property
     def output_score(self) -> Score:
         """The score as a function of all outputs of the network: an absent class enters only where the score reads it."""
-        return self.score.on(len(self.classes), self.outputs)
+        return self.reading(self.score)
 
     @property
     def outputs(self) -> int:
-        """How many outputs the network has."""
+        """How many outputs the classifier has; that of a guard comes after them."""
         return len(self.classes) + self.absent_class
+
+    def reading(self, score: Score) -> Score:
+        """A score as a function of all outputs of the network; raises CertoodError where the network lacks what it reads."""
+        if score.needs_guard and self.guard is None:
+            raise CertoodError(
+                f"score {score.name!r} needs a detector with a guard, as `certood train --guard-of` makes it"
+            )
+        found = score.on(len(self.classes), self.outputs)
+        return found if self.guard is None or score.needs_guard else FirstOutputs(found, self.outputs)
+
+    def bounded_part(self, *, whole: bool = False) -> tuple[nn.Module, Score]:
+        """What is bounded to certify the detector: the network, or a part of it, and a score of its outputs whose bounds hold for
+        the detector's. Of a guarded detector it is the guard, and with `whole` both networks. Raises CertoodError where
+        `whole` asks for what there is not."""
+        if whole and self.guard is None:
+            raise CertoodError(
+                "the whole of a guarded detector was asked for (--bound-base), and this one has no guard"
+            )
+        return self.output_score.part(self.model, whole=whole)
 
     def scores(self, images: Images) -> Tensor:
         """Scores (N,) of images (N, C, H, W); higher is more outlying; differentiable.

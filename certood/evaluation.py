@@ -76,7 +76,7 @@ def evaluate(
         "versions": versions(),
     }
     for score in scores or measured_scores(detector):
-        of_outputs = score.on(len(detector.classes), detector.outputs)
+        of_outputs = detector.reading(score)
         values = {name: of_outputs(part).numpy() for name, part in logits.items()}
         threshold = threshold_at_tpr(values[""], detector.tpr)
         if score == detector.score and detector.threshold is not None:
@@ -93,7 +93,8 @@ def measured_scores(detector: Detector) -> list[Score]:
     """The detector's own score with its parameters, and every other one that suits the network, with the default ones."""
     own = detector.score
     others = suitable_scores(len(detector.classes), detector.outputs)
-    return [own if score.name == own.name else score for score in others]
+    found = [own if score.name == own.name else score for score in others]
+    return found if own in found else [own, *found]
 
 
 def _measure(

@@ -15,6 +15,7 @@ from certood.train.assembly import Training, assemble
 from certood.train.batches import steps_in_epoch
 from certood.train.candidates import SCORING_BATCH
 from certood.train.epoch import train_epoch
+from certood.train.guarding import check_guarded, fingerprint, join, open_guarded
 from certood.train.progress import TrainingProgress
 from certood.train.recipe import Recipe
 from certood.train.run_directory import (
@@ -33,14 +34,20 @@ def fit(
 ) -> Detector:
     """Train by a recipe, calibrate γ on held-out ID images, evaluate, and write a run directory.
 
-    `out` is the run directory (default runs/NAME). With `resume`, training goes on after its last whole epoch, and on
-    CPU ends with the weights of an uninterrupted run. Raises RecipeError, DataError, DeviceError, ArchitectureError or
+    `out` is the run directory (default runs/NAME). A recipe of a guard trains it for the detector that `guard.of` names, and
+    writes both as one. With `resume`, training goes on after its last whole epoch, and on CPU ends with the weights of an
+    uninterrupted run. Raises RecipeError, DataError, DeviceError, ArchitectureError or
     RunDirectoryError before anything is written, TrainingDiverged when the loss is not finite, and
     ScoreCollapsed when certified training makes the score nearly constant.
     """
     out = out or Path("runs") / recipe.recipe
     fabric = build_fabric(recipe.run)
-    data = load_training_data(recipe)
+    guarded = open_guarded(recipe)
+    data = load_training_data(recipe, None if guarded is None else guarded.split)
+    fingerprints = data.fingerprints
+    if guarded is not None:
+        check_guarded(guarded, data, recipe)
+        fingerprints |= {"guarded-detector": fingerprint(guarded)}
     steps = steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
     network = build_network(recipe, data.id)
     fabric.launch()
@@ -50,16 +57,16 @@ def fit(
         check_run(run, recipe, resume=resume, overwrite=overwrite)
     with run.writing("train") if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
-            place = prepare_run(run, recipe, resume=resume, overwrite=overwrite, fingerprints=data.fingerprints)
+            place = prepare_run(run, recipe, resume=resume, overwrite=overwrite, fingerprints=fingerprints)
             if not resume:
-                write_recipe(place, recipe, data.fingerprints)
+                write_recipe(place, recipe, fingerprints)
         place = RunDirectory(Path(fabric.broadcast(str(place.folder) if fabric.is_global_zero else "")))
         training = assemble(fabric, recipe, data, network, steps)
         state = load_state(place, fabric.device, recipe.training.epochs) if resume else None
         if state is not None:
             restore(training, state, place)
         _train(training, place, progress=progress and fabric.is_global_zero)
-        detector = _calibrated(training)
+        detector = _calibrated(training) if guarded is None else join(training, guarded)
         if fabric.is_global_zero:
             save_checkpoint(detector, place.checkpoint)
             result = evaluate(
@@ -75,7 +82,7 @@ def fit(
             if place != run:
                 run.adopt(Part.TRAINING)
         fabric.barrier()
-    return load_checkpoint(run.checkpoint, architecture=recipe.model.architecture)
+    return load_checkpoint(run.checkpoint, architecture=detector.architecture)
 
 
 def check_shares(recipe: Recipe, processes: int) -> None:

@@ -16,7 +16,7 @@ PROBE_IMAGES = 256
 def probe(training: Training) -> tuple[float, float, float]:
     """Mean ‖∇ₓS‖₂ in eval mode on a fixed batch of held-out ID images and of auxiliary outliers, and accuracy.
 
-    Accuracy is that on the validation images. Outliers absent: not a number.
+    Accuracy is that on the validation images. Not a number: outliers where there are none, accuracy where nothing is classified.
     """
     network, device = training.network, training.fabric.device
     score = training.step.objective.score
@@ -29,6 +29,8 @@ def probe(training: Training) -> tuple[float, float, float]:
             continue
         chosen = torch.linspace(0, len(source) - 1, min(len(source), PROBE_IMAGES)).long()
         means.append(gradient_norms(network, to_pixels(source.batch(chosen).to(device)), score).mean().item())
+    if not training.recipe.objective.objective.classifies:
+        return means[0], means[1], math.nan
     logits = collect_logits(network, validation, batch_size=SCORING_BATCH, device=device, progress=False)
     assert validation.labels is not None
     predicted = logits[:, : len(validation.classes)].argmax(1).cpu()

@@ -14,6 +14,7 @@ from certood.train.recipe_tables import (
     CertifiedSection,
     DataSection,
     GradientSection,
+    GuardSection,
     ModelSection,
     ObjectiveSection,
     OptimiserSection,
@@ -38,6 +39,7 @@ class Recipe(Section):
     sampler: SamplerSection = SamplerSection()
     optimiser: OptimiserSection = OptimiserSection()
     certified: CertifiedSection | None = None
+    guard: GuardSection | None = None
     training: TrainingSection = TrainingSection()
 
     @model_validator(mode="after")
@@ -51,6 +53,15 @@ class Recipe(Section):
             raise ValueError("model.initialisation would be overwritten by the weights of training.init: leave one out")
         if self.data.validation_auxiliary and not self.data.auxiliary:
             raise ValueError("data.validation_auxiliary holds out a share of data.auxiliary, which is not given")
+        return self
+
+    @model_validator(mode="after")
+    def _guards_do_not_classify(self) -> "Recipe":
+        if self.guard is not None and self.objective.objective.classifies:
+            raise ValueError(
+                f"objective {self.objective.name!r} trains a classifier, and table [guard] (--guard-of) joins a guard to one: "
+                "take a recipe with objective.name = 'guard', such as cifar10-guard or digits-guard"
+            )
         return self
 
     @model_validator(mode="after")
@@ -88,9 +99,24 @@ class Recipe(Section):
         return given if given is not None else 0.05 * (self.certified is not None)
 
     @property
+    def guarded(self) -> Path | None:
+        """The detector that the network guards; None where it guards none. Raises RecipeError for a guard of nothing."""
+        named = None if self.guard is None else self.guard.of
+        if named is None and not self.objective.objective.classifies:
+            raise RecipeError(
+                f"recipe {self.recipe!r} trains a guard, which detects only beside a classifier: name the detector that it "
+                "guards with --guard-of RUN (guard.of)"
+            )
+        return named
+
+    @property
     def absent_class(self) -> bool:
         """Whether the network has one more output than there are classes."""
         return self.objective.objective.absent_class
+
+    def outputs(self, classes: int) -> int:
+        """How many outputs the network has, for ID images of so many classes."""
+        return classes + self.absent_class if self.objective.objective.classifies else 1
 
     @field_validator("recipe")
     @classmethod

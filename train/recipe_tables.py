@@ -255,3 +255,38 @@ class TrainingSection(Section):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
+
+
+class GuardSection(Section):
+    """The detector that a guard is trained for, and how both are joined: S = G/σ + α·q(E)."""
+
+    of: Path | None = Field(
+        None, description="Run, checkpoint or foreign weights of the detector that is guarded (--guard-of)."
+    )
+    alpha: float = Field(
+        2.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="α, the most that the detector's own score adds, in standard deviations of G.",
+    )
+    low: float = Field(0.5, ge=0, lt=1, description="Quantile of E on ID validation images at which q is 1 %.")
+    high: float = Field(0.95, gt=0, le=1, description="Quantile of E on ID validation images at which q is 1/2.")
+    architecture: str | None = Field(
+        None,
+        description="Of foreign weights, or the user's own code: a name, torchvision:NAME, timm:NAME, module:function.",
+    )
+    classes: int | None = Field(None, ge=1, description="Number of classes of foreign weights.")
+    input_shape: tuple[int, int, int] | None = Field(None, description="(C, H, W) of foreign weights.")
+    mean: tuple[float, ...] | None = Field(None, description="Normalisation of foreign weights, a number a channel.")
+    std: tuple[float, ...] | None = Field(None, description="Normalisation of foreign weights, a number a channel.")
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _quantiles_are_ordered(self) -> "GuardSection":
+        if self.low >= self.high:
+            raise ValueError(f"expected low < high, got {self.low:g} and {self.high:g}")
+        return self

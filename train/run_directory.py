@@ -107,7 +107,7 @@ def _check_images(run: RunDirectory, fingerprints: Mapping[str, str]) -> None:
     changed = sorted(name for name, found in fingerprints.items() if recorded.get(name, found) != found)
     if changed:
         raise RunDirectoryError(
-            f"images of {', '.join(changed)} have changed since {run.folder} was trained; restore them, or train again "
+            f"{', '.join(changed)} have changed since {run.folder} was trained; restore them, or train again "
             "with --overwrite"
         )
 

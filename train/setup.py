@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -73,8 +74,11 @@ def build_fabric(run: RunSection) -> Fabric:
     )
 
 
-def load_training_data(recipe: Recipe) -> TrainingData:
-    """Every image set that the recipe names; raises DataError where one is missing or they do not fit together."""
+def load_training_data(recipe: Recipe, recorded: Split | None = None) -> TrainingData:
+    """Every image set that the recipe names; raises DataError where one is missing or they do not fit together.
+
+    Where the ID images are those of a `recorded` split, they are divided as it has them.
+    """
     data = recipe.data
     splits = load_id(
         data.id,
@@ -83,6 +87,7 @@ def load_training_data(recipe: Recipe) -> TrainingData:
         validation=data.validation if data.validation < 1 else int(data.validation),
         seed=data.split_seed,
         size=data.size,
+        recorded=recorded,
     )
     if len(splits.train.classes) < 2:
         raise DataError(
@@ -152,7 +157,7 @@ def build_network(recipe: Recipe, splits: IdSplits) -> Classifier:
         )
     model = build_model(
         recipe.model.architecture,
-        num_classes=len(train.classes) + recipe.absent_class,
+        num_classes=recipe.outputs(len(train.classes)),
         input_shape=train.shape,
         mean=mean,
         std=std,
@@ -164,17 +169,18 @@ def build_network(recipe: Recipe, splits: IdSplits) -> Classifier:
         # The recipe names the user's code; the file that training starts from does not.
         named = recipe.model.architecture if runs_user_code(recipe.model.architecture) else None
         start = load_checkpoint(recipe.training.init, architecture=named)
-        _require_unseen(start.split, splits, recipe)
+        require_unseen(start.split, splits, recipe, recipe.training.init)
         model.load_state_dict(_fitted(start.model.state_dict(), model.state_dict(), recipe))
     return model
 
 
-def _require_unseen(start: Split | None, splits: IdSplits, recipe: Recipe) -> None:
-    """Raise DataError where the weights to start from were trained on what is now a validation or test image."""
+def require_unseen(start: Split | None, splits: IdSplits, recipe: Recipe, path: Path | None) -> None:
+    """Raise DataError where the weights of a file, which have the split `start`, were trained on what is now a validation or
+    test image."""
     seen = None if start is None else seen_in_training(start, splits, root=recipe.data.root)
     if start is not None and seen:
         raise DataError(
-            f"{recipe.training.init} was trained on {seen} of the images that are validation or test images here; use its "
+            f"{path} was trained on {seen} of the images that are validation or test images here; use its "
             f"split: data.split_seed={start.seed}, data.validation={start.validation:g}, "
             f"data.id={start.id}, data.id_test={start.id_test or ''}"
         )

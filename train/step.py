@@ -75,7 +75,7 @@ class TrainingStep(nn.Module):
         with recorded_statistics(self.model, statistics) if repeated else nullcontext():
             logits = at_least_float32(self.model(images_in if bounds_alone else images))
         logits_in, logits_out = logits[: len(labels)], logits[len(labels) :]
-        cross_entropy = F.cross_entropy(logits_in, labels)
+        cross_entropy = F.cross_entropy(logits_in, labels) if objective.classifies else logits.new_zeros(())
         outlier = gradient = added = cross_entropy.new_zeros(())
         if len(images) > len(labels):
             scores_in = objective.trained_score(logits_in)

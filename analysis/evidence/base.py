@@ -10,6 +10,7 @@ from torch import Tensor
 from certood.analysis.evidence.quantities import Kind, Quantity, Side, Subject
 from certood.analysis.question import Question
 from certood.analysis.settings import Settings
+from certood.scores import Interval
 
 
 @dataclass
@@ -17,9 +18,9 @@ class Known:
     """What is known of a batch of N images: their scores and decisions, and what earlier evidence has found.
 
     `kind` is "id" or "ood", `indices` are the numbers of the images in their set, by which random numbers are drawn. `scores`,
-    `margins` |γ − S| and `accepted` are (N,); `copied` (N,) are the scores of the captured graph, None where nothing was
-    captured. `quantities` are those that were computed so far, and `values` are theirs, (N,), or (E, N) for every radius ε of the
-    settings. `methods` names what computed the bounds, also where another method was asked for.
+    `margins` |γ − S| and `accepted` are (N,); `copied` are the least and the largest scores (N,) by the captured graph, None
+    where nothing was captured. `quantities` are those that were computed so far, and `values` are theirs, (N,), or (E, N) for
+    every radius ε of the settings. `methods` names what computed the bounds, also where another method was asked for.
     """
 
     kind: str
@@ -27,7 +28,7 @@ class Known:
     scores: Tensor
     margins: Tensor
     accepted: Tensor
-    copied: Tensor | None = None
+    copied: Interval | None = None
     values: dict[str, Tensor] = field(default_factory=dict)
     quantities: list[Quantity] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
@@ -81,6 +82,6 @@ class Evidence(ABC):
     def __call__(self, question: Question, images: Tensor, known: Known) -> Mapping[str, Tensor]:
         """The quantities by name, of float64 images (N, C, H, W) in [0, 1]: (N,) each, (E, N) where there is one for every ε.
 
-        What is returned beyond the quantities is known to later evidence, and not recorded. A radius needs to be right only
-        where the decision is correct: elsewhere it is recorded as 0.
+        A quantity that is left out stays empty. What is returned beyond the quantities is known to later evidence, and not
+        recorded. A radius needs to be right only where the decision is correct: elsewhere it is recorded as 0.
         """

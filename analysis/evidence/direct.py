@@ -116,8 +116,7 @@ def certified_radii(
             margins, closed = zip(*found, strict=True)
             return torch.cat(margins), torch.cat(closed)
 
-        with torch.no_grad():
-            start = (question.scores(images[members]) - question.threshold).abs()
+        start = question.point_margins(images[members], decision)
         begin = torch.full_like(start, 0.01) if guess is None else guess[members].to(torch.float64)
         limit = largest_radius(question.norm, images[0].numel())
         found[members] = _largest(slack, start, begin, limit, tolerance, max_passes)

@@ -55,7 +55,9 @@ class LipschitzRadii(Evidence):
     )
 
     def __call__(self, question: Question, images: Tensor, known: Known) -> Mapping[str, Tensor]:
-        """The radii (N,) of the minimum rule and of the step rule."""
+        """The radii (N,) of the minimum rule and of the step rule; neither where there are no constants."""
+        if "lipschitz" not in known.values:
+            return {}
         order = sorted(range(len(self.settings.eps)), key=lambda place: self.settings.eps[place])
         grid, constants = [self.settings.eps[place] for place in order], known["lipschitz"][order]
         return {

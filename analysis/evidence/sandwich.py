@@ -2,7 +2,7 @@
 
 Of the same unknown value every certified lower bound is at most every certified or found upper bound, and every found lower
 bound at most every certified upper bound; every score that is found in a ball lies within all certified bounds of that
-ball; the score of the captured graph is the network's own. What does not hold means that something is not sound, and is
+ball; the network's own score is that of the captured graph. What does not hold means that something is not sound, and is
 counted, never dropped.
 """
 
@@ -32,7 +32,7 @@ def violations(known: Known) -> Tensor:
 def _pairs(known: Known) -> Iterator[tuple[Subject, Tensor, Tensor]]:
     """What each pair is about, and the two values, of which the first must not exceed the second; (N,) or (E, N)."""
     if known.copied is not None:
-        yield from (("score", known.copied, known.scores), ("score", known.scores, known.copied))
+        yield from (("score", known.copied.lower, known.scores), ("score", known.scores, known.copied.upper))
     subjects: tuple[Subject, ...] = ("radius", "lipschitz")
     for of in subjects:
         for low in known.every(of, "lower", "certified"):

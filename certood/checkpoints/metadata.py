@@ -9,7 +9,8 @@ from certood import __version__
 from certood.data.splits import Split
 from certood.detector import Detector
 from certood.errors import CheckpointError
-from certood.scores import Score, score_of_description
+from certood.models.guarded import GuardDescription
+from certood.scores import GUARDED_SCORES, Score, score_of_description
 
 SCHEMA_VERSION = 1
 # Images of this many values, and options of this size, are far beyond any network that is certified.
@@ -20,6 +21,21 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Bounded = Field(ge=-LARGEST_OPTION, le=LARGEST_OPTION, allow_inf_nan=False)
 Option = bool | Annotated[int, Field(ge=-LARGEST_OPTION, le=LARGEST_OPTION)] | Annotated[float, Bounded] | str
 Side = Annotated[int, Field(ge=1, le=2**20)]
+
+
+class GuardMetadata(BaseModel):
+    """What a checkpoint says of a guard; it shares the classifier's image shape."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    architecture: str
+    options: dict[str, Option]
+    mean: tuple[Finite, ...]
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+
+    def known(self) -> GuardDescription:
+        """The description of the guard."""
+        return GuardDescription(self.architecture, self.mean, self.std, self.options)
 
 
 class Metadata(BaseModel):
@@ -40,6 +56,7 @@ class Metadata(BaseModel):
     threshold: Finite | None
     tpr: float = Field(gt=0, le=1)
     split: dict[str, Any] | None = None
+    guard: GuardMetadata | None = None
 
     @model_validator(mode="after")
     def _sizes_make_sense(self) -> "Metadata":
@@ -49,8 +66,11 @@ class Metadata(BaseModel):
             )
         if math.prod(self.input_shape) > MOST_VALUES:
             raise ValueError(f"images of shape {self.input_shape} have more than {MOST_VALUES:,} values")
-        if not len(self.mean) == len(self.std) == self.input_shape[0]:
-            raise ValueError(f"{self.input_shape[0]} channels, but mean {self.mean} and std {self.std}")
+        for part in (self, self.guard) if self.guard is not None else (self,):
+            if not len(part.mean) == len(part.std) == self.input_shape[0]:
+                raise ValueError(f"{self.input_shape[0]} channels, but mean {part.mean} and std {part.std}")
+        if self.score.get("name") in GUARDED_SCORES.names() and self.guard is None:
+            raise ValueError(f"score {self.score['name']!r} reads a guard, and there is none")
         return self
 
     @property
@@ -82,9 +102,16 @@ def metadata_of(detector: Detector) -> Metadata:
             threshold=detector.threshold,
             tpr=detector.tpr,
             split=None if detector.split is None else detector.split.to_plain(),
+            guard=_guard_metadata(detector.guard),
         )
     except ValidationError as error:
         raise CheckpointError(f"this detector cannot be stored: {explained(error)}") from error
+
+
+def _guard_metadata(guard: GuardDescription | None) -> GuardMetadata | None:
+    if guard is None:
+        return None
+    return GuardMetadata(architecture=guard.architecture, options=dict(guard.options), mean=guard.mean, std=guard.std)
 
 
 def explained(error: ValidationError) -> str:

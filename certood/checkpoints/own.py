@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import nn
 
 from certood.checkpoints.metadata import Metadata, explained, metadata_of
 from certood.checkpoints.onnx_file import ONNX_ARCHITECTURE
@@ -14,8 +15,9 @@ from certood.checkpoints.weights import load_weights, read_header, read_safetens
 from certood.detector import Detector
 from certood.errors import CertoodError, CheckpointError
 from certood.files import replacing
-from certood.models import Classifier, build_model
-from certood.models.catalogue import runs_user_code
+from certood.models import build_model
+from certood.models.catalogue import build_guard, runs_user_code
+from certood.models.guarded import GuardedNetwork
 from certood.runs.directory import RunDirectory
 from certood.runs.identity import weights_hash
 
@@ -77,6 +79,7 @@ def load_checkpoint(
         absent_class=metadata.absent_class,
         tpr=metadata.tpr,
         split=split,
+        guard=None if metadata.guard is None else metadata.guard.known(),
     )
 
 
@@ -114,8 +117,8 @@ def _read_metadata(path: Path) -> Metadata:
         raise CheckpointError(f"{path} has damaged metadata ({explained(error)})") from error
 
 
-def _build(metadata: Metadata) -> Classifier:
-    return build_model(
+def _build(metadata: Metadata) -> nn.Module:
+    classifier = build_model(
         metadata.architecture,
         num_classes=metadata.outputs,
         input_shape=metadata.input_shape,
@@ -123,6 +126,9 @@ def _build(metadata: Metadata) -> Classifier:
         std=metadata.std,
         options=metadata.options,
     )
+    if metadata.guard is None:
+        return classifier
+    return GuardedNetwork(classifier, build_guard(metadata.guard.known(), metadata.input_shape))
 
 
 def _check_size(path: Path, metadata: Metadata) -> None:

@@ -85,6 +85,9 @@ class EngineName(click.ParamType[str]):
     show_default=True,
     help="Precision of linear bounds; float32 is faster, and widened by its rounding errors.",
 )
+@click.option(
+    "--bound-base", is_flag=True, help="Bound the classifier of a guarded detector as well, not its guard alone."
+)
 @click.option("--iterations", type=click.IntRange(1), default=20, show_default=True, help="Steps of α-CROWN.")
 @click.option("--sigma", type=float, default=0.12, show_default=True, help="Noise of smoothing, in pixels.")
 @click.option(
@@ -119,6 +122,7 @@ def command(
     data_root: Path | None,
     parts: int,
     dtype: str,
+    bound_base: bool,
     iterations: int,
     sigma: float,
     samples: int,
@@ -167,6 +171,7 @@ def command(
         parts=parts,
         dtype=dtype,
         seed=seed,
+        bound_base=bound_base,
         smoothing=MedianSmoothing(sigma, samples, confidence),
     )
     require_applicable(_given(), settings)

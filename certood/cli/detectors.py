@@ -79,8 +79,8 @@ def chosen_score(detector: "Detector", score_name: str | None) -> "Score":
     from certood.scores import score_by_name
 
     own = score_name is None or score_name == detector.score.name
-    score = detector.score if own else score_by_name(score_name or "")
-    score.on(len(detector.classes), detector.outputs)
+    score = detector.score if own else score_by_name(score_name or "", detector.score)
+    detector.reading(score)
     return score
 
 

@@ -85,7 +85,7 @@ def command(
         raise click.UsageError("--calibrate stores γ in a checkpoint of certood; foreign weights have no place for it")
     out = out or files.evaluation
     refuse_foreign(out, lambda content: b'"accuracy"' in content and b'"scores"' in content)
-    scores = [score_by_name(name) for name in score_names]
+    scores = [score_by_name(name, detector.score) for name in score_names]
     kept = [score.label for score in scores or measured_scores(detector)]
     with RunDirectory.of(out).writing("evaluate"):
         if calibrate:

@@ -10,13 +10,19 @@ from certood.cli.detectors import foreign_options
 @click.command("inspect")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--score", "score_name", help="Another score than the detector's own, e.g. energy:temperature=2.")
+@click.option(
+    "--bound-base",
+    is_flag=True,
+    help="List those of the classifier of a guarded detector as well, not its guard's alone.",
+)
 @foreign_options
-def command(checkpoint: Path, score_name: str | None, **foreign: str | int | None) -> None:
+def command(checkpoint: Path, score_name: str | None, bound_base: bool, **foreign: str | int | None) -> None:
     """List every operation of the network in CHECKPOINT, supported or not, and where it stands in the source.
 
     Exit code 0 where all are supported, 3 where one is not.
     """
     import sys
+    from dataclasses import replace
 
     import torch
     from rich.console import Console
@@ -32,7 +38,11 @@ def command(checkpoint: Path, score_name: str | None, **foreign: str | int | Non
     click.echo(
         f"{detector.architecture}: {len(detector.classes)} classes, images {shape}, score {score.label}, γ {threshold}"
     )
-    found = list_operations(detector.model, torch.zeros(1, *detector.input_shape))
+    part, _ = replace(detector, score=score).bounded_part(whole=bound_base)
+    if detector.guard is not None and score.needs_guard:
+        bounded = f"it and {detector.architecture} are" if bound_base else "it alone is"
+        click.echo(f"guarded by {detector.guard.architecture}; {bounded} bounded")
+    found = list_operations(part, torch.zeros(1, *detector.input_shape))
     table = Table()
     for head in ("operation", "times", "bounded", "first place in the source"):
         table.add_column(head, justify="right" if head == "times" else "left")

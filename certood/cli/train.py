@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from certood.cli.detectors import foreign_options
 from certood.cli.interruption import interruptible
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps (run.device).")
 @click.option("--devices", type=int, help="Processes on this machine (run.devices).")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder of the image sets (data.root).")
+@click.option(
+    "--guard-of",
+    type=click.Path(path_type=Path),
+    help="Train a certified guard of this run, checkpoint or foreign weights (guard.of); a recipe such as digits-guard.",
+)
+@foreign_options
 @click.option("--list", "list_recipes", is_flag=True, help="List the built-in recipes and stop.")
 def command(
     recipe: str | None,
@@ -38,11 +45,14 @@ def command(
     device: str | None,
     devices: int | None,
     data_root: Path | None,
+    guard_of: Path | None,
     list_recipes: bool,
+    **foreign: str | int | None,
 ) -> None:
     """Train a detector by RECIPE: a built-in name or a TOML file.  [default: digits-greg-plus]
 
-    The run directory receives recipe.toml, checkpoint.safetensors, training.csv and evaluation.json.
+    With --guard-of the run is one detector of both networks, see docs/guards.md; the options after it describe foreign weights
+    that are guarded. The run directory receives recipe.toml, checkpoint.safetensors, training.csv and evaluation.json.
     """
     from certood.train.recipe import DEFAULT_RECIPE, load_recipe, recipe_names
 
@@ -55,11 +65,22 @@ def command(
         "run.device": device,
         "run.devices": devices,
         "data.root": data_root,
+        "guard.of": guard_of,
     }
+    named |= {f"guard.{name}": _as_toml(name, value) for name, value in foreign.items()}
+    if guard_of is None and any(value is not None for value in foreign.values()):
+        raise click.UsageError(
+            "--architecture, --classes, --input-shape, --mean and --std describe what --guard-of names"
+        )
     options = tuple(f"{key}={value}" for key, value in named.items() if value is not None)
     loaded = load_recipe(recipe or DEFAULT_RECIPE, settings + options)
     out = out or Path("runs") / loaded.recipe
     _train(loaded, out, resume=resume, overwrite=overwrite)
+
+
+def _as_toml(name: str, value: str | int | None) -> str | int | None:
+    """An option of foreign weights as a value of a recipe: numbers separated by commas are a list."""
+    return f"[{value}]" if value is not None and name in ("input_shape", "mean", "std") else value
 
 
 def _train(recipe: "Recipe", out: Path, *, resume: bool, overwrite: bool) -> None:

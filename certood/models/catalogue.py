@@ -11,9 +11,10 @@ from certood.errors import ArchitectureError
 from certood.models.cifar_resnet import CifarResNet
 from certood.models.classifier import Classifier, Interface
 from certood.models.densenet import DenseNetBC
+from certood.models.guarded import GuardDescription
 from certood.models.lipschitz import LipschitzCNN
 from certood.models.resnet import ResNet18
-from certood.models.small import SmallCNN, SmallMLP
+from certood.models.small import SmallCNN, SmallMLP, StridedCNN
 from certood.models.timm_networks import timm_classifier
 from certood.models.wide_resnet import WideResNet
 from certood.models.wrapped import torchvision_classifier, user_classifier
@@ -21,6 +22,7 @@ from certood.models.wrapped import torchvision_classifier, user_classifier
 ARCHITECTURES: dict[str, Callable[..., Classifier]] = {
     "small-cnn": SmallCNN,
     "small-mlp": SmallMLP,
+    "strided-cnn": StridedCNN,
     "resnet18": ResNet18,
     "resnet20": partial(CifarResNet, depth=20),
     "resnet32": partial(CifarResNet, depth=32),
@@ -78,6 +80,31 @@ def build_model(
             f"{architecture} gives {tuple(outputs.shape)} for one image, expected (1, {num_classes})"
         )
     return model.train()
+
+
+def require_guard(architecture: str) -> None:
+    """Raise ArchitectureError for a guard of the user's own code: opening its detector's checkpoint would run it unnamed."""
+    if runs_user_code(architecture):
+        raise ArchitectureError(
+            f"a guard is a built-in network, torchvision:NAME or timm:NAME, so that its detector's checkpoint can be opened "
+            f"without running other code; found {architecture}"
+        )
+
+
+def build_guard(guard: GuardDescription, input_shape: tuple[int, int, int]) -> Classifier:
+    """A guard with fresh weights, for images (C, H, W): a network with one output.
+
+    Raises ArchitectureError as `build_model` and `require_guard` do.
+    """
+    require_guard(guard.architecture)
+    return build_model(
+        guard.architecture,
+        num_classes=1,
+        input_shape=input_shape,
+        mean=guard.mean,
+        std=guard.std,
+        options=guard.options,
+    )
 
 
 def _make(architecture: str, interface: Interface, options: dict[str, Any]) -> Classifier:

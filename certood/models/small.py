@@ -40,6 +40,42 @@ class SmallCNN(Classifier):
         return logits
 
 
+class StridedCNN(Classifier):
+    """Two strided 4×4 convolutions, a 3×3 one, average pooling and two linear layers with ReLU; images from 8×8 pixels on.
+
+    `width` is the number of channels of the first convolution (the others have twice as many), `hidden` that of features.
+    Large kernels, large strides and few layers keep intervals narrow: the network of guards.
+    """
+
+    def __init__(self, interface: Interface, width: int = 48, hidden: int = 128) -> None:
+        super().__init__(interface)
+        channels, height, rest = interface.input_shape
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, width, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(2 * width * (height // 2 // 2 // 2) * (rest // 2 // 2 // 2), hidden),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Linear(hidden, interface.num_classes)
+        initialise(self)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features (N, hidden) of images (N, C, H, W) in [0, 1]."""
+        features: Tensor = self.body(self.normalise(images))
+        return features
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits (N, K) of features (N, hidden)."""
+        logits: Tensor = self.classifier(features)
+        return logits
+
+
 class SmallMLP(Classifier):
     """Linear layers with ReLU: `depth` hidden layers of `width` units."""
 

@@ -1,7 +1,8 @@
 """What a result is about: the SHA-256 of everything that makes a detector, and whether two results are about the same one.
 
 A detector is its weights, the structure and the source of its network, its architecture and options, image shape, classes,
-normalisation, absent class, score with parameters, and γ. Hashes are computed from bytes whenever they are needed; none is kept.
+normalisation, absent class, score with parameters, guard, and γ. Hashes are computed from bytes whenever they are needed; none
+is kept.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,9 +39,10 @@ def detector_identity(detector: Detector) -> dict[str, Any]:
         "mean": list(detector.mean),
         "std": list(detector.std),
         "absent_class": detector.absent_class,
-        "score": {"name": detector.score.name, **vars(detector.score)},
+        "score": detector.score.description,
         "threshold": detector.threshold,
         "tpr": detector.tpr,
+        "guard": None if detector.guard is None else asdict(detector.guard),
         "weights": weights_hash(detector.model.state_dict()),
         "structure": _structure_hash(detector.model),
         "source": _source_hash(detector),

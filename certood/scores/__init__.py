@@ -8,13 +8,15 @@ from certood.scores.absent_class import AbsentClass, AbsentClassLogProbability
 from certood.scores.base import Score
 from certood.scores.energy import Energy
 from certood.scores.entropy import Entropy
+from certood.scores.guarded import Guarded
 from certood.scores.kl_uniform import KLUniform, UniformLogLikelihood
 from certood.scores.max_logit import MaxLogit
 from certood.scores.msp import MSP
 from certood.scores.protocol import BoxBounds, GradientBox, Interval, LogitBounds, Logits, ScoreRows, Side, Tangents
-from certood.scores.registry import SCORES, score_by_name, score_of_description, suitable_scores
+from certood.scores.registry import GUARDED_SCORES, SCORES, score_by_name, score_of_description, suitable_scores
 
 __all__ = [
+    "GUARDED_SCORES",
     "MSP",
     "SCORES",
     "AbsentClass",
@@ -23,6 +25,7 @@ __all__ = [
     "Energy",
     "Entropy",
     "GradientBox",
+    "Guarded",
     "Interval",
     "KLUniform",
     "LogitBounds",

@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from certood.errors import CannotCertify
@@ -30,6 +30,13 @@ class Score(ABC):
     theorem; `rows`, `upper`, `lower`, `bounds` and `box_bounds` are overridden where more is known. Without it, it is measured
     and never certified. Bounds are differentiable functions of what is known of the logits.
     """
+
+    needs_guard: ClassVar[bool] = False
+    """Whether it also reads the output of a guard, which follows those of the classifier."""
+
+    exact: ClassVar[bool] = True
+    """Whether it is a function of the outputs that its bounds read. One that is not reads more, of which they hold whatever
+    it is: values are enclosed, and nothing is known of its gradient."""
 
     @property
     @abstractmethod
@@ -75,6 +82,16 @@ class Score(ABC):
     def class_scores(self, logits: Tensor) -> Tensor | None:
         """For each class a score (N, K), at least S, that the class alone gives; None where no single class decides."""
         return None
+
+    def part(self, network: nn.Module, *, whole: bool) -> tuple[nn.Module, "Score"]:
+        """What is bounded in place of the score of a network: a part of the network, and a score of that part's outputs whose
+        bounds hold for S. By default, and in any case with `whole`, the whole network."""
+        return network, self
+
+    def enclosure(self, logits: Tensor) -> Interval:
+        """The least and the largest values (N,) that the score may have at these outputs (N, K): one value where it is exact."""
+        values = self(logits)
+        return Interval(values, values)
 
     def to_row_scale(self, value: float) -> float:
         """A score on the scale on which `rows` bound it: an increasing function."""

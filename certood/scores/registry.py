@@ -16,6 +16,7 @@ from certood.scores.absent_class import AbsentClass
 from certood.scores.base import Score
 from certood.scores.energy import Energy
 from certood.scores.entropy import Entropy
+from certood.scores.guarded import Guarded
 from certood.scores.kl_uniform import KLUniform
 from certood.scores.max_logit import MaxLogit
 from certood.scores.msp import MSP
@@ -33,15 +34,22 @@ SCORES: Registry[Score] = Registry(
     },
 )
 
+# Scores of a classifier's outputs and, after them, its guard's: their bounds are those of a part of the network.
+GUARDED_SCORES: Registry[Score] = Registry(
+    "score of a guarded detector", "certood.guarded_scores", {"guarded": Guarded}
+)
 
-def score_by_name(text: str) -> Score:
+
+def score_by_name(text: str, like: Score | None = None) -> Score:
     """The score that a text names, with parameters where it gives them: "energy", "energy:temperature=2".
 
+    A guarded score takes those that the text leaves out from `like`, if that is of the same name: they belong to a detector.
     Raises CertoodError for an unknown name, which names the nearest known one, and for parameters that do not fit.
     """
     name, _, rest = text.partition(":")
     pairs = [part.partition("=") for part in rest.split(",")] if rest else []
-    return _made(name, {key.strip(): value.strip() for key, _, value in pairs})
+    own = like.parameters if like is not None and like.needs_guard and like.name == name else {}
+    return _made(name, own | {key.strip(): value.strip() for key, _, value in pairs})
 
 
 def score_of_description(description: Mapping[str, Any]) -> Score:
@@ -59,7 +67,7 @@ def suitable_scores(classes: int, outputs: int) -> list[Score]:
 def _made(name: str, parameters: Mapping[str, Any]) -> Score:
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 (importing the scores stays light)
 
-    kind = SCORES.find(name)
+    kind = (GUARDED_SCORES if name in GUARDED_SCORES.names() else SCORES).find(name)
     hints = get_type_hints(kind)
     known = {field.name: hints[field.name] for field in fields(kind)}  # type: ignore[arg-type]
     values = {}

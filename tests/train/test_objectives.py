@@ -46,6 +46,7 @@ FORMULAS: dict[str, tuple[Any, float]] = {
     "energy": (lambda inside, outside: hinge(inside, outside, -23.0, -5.0), 0.1),
     "absent-class": (lambda inside, outside: -np.log(softmax(outside)[:, -1]).mean(), 1.0),
     "logistic": (lambda inside, outside: logistic(inside, outside, -4.3), 0.5),
+    "guard": (lambda inside, outside: logistic(inside, outside, 0.0), 1.0),
 }
 
 

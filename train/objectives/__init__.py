@@ -5,6 +5,7 @@ from certood.train.objectives.absent_class import AbsentClassTarget
 from certood.train.objectives.base import Objective
 from certood.train.objectives.cross_entropy import CrossEntropyOnly
 from certood.train.objectives.energy import EnergyMargin
+from certood.train.objectives.guard import GuardOutput
 from certood.train.objectives.logistic import LogisticEnergy
 from certood.train.objectives.outlier_exposure import OutlierExposure
 
@@ -19,5 +20,6 @@ OBJECTIVES: Registry[Objective] = Registry(
         "energy": EnergyMargin,
         "absent-class": AbsentClassTarget,
         "logistic": LogisticEnergy,
+        "guard": GuardOutput,
     },
 )

@@ -28,6 +28,9 @@ class Objective(ABC):
     needs_outliers: ClassVar[bool] = True
     """Whether training by it takes auxiliary outliers."""
 
+    classifies: ClassVar[bool] = True
+    """Whether the network classifies, by cross-entropy; one that does not has a single output, and guards another detector."""
+
     absent_class: ClassVar[bool] = False
     """Whether the network has one more output, the last one, than there are classes."""
 
