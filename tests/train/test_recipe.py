@@ -18,9 +18,9 @@ from certood.train.schedules.cosine import Cosine
 from certood.train.sections import FamilySection
 
 METHODS = {
-    "digits": ("ce", "oe", "energy", "greg", "greg-plus", "certified", "certified-greg", "lipschitz"),
+    "digits": ("ce", "oe", "energy", "greg", "greg-plus", "certified", "certified-greg", "lipschitz", "guard"),
     "mnist": ("ce", "oe", "energy", "greg", "greg-plus", "certified", "certified-greg"),
-    "cifar10": ("ce", "oe", "energy", "dos", "greg", "greg-plus", "certified", "lipschitz"),
+    "cifar10": ("ce", "oe", "energy", "dos", "greg", "greg-plus", "certified", "lipschitz", "guard"),
     "cifar100": ("ce", "oe", "energy", "dos", "greg", "greg-plus"),
     "imagenet-subset": ("ce", "greg", "greg-plus"),
 }
@@ -36,12 +36,24 @@ def test_a_built_in_recipe_is_what_its_name_says(name: str) -> None:
     recipe = load_recipe(name)
     method = next(
         method
-        for method in ("greg-plus", "certified-greg", "certified", "greg", "energy", "oe", "dos", "lipschitz", "ce")
+        for method in (
+            "greg-plus",
+            "certified-greg",
+            "certified",
+            "guard",
+            "greg",
+            "energy",
+            "oe",
+            "dos",
+            "lipschitz",
+            "ce",
+        )
         if name.endswith(f"-{method}")
     )
     assert recipe.recipe == name
     assert (recipe.gradient.weight > 0) == ("greg" in method)
-    assert (recipe.certified is not None) == method.startswith("certified")
+    assert (recipe.certified is not None) == method.startswith(("certified", "guard"))
+    assert (recipe.guard is not None) == (method == "guard") == (not recipe.objective.objective.classifies)
     assert (recipe.sampler.name == "cluster") == (method == "greg-plus")
     assert recipe.uses_outliers == (method != "ce")
     assert recipe.absent_class == (method == "dos")
