@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from certood.analysis.bounds import LpBall, analyse, capture
@@ -151,13 +152,16 @@ def test_the_norm_of_a_convolution_of_separate_blocks_is_that_of_its_matrix() ->
     assert convolution_norm(operation, torch.Size((3, 8, 6)), 2) == pytest.approx(exact, rel=1e-6)
 
 
-def test_a_global_constant_in_closed_form() -> None:
-    """Two linear layers of ones and a ReLU: row sums 4 and 2 give 8 for l_inf."""
+@pytest.mark.parametrize(
+    ("norm", "first", "last"), [(math.inf, 4.0, 2.0), (2, math.sqrt(8), math.sqrt(2)), (1, 2.0, 1.0)]
+)
+def test_a_global_constant_in_closed_form(norm: float, first: float, last: float) -> None:
+    """Two linear layers of ones and a ReLU: the first counts by its operator norm, the last by the dual norm of a row."""
     model = nn.Sequential(Normalise([0.0], [0.5]), nn.Flatten(), nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 3)).double()
     for layer in (model[2], model[4]):
         layer.weight.data.fill_(1.0)
-    question = Question(capture(model, torch.zeros(1, 1, 2, 2)), Energy(), 0.0)
-    assert global_lipschitz(question) == pytest.approx(2 * 4 * 2, rel=1e-6)
+    question = Question(capture(model, torch.zeros(1, 1, 2, 2)), Energy(), 0.0, norm)
+    assert global_lipschitz(question) == pytest.approx(2 * first * last, rel=1e-6)
 
 
 def test_radii_from_constants_by_hand() -> None:
@@ -180,6 +184,17 @@ def test_clever_is_never_below_its_samples() -> None:
     found = clever(norms)
     assert (found >= norms.amax(0)).all()
     assert found[2] == 1
+
+
+def test_clever_fits_the_maxima_of_consecutive_batches() -> None:
+    """Gradient norms 1 − u², whose distribution ends at 1."""
+    norms = 1 - torch.rand(240, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).square()
+    found = clever(norms, batch=6)
+    for column, value in zip(norms.T.tolist(), found.tolist(), strict=True):
+        maxima = [max(column[start : start + 6]) for start in range(0, 240, 6)]
+        _, location, _ = stats.weibull_max.fit(maxima, loc=1.01 * max(maxima))
+        assert value == pytest.approx(max(location, *column), rel=1e-6)
+        assert value == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("kind", ["id", "ood"])

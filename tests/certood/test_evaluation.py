@@ -1,7 +1,7 @@
 """Evaluation: numbers of a detector whose scores are known, and the files it writes."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,9 +77,18 @@ def test_every_number_is_scikit_learns(setting: Setting) -> None:
     assert entry["mean"]["auroc"] == pytest.approx(np.mean([entry["sets"][name]["auroc"] for name in setting.ood]))
 
 
-def test_the_stored_threshold_is_used_for_the_detectors_own_score(setting: Setting) -> None:
-    from dataclasses import replace
+def test_an_absent_class_is_never_a_prediction(setting: Setting) -> None:
+    """The largest output is the last one, which is none of the classes: accuracy is that of the others."""
 
+    class More(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.cat([Brightness()(images), torch.full((len(images), 1), 99.0)], 1)
+
+    detector = replace(setting.detector, model=More(), absent_class=True)
+    assert evaluate(detector, setting.splits, setting.ood, progress=False)["accuracy"] == 1
+
+
+def test_the_stored_threshold_is_used_for_the_detectors_own_score(setting: Setting) -> None:
     result = evaluate(replace(setting.detector, threshold=1e9), setting.splits, setting.ood, progress=False)
     assert result["scores"]["energy"]["threshold"] == 1e9
     assert result["scores"]["energy"]["mean"]["fpr95"] == 1

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from certood.errors import CertoodError
@@ -57,6 +58,19 @@ def test_the_bootstrap_interval_covers_and_repeats() -> None:
     assert low < auroc(inside, outside) < high
     assert 0.02 < high - low < 0.12
     assert (low, high) == bootstrap_interval(auroc, inside, outside, samples=300, seed=1)
+
+
+@pytest.mark.parametrize(("confidence", "deviations"), [(0.95, 1.960), (0.8, 1.282)])
+def test_the_bootstrap_interval_has_the_confidence_that_is_asked_for(confidence: float, deviations: float) -> None:
+    """Of a mean, whose resamplings are normal with the deviation σ/√n."""
+    inside = np.random.default_rng(0).normal(0, 1, 400)
+
+    def mean(inside: ArrayLike, outside: ArrayLike) -> float:
+        return float(np.mean(inside))
+
+    low, high = bootstrap_interval(mean, inside, [0.0], samples=4000, confidence=confidence, seed=1)
+    reach = deviations * inside.std() / np.sqrt(400)
+    assert (low, high) == pytest.approx((inside.mean() - reach, inside.mean() + reach), abs=0.1 * reach)
 
 
 @pytest.mark.parametrize(

@@ -398,6 +398,10 @@ def test_held_out_auxiliary_outliers_are_not_trained_on() -> None:
     assert kept | held == both
     assert len(data.auxiliary) + len(data.auxiliary_validation) == len(whole)
     assert "auxiliary-validation/digits-auxiliary" in data.fingerprints
+    # Which they are is part of the split: it follows its seed, and not that of the run.
+    others = [load_training_data(recipe("digits-certified", other)) for other in ("run.seed=1", "data.split_seed=1")]
+    found = [other.auxiliary_validation.fingerprint for other in others if other.auxiliary_validation is not None]
+    assert [one == data.auxiliary_validation.fingerprint for one in found] == [True, False]
 
 
 @pytest.mark.slow
