@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from certood.analysis.bounds import Graph, capture
 from certood.models.classifier import Normalise
 
 SHAPE = (2, 8, 8)
@@ -131,6 +132,12 @@ def network(name: str, trained: bool = False) -> nn.Module:
             loss.backward()
             optimiser.step()
     return model.double().eval()
+
+
+@cache
+def captured(name: str, trained: bool = False) -> Graph:
+    """The graph of such a network, whose `module` it is; made once in a process, since torch.export takes long."""
+    return capture(network(name, trained), images(1))
 
 
 def sampled(x: Tensor, eps: float, norm: float, count: int, seed: int = 2) -> Tensor:
