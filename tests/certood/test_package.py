@@ -77,6 +77,7 @@ def test_the_wheel_holds_every_module_once_and_nothing_at_the_top(wheel: Path) -
     assert "certood/train/recipes/digits-greg-plus.toml" in names
 
 
+@pytest.mark.slow
 def test_the_installed_command_works_beside_a_foreign_train_py(wheel: Path, tmp_path: Path) -> None:
     site, work = tmp_path / "site", tmp_path / "work"
     zipfile.ZipFile(wheel).extractall(site)

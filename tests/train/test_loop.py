@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 from certood.checkpoints import load_checkpoint
 from certood.data import load_id, load_set, to_pixels
 from certood.errors import RecipeError, RunDirectoryError, TrainingDiverged
+from certood.models import build_model
 from certood.runs import RunDirectory
 from certood.train.loop import check_shares, fit
 from certood.train.recipe import Recipe, load_recipe
+from certood.train.setup import build_network
 
 SHORT = ["training.epochs=3", "training.steps_per_epoch=4", "run.device=cpu", "model.options.width=4"]
 
@@ -67,6 +69,36 @@ def test_a_seed_reproduces_a_run_and_another_does_not(tmp_path: Path) -> None:
     assert not same(tmp_path / "a", tmp_path / "c")
 
 
+def test_everything_random_in_a_run_derives_from_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order of images, candidates, augmentation, picks and first weights: none from another number."""
+    from certood.train import batches, epoch
+
+    drawn = []
+
+    def recorded(seed: int, *parts: int, device: torch.device | str = "cpu") -> torch.Generator:
+        drawn.append((seed, parts[1]))
+        return seeded_generator(seed, *parts, device=device)
+
+    seeded_generator = batches.seeded_generator
+    monkeypatch.setattr(batches, "seeded_generator", recorded)
+    monkeypatch.setattr(epoch, "seeded_generator", recorded)
+    once = ("training.epochs=1", "training.steps_per_epoch=1", "data.split_seed=5", "run.seed=3")
+    fit(recipe("digits-greg-plus", *once), tmp_path / "run", progress=False)
+    assert {seed for seed, _ in drawn} == {3}
+    assert {0, 1, 2, 3, 4} <= {part for _, part in drawn}
+    splits = load_id("digits", root=Path(), validation=0.2)
+    networks = [build_network(recipe("digits-ce", f"run.seed={seed}"), splits).state_dict() for seed in (3, 4, 3)]
+    torch.manual_seed(3)
+    expected = build_model(
+        "small-cnn", num_classes=6, input_shape=(1, 8, 8), mean=[0.0], std=[1.0], options={"width": 4}
+    ).state_dict()
+    weight = next(name for name in expected if name.endswith("weight"))
+    assert torch.equal(networks[0][weight], expected[weight])
+    assert torch.equal(networks[2][weight], expected[weight])
+    assert not torch.equal(networks[1][weight], expected[weight])
+
+
+@pytest.mark.slow
 def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(tmp_path: Path) -> None:
     fit(recipe(), tmp_path / "whole", progress=False)
     command = [sys.executable, "-m", "certood", "train", "digits-greg-plus", "--out", str(tmp_path / "cut")]
@@ -120,6 +152,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_a_hint(tmp_path: Path
     assert not RunDirectory(tmp_path / "run").checkpoint.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exact", "finite-difference"])
 def test_two_processes_train_as_one(tmp_path: Path, mode: str) -> None:
     # Greedy picks depend on the scores of all candidates, which the two processes share out and gather.
