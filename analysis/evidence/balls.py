@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds import Analysis, LpBall, analyse, engine_by_name, score_bounds
+from certood.analysis.bounds.operations.precision import outward_sum
 from certood.analysis.evidence.base import Evidence, Known
 from certood.analysis.evidence.lipschitz import local_lipschitz, nested
 from certood.analysis.evidence.quantities import Quantity
@@ -13,7 +14,10 @@ from certood.analysis.question import Question
 
 
 class Balls(Evidence):
-    """Bounds of S over B_p(x, ε) and certified Lipschitz constants there, none above that of a larger ball or the global one."""
+    """Bounds of S over B_p(x, ε) and certified Lipschitz constants there, none above that of a larger ball or the global one.
+
+    Where a constant L says more than bound propagation, bounds are S(x) ± L·ε.
+    """
 
     quantities = (
         Quantity("lower", of="score", side="lower", kind="certified", per_eps=True, label="lower bound of the score"),
@@ -43,7 +47,14 @@ class Balls(Evidence):
         constants = torch.minimum(local, known["lipschitz_global"])
         order = sorted(range(len(eps)), key=lambda place: eps[place])
         constants[order] = nested(constants[order])
-        return {"lower": lower, "upper": upper, "lipschitz": constants}
+        reach = constants * torch.tensor(eps, dtype=torch.float64)[:, None]
+        # The score itself, with what rounding may move it by.
+        point = score_bounds(analyse(question.graph, LpBall(images, 0.0, question.norm), "interval"), question.score)
+        return {
+            "lower": torch.fmax(lower, outward_sum(point.lower, -reach)),
+            "upper": torch.fmin(upper, -outward_sum(-point.upper, -reach)),
+            "lipschitz": constants,
+        }
 
     def _bounds(self, question: Question, images: Tensor, eps: float, known: Known) -> tuple[Tensor, Tensor, Tensor]:
         """Lower and upper bounds of the score (N,), and Lipschitz constants (N,), from one pass over the network."""

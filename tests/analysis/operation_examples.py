@@ -28,6 +28,7 @@ from certood.analysis.bounds.operations import (
     WeightedSum,
     activations,
 )
+from certood.analysis.bounds.operations.sorted_pairs import SortedPairs
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,10 @@ EXAMPLES: dict[str, Example] = {
     "logsumexp": Example(LogSumExp((0,), torch.Size((2,))), ((3, 2),), lambda x: x.logsumexp(1), 3.0),
     "softmax": Example(Softmax((0,), torch.Size((4,))), ((4,),), lambda x: x.softmax(1), 8.0),
     "log-softmax": Example(LogSoftmax((0,), torch.Size((4,))), ((4,),), lambda x: x.log_softmax(1), 3.0),
+    "sorted pairs": Example(SortedPairs(1), ((3, 2, 2),), lambda x: torch.stack([x.amin(2), x.amax(2)], 2)),
+    "pairs in falling order": Example(
+        SortedPairs(0, descending=True), ((2, 3),), lambda x: torch.stack([x.amax(1), x.amin(1)], 1)
+    ),
     "gate": Example(Gate(_LEAST, _MOST), ((6,),), lambda x: x * (_LEAST + _MOST) / 2),
     "relu": _scalar(activations.RELU, torch.relu),
     "leaky relu": _scalar(activations.leaky_relu(0.2), lambda x: torch.where(x > 0, x, 0.2 * x)),

@@ -190,6 +190,8 @@ CASES: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
     "minimum with a constant": lambda x: torch.min(x, PLANE),
     "MaxMin": centred(max_min),
     "GroupSort": centred(group_sort),
+    "sort of pairs": centred(lambda x: x.unflatten(1, (-1, 2)).sort(2).values),
+    "sort of pairs in falling order": centred(lambda x: torch.sort(x.unflatten(3, (2, -1)), 3, descending=True)[0]),
     "amin": lambda x: x.amin((2, 3)),
     "min along an axis": lambda x: x.min(2).values,
     "clamp with tensors": lambda x: x.clamp(PLANE - 1, PLANE + 0.2),

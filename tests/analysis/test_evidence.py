@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.bounds import Graph, capture
+from certood.analysis.bounds import Graph, LpBall, bound, capture
 from certood.analysis.bounds.operations.linear import Linear
 from certood.analysis.certification import certify, question_of
 from certood.analysis.evidence import balls
@@ -254,6 +254,37 @@ def test_estimates_by_hand() -> None:
         assert record.at[0].upper == pytest.approx(0.01 * size)
         assert record.at[0].lower == pytest.approx(-0.01 * size)
         assert record.at[0].attacked == pytest.approx(0.01 * size)
+
+
+class SortingNetwork(nn.Module):
+    """Orthogonal matrices with pairs sorted between them: of l2 constant 1, and loose for linear relaxations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(16, 16) for _ in range(4)])
+        self.last = nn.Linear(16, 1)
+        for layer in (*self.layers, self.last):
+            nn.init.orthogonal_(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for layer in self.layers:
+            x = layer(x).unflatten(1, (-1, 2)).sort(2).values.flatten(1)
+        logits: Tensor = self.last(x)
+        return logits
+
+
+def test_bounds_of_the_score_use_the_lipschitz_constant_where_it_says_more() -> None:
+    torch.manual_seed(0)
+    model, x = SortingNetwork().double(), 0.4 + 0.2 * torch.rand(4, 1, 4, 4).double()
+    detector = detector_of(model, (1, 4, 4), 0.2)
+    for record in certify(detector, x, settings=Settings(eps=(0.3,), norm=2)):
+        part = record.at[0]
+        assert record.lipschitz_global == pytest.approx(1, rel=1e-5)
+        assert record.score - 0.3 * (1 + 1e-5) <= part.lower <= part.attacked <= record.score + 0.3 * (1 + 1e-5)
+    ball = LpBall(x, 0.3, 2.0)
+    crown = bound(capture(model, x), ball, "crown", score=Energy())
+    assert (crown.width > 0.61).all(), "linear bounds alone are looser"
 
 
 @pytest.mark.parametrize("count", [40, 400])

@@ -10,6 +10,7 @@ from certood.analysis.bounds.operations import (
     Operation,
     Softmax,
 )
+from certood.analysis.bounds.operations.sorted_pairs import SortedPairs
 from certood.analysis.bounds.translation.table import Translator, translates
 
 
@@ -42,3 +43,14 @@ translates("amax", "max")(_along_axes(Maximum))
 translates("logsumexp")(_along_axes(LogSumExp))
 translates("softmax", "_softmax")(_along_axes(Softmax))
 translates("log_softmax", "_log_softmax")(_along_axes(LogSoftmax))
+
+
+@translates("sort")
+def sort(call: Call) -> Operation:
+    """Translate sorting along an axis of size 2; longer ones have no bounds here."""
+    call.ignored("stable")
+    (axis,) = call.axes("dim")
+    size = call.source.layout.sample[axis]
+    if size != 2:
+        raise call.refusal(f"of {size} values (pairs only)")
+    return SortedPairs(axis, descending=bool(call.argument("descending")))
