@@ -184,5 +184,5 @@ def _first_difference(network: OnnxNetwork, model: Any, images: Tensor) -> str:
 def _largest(one: NDArray[Any], two: NDArray[Any]) -> float:
     if not one.size:
         return 0.0
-    scale = max(float(np.abs(two).max()), 1.0)
+    scale = max(float(np.abs(two).max()), SMALLEST_SCALE["onnx.reference"])
     return float(np.abs(one - two).max()) / scale

@@ -342,6 +342,11 @@ REDUCTIONS = [
     reduced("ReduceSum", "keepdims = 0", 13, ints(-1, 1)),
     reduced("ReduceSum", "noop_with_empty_axes = 1", 13, ints()),
     reduced("ReduceL2", "", 18, ints(1)),
+    Idiom(
+        "ReduceMax without the axis",
+        "m = ReduceMax <axes = [2], keepdims = 0> (x)\n y = Add (m, k)",
+        {"k": random(3, 1)},
+    ),
     Idiom("ReduceLogSum", "q = Add (x, tenth)\n y = ReduceLogSum <axes = [1]> (q)"),
 ]
 RESHAPES = [

@@ -167,6 +167,14 @@ def test_shapes_that_say_no_images_are_refused(tmp_path: Path) -> None:
         ('y = Resize <mode = "cubic"> (x, , s)', 17, "mode 'cubic' .* is not supported"),
         ("y = Softmax <axis = 0> (x)", 17, "mixes the images of a batch"),
         ("i = Constant <value_int = 0> ()\n y = Gather <axis = 0> (x, i)", 17, "selects single images of a batch"),
+        ("r = Constant <value_ints = [-1]> ()\n f = Reshape (x, r)\n n = Shape <end = 1> (x)\n a = Squeeze (n)\n"
+         " z = Constant <value_int = 0> ()\n one = Constant <value_int = 1> ()\n p = Range (z, a, one)\n"
+         " t = Constant <value_int = 100> ()\n i = Mul (p, t)\n y = Gather (f, i)", 17, "selects single images of a batch"),
+        ("i = Constant <value_ints = [0]> ()\n y = GatherND (x, i)", 17, "selects single images of a batch"),
+        ("i = Constant <value_ints = [0]> ()\n y = GatherND <batch_dims = 1> (x, i)", 17, "batch_dims = 1 is not supported"),
+        ('i = Constant <value_ints = [0]> ()\n y = ScatterND <reduction = "add"> (x, i, s)', 17, "reduction = 'add' is not"),
+        ("i = Constant <value_ints = [1]> ()\n y = ScatterND (s, i, x)", 17, "puts parts of images into a value"),
+        ("y, i = MaxPool <kernel_shape = [2, 2], storage_order = 1> (x)", 17, "storage_order = 1 is not supported"),
         ("y = Transpose (x)", 17, "must treat images of a batch one by one, along the first axis"),
         ("s = Shape (x)\n f = Cast <to = 1> (s)\n y = Mul (x, f)", 17, "cannot be evaluated"),
         ("s = Shape <end = 1> (x)\n f = Cast <to = 1> (s)\n y = Mul (x, f)", 17, "depend on the number of images"),
@@ -317,6 +325,23 @@ def test_a_network_that_computes_something_else_is_refused(file: Path) -> None:
         network.stored.w[0, 0, 0, 0] += 0.1
     with pytest.raises(CheckpointError, match="differ by"):
         compare(network, model, file)
+
+
+def test_small_logits_are_compared_relative_to_themselves(tmp_path: Path) -> None:
+    path = Idiom("small", "f = Flatten (x)\n y = Gemm (f, v)", {"v": random(12, 4) * 1e-5}, (3, 2, 2)).write(
+        tmp_path / "small.onnx"
+    )
+    network, model = read_onnx(path), read_model(path)
+    with torch.no_grad():
+        network.stored.v *= 1 + 2**-23
+    with pytest.raises(CheckpointError, match=r"onnx.reference differ by 1\.\de-07 of the largest logit, first at"):
+        compare(network, model, path)
+
+
+def test_large_files_are_planned_by_their_shapes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.rand(2, 3, 8, 8)
+    monkeypatch.setattr("certood.onnx.planning.MOST_NUMBERS", 10)
+    torch.testing.assert_close(read_onnx(file)(images), logits(images))
 
 
 def test_without_onnxruntime_the_reference_decides(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,3 +46,8 @@ def test_idioms_have_distinct_names_and_cover_all_operators() -> None:
     assert len({idiom.name for idiom in IDIOMS}) == len(IDIOMS)
     used = {node.op_type for idiom in IDIOMS for node in idiom.model().graph.node}
     assert OPERATORS.keys() - used == set()
+
+
+def test_the_page_says_how_many_idioms_there_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text("utf-8")
+    assert f"compares {len(IDIOMS)} idioms" in page
