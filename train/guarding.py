@@ -69,8 +69,9 @@ def join(training: Training, detector: Detector) -> Detector:
 
     The classifier, and with it every logit, stays as it is. Raises CertoodError where a score is constant.
     """
-    section, guard, device = training.recipe.guard, training.network.eval(), training.fabric.device
+    section, device = training.recipe.guard, training.fabric.device
     assert section is not None, "a recipe of a guard says how it is joined"
+    guard, changed = training.network.eval().stored()
     network, validation = GuardedNetwork(detector.model, guard).to(device).eval(), training.data.id.validation
     outputs = collect_logits(network, validation, batch_size=SCORING_BATCH, device=device)
     score = fitted(
@@ -90,7 +91,7 @@ def join(training: Training, detector: Detector) -> Detector:
             architecture=training.recipe.model.architecture,
             mean=guard.interface.mean,
             std=guard.interface.std,
-            options=dict(training.recipe.model.options),
+            options={**training.recipe.model.options, **changed},
         ),
     )
     return joined.calibrated(validation, batch_size=SCORING_BATCH, device=device)
