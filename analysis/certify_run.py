@@ -81,6 +81,8 @@ def certify_sets(
         place = _prepare(run, record, overwrite=overwrite)
         done = _read(place.certificates, sets, settings)
         jobs = _jobs(sets, done, batch_size)
+        if not jobs:
+            _require_unchanged(place)
         with _progress(enabled=progress) as bar:
             task = bar.add_task("certify", total=sum(len(part.indices) for part in sets.values()), completed=len(done))
             for records in results(detector, sources, jobs, settings, question, devices):
@@ -135,6 +137,16 @@ def _read(path: Path, sets: Mapping[str, _Set], settings: Settings) -> dict[tupl
     return found
 
 
+def _require_unchanged(run: RunDirectory) -> None:
+    """Raise RunDirectoryError where a finished certification has other certificates now than when it was finished."""
+    recorded = (_json_of(run.certification) or {}).get("certificates_sha256")
+    if recorded not in (None, certificates_hash(run.certificates)):
+        raise RunDirectoryError(
+            f"{run.certificates} has changed since {run.certification.name} was written; restore it, or certify again with "
+            "--overwrite"
+        )
+
+
 def _result(
     detector: Detector, question: Question, records: Sequence[Certificate], settings: Settings
 ) -> dict[str, Any]:
@@ -175,7 +187,7 @@ def _prepare(run: RunDirectory, record: Mapping[str, Any], *, overwrite: bool) -
         run.discard_replacement(Part.CERTIFICATION)
         place = replacement if any(path.exists() for path in run.files(Part.CERTIFICATION)) else run
     else:
-        place = replacement if _settings_of(replacement) == new else run
+        place = replacement if _json_of(replacement.certification_settings) == new else run
     if not place.certificates.exists():
         write_json(place.certification_settings, record)
         return place
@@ -197,9 +209,10 @@ def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [*found, "detector"]
 
 
-def _settings_of(run: RunDirectory) -> Mapping[str, Any] | None:
+def _json_of(path: Path) -> Mapping[str, Any] | None:
+    """The object in a JSON file, None where there is no file or it does not read."""
     try:
-        return read_json(run.certification_settings)
+        return read_json(path)
     except RunDirectoryError:
         return None
 

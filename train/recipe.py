@@ -149,10 +149,20 @@ def make_recipe(tables: Mapping[str, Any], settings: Iterable[str] = ()) -> Reci
     changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tables.items()}
     for setting in settings:
         _apply(changed, setting)
+    _require_64_bits(changed, "")
     try:
         return Recipe.model_validate(changed)
     except ValidationError as error:
         raise RecipeError("; ".join(_explain(item) for item in error.errors())) from error
+
+
+def _require_64_bits(value: Any, key: str) -> None:
+    """Raise RecipeError for a whole number that no tensor and no generator of random numbers takes."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _require_64_bits(part, f"{key}.{name}".removeprefix("."))
+    elif isinstance(value, int) and value.bit_length() > 63:
+        raise RecipeError(f"recipe key {key!r}: expected a number of at most 64 bits (found {value})")
 
 
 def sections() -> dict[str, type[Section]]:
@@ -191,7 +201,7 @@ def _read_toml(name: str) -> dict[str, Any]:
         )
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and values nested as deep
         raise RecipeError(f"{name} is not valid TOML: {error}") from error
     tables.setdefault("recipe", Path(name).stem)
     # The record of a finished run carries what was found when it ran; it is not part of the recipe.
@@ -226,6 +236,8 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{text[:40]}… is not a value of TOML: {error}") from error
 
 
 def _explain(item: Any) -> str:

@@ -112,10 +112,20 @@ def parameter_names(member: type[Any]) -> list[str]:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """What is said of a key that is not known."""
+    """What is said of a key that is not known: the key that may have been meant, or those of its section, or all.
+
+    A name may be an abbreviation, of which the letters begin the words that are meant: lr for learning_rate.
+    """
     known = list(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
+    section, _, name = key.rpartition(".")
+    sections = dict.fromkeys(one.rpartition(".")[0] for one in known)
+    near = difflib.get_close_matches(section, [one for one in sections if one], n=1)
+    inside = [one for one in known if near and one.rpartition(".")[0] == near[0]]
+    names = {one.rpartition(".")[2]: one for one in inside}
+    meant = [names[one] for one in difflib.get_close_matches(name, names, n=1, cutoff=0.5)]
+    meant += [one for last, one in names.items() if "".join(word[0] for word in last.split("_")) == name]
+    meant = meant or ([] if inside else difflib.get_close_matches(key, known, n=1, cutoff=0.6))
+    hint = f"; did you mean {meant[-1]!r}?" if meant else f"; known keys: {', '.join(inside or known)}"
     return f"unknown recipe key {key!r}{hint}"
 
 

@@ -157,11 +157,12 @@ def command(
     from certood.analysis.summary import summary_table
     from certood.checkpoints import is_onnx
     from certood.cli.detectors import calibrated, open_detector
+    from certood.errors import CertoodError
     from certood.runs import RunDirectory, load_run_data
 
     wanted = [parse_requirement(text) for text in requirements]
     if allow_few and not wanted:
-        raise click.UsageError("--allow-few is about requirements; add --require, or leave it out")
+        raise CertoodError("--allow-few is about requirements; add --require, or leave it out")
     settings = Settings(
         eps=_radii(eps),
         norm=float(norm),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from certood.cli.detectors import foreign_options
 from certood.cli.interruption import interruptible
@@ -54,11 +55,19 @@ def command(
     With --guard-of the run is one detector of both networks, see docs/guards.md; the options after it describe foreign weights
     that are guarded. The run directory receives recipe.toml, checkpoint.safetensors, training.csv and evaluation.json.
     """
+    from certood.errors import CertoodError
     from certood.train.recipe import DEFAULT_RECIPE, load_recipe, recipe_names
 
     if list_recipes:
+        if (
+            sum(source is ParameterSource.COMMANDLINE for source in map(_source, click.get_current_context().params))
+            > 1
+        ):
+            raise CertoodError("--list trains nothing; leave out the other arguments")
         click.echo("\n".join(recipe_names()))
         return
+    if resume and overwrite:
+        raise CertoodError("--resume continues a run and --overwrite replaces it; leave one out")
     named = {
         "training.init": init,
         "run.seed": seed,
@@ -81,6 +90,10 @@ def command(
 def _as_toml(name: str, value: str | int | None) -> str | int | None:
     """An option of foreign weights as a value of a recipe: numbers separated by commas are a list."""
     return f"[{value}]" if value is not None and name in ("input_shape", "mean", "std") else value
+
+
+def _source(name: str) -> ParameterSource | None:
+    return click.get_current_context().get_parameter_source(name)
 
 
 def _train(recipe: "Recipe", out: Path, *, resume: bool, overwrite: bool) -> None:

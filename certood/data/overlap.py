@@ -36,6 +36,17 @@ def require_disjoint(roles: Mapping[str, Sequence[ImageSource]], allowed: Collec
                 raise DataError(f"{what} share {shared} pictures; {remedy}")
 
 
+def require_named(allowed: Collection[str], roles: Mapping[str, Sequence[ImageSource]]) -> None:
+    """Raise DataError where a set that may share pictures is none of the sets that are compared: a name that was misspelt."""
+    every = [source for sources in roles.values() for source in sources]
+    for name in allowed:
+        if not any(_allowed(source, (name,)) for source in every):
+            known = ", ".join(dict.fromkeys(source.name for source in every))
+            raise DataError(
+                f"{name} may share pictures, but is none of the sets: {known}; leave it out, or mend its name"
+            )
+
+
 def _allowed(source: ImageSource, allowed: Collection[str]) -> bool:
     return source.name in allowed or SetName.parse(source.name).source in allowed
 

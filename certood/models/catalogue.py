@@ -1,6 +1,7 @@
 """Networks by name."""
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -118,6 +119,7 @@ def _make(architecture: str, interface: Interface, options: dict[str, Any]) -> C
         if colon:
             return user_classifier(interface, architecture, options)
         if architecture in ARCHITECTURES:
+            _require_whole(architecture, options)
             return ARCHITECTURES[architecture](interface, **options)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError, LookupError) as error:
         raise ArchitectureError(f"{architecture} does not take these options {options}: {error}") from error
@@ -125,3 +127,11 @@ def _make(architecture: str, interface: Interface, options: dict[str, Any]) -> C
     hint = f"; did you mean {near[0]!r}?" if near else ""
     known = f"{', '.join(ARCHITECTURES)}, torchvision:NAME, timm:NAME, module:function"
     raise ArchitectureError(f"unknown architecture {architecture!r}{hint} Known: {known}")
+
+
+def _require_whole(architecture: str, options: Mapping[str, Any]) -> None:
+    """Raise ArchitectureError where a size of a built-in network is not a whole number from 1 on."""
+    for name, parameter in inspect.signature(ARCHITECTURES[architecture]).parameters.items():
+        value = options.get(name, 1)
+        if parameter.annotation is int and (type(value) is not int or value < 1):
+            raise ArchitectureError(f"{architecture}: {name} is a whole number from 1 on, found {value!r}")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from certood.data import IdSplits, ImageSource, Split, load_id, load_set, require_disjoint
+from certood.data import IdSplits, ImageSource, Split, load_id, load_set, require_disjoint, require_named
 from certood.errors import DataError
 from certood.runs.directory import RunDirectory
 
@@ -47,13 +47,12 @@ def load_run_data(
         recorded=recorded,
     )
     sets = {one: load_set(one, root=root, split="test", size=size) for one in ood or data.get("ood", ())}
-    if not own or ood or id_test:
+    if not own or ood or id_test or allow_shared:
         # What the run itself names was compared before it was trained.
         outliers = {"auxiliary outliers": _auxiliary(data, root, size)}
-        require_disjoint(
-            splits.roles | outliers | {"test outliers": [*sets.values()]},
-            (*data.get("allow_shared", ()), *allow_shared),
-        )
+        roles = splits.roles | outliers | {"test outliers": [*sets.values()]}
+        require_named(allow_shared, roles)
+        require_disjoint(roles, (*data.get("allow_shared", ()), *allow_shared))
     return splits, sets
 
 

@@ -196,7 +196,7 @@ class RunDirectory:
             return {}
         try:
             return tomllib.loads(self.recipe.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunDirectoryError(f"cannot read {self.recipe}: {error}") from error
 
 

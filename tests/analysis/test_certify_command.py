@@ -362,6 +362,21 @@ def test_damaged_certificates_are_named_and_kept(case: str, trained: Path, certi
     assert path.read_bytes() == before
 
 
+def test_a_finished_certification_that_was_edited_is_not_finished_again(
+    trained: Path, certified: Path, tmp_path: Path
+) -> None:
+    """Also where all inequalities hold, a hash of the changed file would make the change look like a result."""
+    shutil.copytree(certified, tmp_path / "copy")
+    path = tmp_path / "copy" / "certificates.csv"
+    lines = path.read_text().splitlines()
+    place = lines[0].split(",").index("seconds")
+    cells = lines[1].split(",")
+    path.write_text("\n".join([lines[0], ",".join([*cells[:place], "1e9", *cells[place + 1 :]]), *lines[2:]]) + "\n")
+    result = run("certify", trained, *SMALL, "--out", tmp_path / "copy")
+    assert result.exit_code == 2, result.output
+    assert "has changed since certification.json was written" in result.stderr
+
+
 def test_other_settings_do_not_mix(trained: Path, certified: Path, tmp_path: Path) -> None:
     shutil.copytree(certified, tmp_path / "copy")
     result = run("certify", trained, *SMALL, "--norm", "2", "--seed", "5", "--out", tmp_path / "copy")

@@ -71,6 +71,24 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a run of nothing": (lambda tmp: ["evaluate", str(tmp)], "has no checkpoint.safetensors"),
     "unknown score": (lambda _: ["evaluate", "RUN", "--score", "enery"], "did you mean 'energy'"),
     "fetch what cannot be": (lambda _: ["data", "fetch", "digits"], "cannot be fetched"),
+    "resumed and overwritten": (lambda _: ["train", "--resume", "--overwrite"], "leave one out"),
+    "a list and a training": (lambda _: ["train", "--list", "digits-ce"], "--list trains nothing"),
+    "a width below 1": (
+        lambda _: ["train", "--set", "model.options.width=-1"],
+        "width is a whole number from 1 on, found -1",
+    ),
+    "half a width": (
+        lambda _: ["train", "--set", "model.options.width=1.5"],
+        "width is a whole number from 1 on, found 1.5",
+    ),
+    "no width": (
+        lambda _: ["train", "--set", "model.options.width=nan"],
+        "width is a whole number from 1 on, found nan",
+    ),
+    "a set that may share, misspelt": (
+        lambda _: ["evaluate", "RUN", "--ood", "digits-near", "--allow-shared", "digits-nera"],
+        "digits-nera may share pictures, but is none of the sets: digits, digits-auxiliary, digits-near",
+    ),
     "check what is not there": (lambda _: ["data", "check", "svhn"], "certood data fetch svhn"),
 }
 

@@ -128,6 +128,15 @@ def test_a_file_of_the_user_is_read(tmp_path: Path) -> None:
             "unknown objective 'enregy'; did you mean 'energy'",
         ),
         ("digits-ce", ["model.mean=[0.5]"], "mean and model.std go together"),
+        (
+            "digits-ce",
+            ["optimizer.lr=0.1"],
+            "unknown recipe key 'optimizer.lr'; did you mean 'optimiser.learning_rate'",
+        ),
+        ("digits-ce", ["optimizer.zzz=0.1"], "'optimizer.zzz'; known keys: optimiser.name, "),
+        ("digits-ce", ["training.epochs=" + "9" * 5000], "99… is not a value of TOML: Exceeds the limit"),
+        ("digits-ce", ["data.ood=" + "[" * 5000 + "]" * 5000], "… is not a value of TOML: maximum recursion"),
+        ("digits-ce", ["run.seed=1" + "0" * 30], r"'run.seed': expected a number of at most 64 bits \(found 10{30}\)"),
     ],
 )
 def test_mistakes_are_named(name: str, settings: list[str], message: str) -> None:
@@ -145,6 +154,8 @@ def test_mistakes_are_named(name: str, settings: list[str], message: str) -> Non
         ('sampler = "diverse"\n[data]\nid = "digits"\n', "'sampler': Input should be a valid dictionary"),
         ("[training]\nepochs = 3\n", "recipe key 'data' is missing"),
         ("[data\n", "not valid TOML"),
+        pytest.param("a = " + "[" * 5000 + "]" * 5000, "not valid TOML: maximum recursion depth", id="deep"),
+        pytest.param("[training]\nepochs = " + "9" * 5000, "not valid TOML: Exceeds the limit", id="digits"),
         ('[data]\nid = "digits"\n[objective]\nname = "energy"\n', "needs data.auxiliary"),
     ],
 )
