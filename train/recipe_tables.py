@@ -269,7 +269,7 @@ class GuardSection(Section):
         allow_inf_nan=False,
         description="α, the most that the detector's own score adds, in standard deviations of G.",
     )
-    low: float = Field(0.5, ge=0, lt=1, description="Quantile of E on ID validation images at which q is 1 %.")
+    low: float = Field(0.8, ge=0, lt=1, description="Quantile of E on ID validation images at which q is 1 %.")
     high: float = Field(0.95, gt=0, le=1, description="Quantile of E on ID validation images at which q is 1/2.")
     architecture: str | None = Field(
         None,
