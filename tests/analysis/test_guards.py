@@ -19,7 +19,7 @@ from certood.detector import Detector
 from certood.errors import CannotCertify, CertoodError, UnsupportedOperation
 from certood.models.guarded import GuardDescription, GuardedNetwork
 from certood.scores import Energy, score_by_name
-from certood.scores.guarded import Guarded
+from certood.scores.guarded import GuardAndSquashed, Guarded
 
 SHAPE = (1, 4, 4)
 EPS = 0.08
@@ -206,6 +206,8 @@ def test_the_copy_says_between_which_values_a_score_lies() -> None:
     low, high = question.graph_scores(x)
     torch.testing.assert_close(high - low, torch.full_like(low, 0.7))
     assert ((low <= scores) & (scores <= high)).all()
+    torch.testing.assert_close(question.point_margins(x, accepted=True), question.threshold - high)
+    torch.testing.assert_close(question.point_margins(x, accepted=False), low - question.threshold)
     whole = question_of(own, bound_base=True)
     low, high = whole.graph_scores(x)
     torch.testing.assert_close(low, high, rtol=0, atol=0)
@@ -221,3 +223,10 @@ def test_the_score_of_all_outputs_has_no_bounds_of_its_own() -> None:
         question.margin_bounds(logits_of(analyse(question.graph, LpBall(images(), 0.01))), accepted=True)
     plain = replace(own, score=score_by_name("energy"))
     assert plain.bounded_part()[0] is own.model
+
+
+def test_the_constant_of_both_outputs_is_attained() -> None:
+    score = GuardAndSquashed(0.7, 0.5)
+    outputs = torch.tensor([[1.0, 0.2], [0.0, 1.2]], dtype=torch.float64)
+    before, after = score(outputs).tolist()
+    assert after - before == pytest.approx(score.lipschitz(2)) == pytest.approx(2.7)
