@@ -61,7 +61,7 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
     """Fill in the boxes, node by node, and the analysis by the method before."""
     graph, ball, kind = analysis.graph, analysis.ball, analysis.kind
     if kind in TIGHTENING:
-        before = NodeBounds(graph, ball, analysis.references)
+        before = NodeBounds(graph, ball, analysis.references, residuals=analysis.nodes.residuals)
         previous = METHODS[METHODS.index(kind) - 1]
         analysis.simpler = _analysed(Analysis(before, previous, analysis.max_memory, analysis.dtype), 0)
     analysis.boxes[0] = (ball.lower, ball.upper) if analysis.simpler is None else analysis.simpler.boxes[0]

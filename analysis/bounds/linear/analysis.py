@@ -68,7 +68,8 @@ class Analysis:
     @cached_property
     def backward(self) -> BackwardPass:
         """What carries rows back to the image."""
-        return BackwardPass(self.nodes, self.dtype, self.max_memory)
+        before = self.simpler.backward if self.simpler is not None else None
+        return BackwardPass(self.nodes, self.dtype, self.max_memory, before)
 
     @property
     def method(self) -> str:

@@ -44,11 +44,15 @@ class BackwardPass:
     """Carries rows of the nodes of a graph back to the image, in one precision.
 
     Relaxations of elementwise nodes and losses of rounding are computed when they are first asked for and kept: the boxes that
-    they depend on are final once something after them is bounded. `max_memory` is in bytes.
+    they depend on are final once something after them is bounded. Those of the pass `before`, of looser boxes, serve for nodes
+    whose input has the same box. `max_memory` is in bytes.
     """
 
-    def __init__(self, nodes: NodeBounds, dtype: torch.dtype, max_memory: float) -> None:
+    def __init__(
+        self, nodes: NodeBounds, dtype: torch.dtype, max_memory: float, before: "BackwardPass | None" = None
+    ) -> None:
         self.nodes, self.dtype, self.max_memory = nodes, dtype, max_memory
+        self._before = before if before is not None and before.dtype == dtype else None
         self.losses = RoundingLosses(nodes, dtype)
         self._relaxations: dict[int, CentredRelaxation] = {}
         self._compact: dict[int, list[CompactLayer]] = {}
@@ -170,6 +174,9 @@ class BackwardPass:
 
     def _relaxation(self, index: int, operation: Elementwise) -> CentredRelaxation:
         """The relaxation of an elementwise node, in the precision of the rows."""
+        same = self._same_before(index)
+        if same is not None:
+            return same._relaxation(index, operation)
         if index not in self._relaxations:
             source, references = self.nodes.graph.nodes[index].inputs[0], self.nodes.references
             lines = operation.lines(*self.nodes.boxes[source])
@@ -177,6 +184,13 @@ class BackwardPass:
             loss = self.losses.elementwise(index, operation)
             self._relaxations[index] = relaxation.widened(loss).to(self.dtype)
         return self._relaxations[index]
+
+    def _same_before(self, index: int) -> "BackwardPass | None":
+        """The pass before, where it has the same box of what an elementwise node reads, and so the same relaxation."""
+        if self._before is None:
+            return None
+        (source,) = self.nodes.graph.nodes[index].inputs
+        return self._before if self._before.nodes.boxes[source] is self.nodes.boxes[source] else None
 
     def _matrix_before(self, index: int, rows: Rows) -> Tensor | None:
         """The matrix before an elementwise operation that alone reads it, where many rows go back: through both at once."""
@@ -193,13 +207,20 @@ class BackwardPass:
 
     def _fused_step(self, index: int, matrix: Tensor, own: Rows, *, both: bool) -> Step:
         """Rows of what a matrix reads, from rows of the elementwise operation after it, whose gap covers rounding in both."""
-        operation = self.operations[index]
-        assert isinstance(operation, Elementwise)
         assert isinstance(own, Tensor)
-        if index not in self._compact:
-            self._compact[index] = CompactLayer.of_images(self._relaxation(index, operation), matrix)
-        found, added = relaxed_and_multiplied(own, self._compact[index], both=both)
+        found, added = relaxed_and_multiplied(own, self._compact_layers(index, matrix), both=both)
         return [found], added.to(torch.float64)
+
+    def _compact_layers(self, index: int, matrix: Tensor) -> Sequence[CompactLayer]:
+        """An elementwise node and the matrix before it, image by image."""
+        same = self._same_before(index)
+        if same is not None:
+            return same._compact_layers(index, matrix)
+        if index not in self._compact:
+            operation = self.operations[index]
+            assert isinstance(operation, Elementwise)
+            self._compact[index] = CompactLayer.of_images(self._relaxation(index, operation), matrix)
+        return self._compact[index]
 
 
 def _twice(constant: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class NodeBounds:
     """Boxes of the nodes of a graph over a ball, and their references: the values at the centre of the ball.
 
     Linear bounds are of differences from the references, `centre_values` where they are known already. `widths` are those of
-    the interval of every node, before linear bounds tightened its box.
+    the interval of every node, before linear bounds tightened its box. `residuals` are kept, as they depend on references only.
     """
 
     graph: Graph
@@ -27,7 +27,8 @@ class NodeBounds:
     centre_values: Mapping[int, Tensor] | None = None
     boxes: dict[int, Interval] = field(default_factory=dict)
     widths: dict[int, Tensor] = field(default_factory=dict)
-    _residuals: dict[int, Tensor] = field(default_factory=dict)
+    residuals: dict[int, Tensor] = field(default_factory=dict)
+    _reaches: dict[int, tuple[Interval, Tensor]] = field(default_factory=dict)
 
     @cached_property
     def references(self) -> Mapping[int, Tensor]:
@@ -41,17 +42,20 @@ class NodeBounds:
 
     def reach(self, index: int) -> Tensor:
         """How far a node may lie from its reference (N, *shape), elementwise."""
-        lower, upper = self.boxes[index]
-        return torch.maximum(upper - self.references[index], self.references[index] - lower).clamp_min(0)
+        box = self.boxes[index]
+        if index not in self._reaches or self._reaches[index][0] is not box:
+            (lower, upper), middle = box, self.references[index]
+            self._reaches[index] = box, torch.maximum(upper - middle, middle - lower).clamp_min(0)
+        return self._reaches[index][1]
 
     def residual(self, index: int) -> Tensor:
         """How far the reference of a node may lie from what its linear operation gives of those of its inputs, elementwise."""
-        if index not in self._residuals:
+        if index not in self.residuals:
             node = self.graph.nodes[index]
             assert isinstance(node.operation, LinearOperation)
             inputs = [self.references[source] for source in node.inputs]
-            self._residuals[index] = residual(node.operation, inputs, self.references[index])
-        return self._residuals[index]
+            self.residuals[index] = residual(node.operation, inputs, self.references[index])
+        return self.residuals[index]
 
     def at_reference(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The value (N, R) of rows (N, R, *shape) at the reference of a node, and what it may be rounded by."""

@@ -58,22 +58,18 @@ def elementwise_loss(
     `losses` are that of `input_loss`, and that of adding up the rows A themselves where several operations ask for them. It
     holds for all lower lines from which an adjustable operation may choose, which lie between those of the choices 0 and 1.
     """
-    lines = [operation.lines(*box)]
+    lines = operation.lines(*box)
     if operation.adjustable:
-        lines = [operation.lines_at(torch.full_like(x, choice), *box) for choice in (0.0, 1.0)]
-    slopes = torch.stack([part for one in lines for part in (one.lower_slope, one.upper_slope)]).abs().amax(0)
-    shifts = torch.stack([part for one in lines for part in (one.lower_shift, one.upper_shift)]).abs().amax(0)
+        ends = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device).view(2, *[1] * x.ndim)
+        lines = operation.lines_at(ends, *box)
+    slopes = torch.maximum(_most(lines.lower_slope, x), _most(lines.upper_slope, x))
+    shifts = torch.maximum(_most(lines.lower_shift, x), _most(lines.upper_shift, x))
     # What the lines are about (x₀, y₀), rounded once for every term.
     size = slopes * x.abs() + shifts + y.abs()
     rounded = 8 * unit_roundoff(torch.float64) * size
-    moved = torch.stack(
-        [
-            part
-            for one in lines
-            for part in (one.lower_slope * x + (one.lower_shift - y), one.upper_slope * x + (one.upper_shift - y))
-        ]
-    )
-    total = moved.abs().amax(0)
+    below = torch.addcmul(lines.lower_shift - y, lines.lower_slope, x)
+    above = torch.addcmul(lines.upper_shift - y, lines.upper_slope, x)
+    total = torch.maximum(_most(below, x), _most(above, x))
     passing, *adding = losses
     loss = torch.addcmul(rounded, slopes, passing)
     for part in adding:
@@ -90,3 +86,8 @@ def elementwise_loss(
 def casting_loss(reach: Tensor, dtype: torch.dtype) -> Tensor:
     """The loss for one rounding of every coefficient of a node: a cast, or a sum of two rows."""
     return SAFETY * unit_roundoff(dtype) * reach
+
+
+def _most(values: Tensor, like: Tensor) -> Tensor:
+    """The largest magnitude over a first axis that `like` does not have, if there is one."""
+    return values.abs() if values.ndim == like.ndim else values.abs().amax(0)
