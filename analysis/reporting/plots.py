@@ -297,7 +297,7 @@ def _drawn(draws: Sequence[Draw], ink: str, paper: str, *, dark: bool) -> io.Byt
             first.legend(framealpha=0.8, facecolor=paper, edgecolor="none").set_zorder(5)
         else:
             handles, labels = first.get_legend_handles_labels()
-            columns = max(1, 100 // (8 + max(map(len, labels))))
+            columns = max(1, 120 // (6 + max(map(len, labels))))
             figure.legend(handles, labels, loc="outside lower center", ncols=columns, framealpha=0, edgecolor="none")
         memory = io.BytesIO()
         figure.savefig(memory, format="png", dpi=PIXELS_PER_INCH)
