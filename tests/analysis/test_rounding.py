@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from certood.analysis.bounds import LpBall, analyse, bound, capture
 from certood.analysis.bounds.linear import full_precision
+from certood.analysis.bounds.linear.relaxing import CentredRelaxation
 from certood.analysis.bounds.operations import Activation, Convolution, Linear, precision
 from certood.errors import CertoodError
 from tests.analysis.networks import NETWORKS, NORMS, RADII, images, network
@@ -284,9 +285,12 @@ def test_the_gap_of_a_relaxation_covers_all_losses_of_its_node(
     adding = 2 * unit * (upper.clamp_min(0) - lower.clamp_min(0)) / 2
     operation = graph.nodes[shared].operation
     assert isinstance(operation, Activation)
-    found = all_losses.elementwise(shared, operation)
+    lines = operation.lines(lower, upper)
+    points = nodes.references[graph.nodes[shared].inputs[0]], nodes.references[shared]
+    offsets = CentredRelaxation.about(lines, *points).offsets
+    found = all_losses.elementwise(shared, lines, offsets)
     monkeypatch.setattr(all_losses, "sum_of_readers", lambda index: None)
-    assert (found - all_losses.elementwise(shared, operation) >= 0.99 * adding).all()
+    assert (found - all_losses.elementwise(shared, lines, offsets) >= 0.99 * adding).all()
     monkeypatch.undo()
     assert (found >= slopes * before + adding).all()
     own = nodes.reach(graph.nodes[shared].inputs[0]) * unit * 6 * 1.01

@@ -165,8 +165,12 @@ class BackwardPass:
         source = self.nodes.graph.nodes[index].inputs[0]
         if index not in choices.planes:
             about = self.nodes.references[source], self.nodes.references[index]
-            planes = [*self.nodes.boxes[source], *about, self.losses.elementwise(index, operation)]
-            choices.planes[index] = [gathered(own, plane) for plane in planes]
+            box = self.nodes.boxes[source]
+            # The least and the largest choice: all others lie between them.
+            ends = about[0].new_tensor([0.0, 1.0]).view(2, *[1] * about[0].ndim)
+            lines = operation.lines_at(ends, *box)
+            loss = self.losses.elementwise(index, lines, CentredRelaxation.about(lines, *about).offsets)
+            choices.planes[index] = [gathered(own, plane) for plane in (*box, *about, loss)]
         lower, upper, x, y, loss = choices.planes[index]
         slope = choices.slope(index, own, lower, upper)
         relaxation = CentredRelaxation.about(operation.lines_at(slope, lower, upper), x, y)
@@ -181,7 +185,7 @@ class BackwardPass:
             source, references = self.nodes.graph.nodes[index].inputs[0], self.nodes.references
             lines = operation.lines(*self.nodes.boxes[source])
             relaxation = CentredRelaxation.about(lines, references[source], references[index])
-            loss = self.losses.elementwise(index, operation)
+            loss = self.losses.elementwise(index, lines, relaxation.offsets)
             self._relaxations[index] = relaxation.widened(loss).to(self.dtype)
         return self._relaxations[index]
 

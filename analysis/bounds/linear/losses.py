@@ -17,6 +17,7 @@ from certood.analysis.bounds.linear.rounding import (
 from certood.analysis.bounds.linear.rows import magnitude
 from certood.analysis.bounds.operations.base import Elementwise, LinearOperation, Rows
 from certood.analysis.bounds.operations.precision import least_normal
+from certood.analysis.bounds.operations.relaxations import Relaxation
 
 
 class RoundingLosses:
@@ -99,11 +100,11 @@ class RoundingLosses:
                 return False
         return True
 
-    def elementwise(self, index: int, operation: Elementwise) -> Tensor:
-        """The loss of an elementwise node: what the gap of its relaxation covers."""
+    def elementwise(self, index: int, lines: Relaxation, offsets: Tensor) -> Tensor:
+        """The loss of an elementwise node with these lines, which the gap of its relaxation covers (`elementwise_loss`)."""
         source = self.nodes.graph.nodes[index].inputs[0]
         before = self.linear(source) if self.in_relaxations(source) else None
         adding = self.sum_of_readers(index)
         losses = [input_loss(self.nodes.reach(source), before, self.dtype), *([] if adding is None else [adding])]
         points = self.nodes.references[source], self.nodes.references[index]
-        return elementwise_loss(operation, self.nodes.boxes[source], *points, losses, self.dtype)
+        return elementwise_loss(lines, offsets, self.nodes.boxes[source], *points, losses, self.dtype)

@@ -41,6 +41,11 @@ class CentredRelaxation:
         """Midpoint, half difference, shift and gap."""
         return self.middle, self.half, self.shift, self.gap
 
+    @property
+    def offsets(self) -> Tensor:
+        """The larger magnitude of what the two lines are at x₀, less y₀."""
+        return self.shift.abs() + self.gap.abs()
+
     def widened(self, loss: Tensor) -> CentredRelaxation:
         """This relaxation with a larger gap."""
         return replace(self, gap=self.gap + loss)

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.operations.base import Elementwise, Interval, LinearOperation
+from certood.analysis.bounds.operations.base import Interval, LinearOperation
 from certood.analysis.bounds.operations.precision import largest, least_normal, unit_roundoff
+from certood.analysis.bounds.operations.relaxations import Relaxation
 
 # Casting a weight, casting a row, adding a branch, and errors of second order.
 EXTRA = 6
@@ -51,25 +52,25 @@ def input_loss(reach: Tensor, before: Tensor | None, dtype: torch.dtype) -> Tens
 
 
 def elementwise_loss(
-    operation: Elementwise, box: Interval, x: Tensor, y: Tensor, losses: Sequence[Tensor], dtype: torch.dtype
+    lines: Relaxation,
+    offsets: Tensor,
+    box: Interval,
+    x: Tensor,
+    y: Tensor,
+    losses: Sequence[Tensor],
+    dtype: torch.dtype,
 ) -> Tensor:
     """e (N, *shape): going back through the lines of an elementwise operation changes a bound of A·(y − y₀) by at most |A|·e.
 
-    `losses` are that of `input_loss`, and that of adding up the rows A themselves where several operations ask for them. It
-    holds for all lower lines from which an adjustable operation may choose, which lie between those of the choices 0 and 1.
+    `offsets` are the magnitudes of what the lines are at x₀, less y₀. `losses` are that of `input_loss`, and that of adding up
+    the rows A themselves where several operations ask for them. Lines with one axis more than the box stand for all between.
     """
-    lines = operation.lines(*box)
-    if operation.adjustable:
-        ends = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device).view(2, *[1] * x.ndim)
-        lines = operation.lines_at(ends, *box)
     slopes = torch.maximum(_most(lines.lower_slope, x), _most(lines.upper_slope, x))
     shifts = torch.maximum(_most(lines.lower_shift, x), _most(lines.upper_shift, x))
     # What the lines are about (x₀, y₀), rounded once for every term.
-    size = slopes * x.abs() + shifts + y.abs()
+    size = torch.addcmul(shifts + y.abs(), slopes, x.abs())
     rounded = 8 * unit_roundoff(torch.float64) * size
-    below = torch.addcmul(lines.lower_shift - y, lines.lower_slope, x)
-    above = torch.addcmul(lines.upper_shift - y, lines.upper_slope, x)
-    total = torch.maximum(_most(below, x), _most(above, x))
+    total = _most(offsets, x)
     passing, *adding = losses
     loss = torch.addcmul(rounded, slopes, passing)
     for part in adding:
