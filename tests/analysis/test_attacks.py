@@ -6,12 +6,11 @@ import pytest
 import torch
 from scipy.optimize import linprog, minimize
 
-from certood.analysis.bounds import capture
 from certood.analysis.evidence.attacks import ascend, distances, generators, random_start, sparse_corner
 from certood.analysis.evidence.nearest import attack_radii, smallest_step
 from certood.analysis.question import Question
 from certood.scores import Energy, MaxLogit
-from tests.analysis.networks import NORMS, images, network
+from tests.analysis.networks import NORMS, captured, images
 
 
 def least_norm(slope: torch.Tensor, gain: float, point: torch.Tensor, norm: float) -> float:
@@ -88,8 +87,7 @@ def test_random_numbers_belong_to_the_image_and_not_to_the_batch(norm: float) ->
 @pytest.mark.parametrize("norm", NORMS)
 def test_radii_are_not_larger_than_those_of_a_search_over_balls(norm: float) -> None:
     """A bisection over ball sizes with a plain attack, which takes several times as many gradients, finds nothing much nearer."""
-    model, x = network("conv", trained=True), images(12)
-    graph = capture(model, x)
+    graph, x = captured("conv", trained=True), images(12)
     scores = Energy()(graph(x))
     question = Question(graph, Energy(), float(scores.median()) + 1e-6, norm)
     accepted = scores <= question.threshold
@@ -114,8 +112,7 @@ def test_radii_are_not_larger_than_those_of_a_search_over_balls(norm: float) -> 
 
 
 def test_a_decision_that_no_image_changes_has_no_attack() -> None:
-    model, x = network("conv", trained=True), images(3)
-    graph = capture(model, x)
+    graph, x = captured("conv", trained=True), images(3)
     for score in (Energy(), MaxLogit()):
         question = Question(graph, score, 1e6)
         radii, points = attack_radii(

@@ -14,7 +14,7 @@ from certood.analysis.evidence.nearest import attack_radii
 from certood.analysis.evidence.refined import refined_radii
 from certood.analysis.question import Question
 from certood.scores import SCORES, Energy, score_by_name
-from tests.analysis.networks import NORMS, RADII, attacked, images, network, sampled
+from tests.analysis.networks import NORMS, RADII, attacked, captured, images, network, sampled
 
 
 def fixed(parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,8 +27,8 @@ def fixed(parameters: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["mlp", "conv", "residual", "leaky", "relu6"])
 def test_no_point_lies_below_and_more_parts_are_tighter(name: str, norm: float) -> None:
-    model, x, eps = network(name, trained=True), images(), 2 * RADII[norm]
-    graph = capture(model, x)
+    graph, x, eps = captured(name, trained=True), images(), 2 * RADII[norm]
+    model = graph.module
     analysis = analyse(graph, LpBall(x, eps, norm), "crown")
     points = sampled(x, eps, norm, 3000)
     lowest = model(points.flatten(0, 1)).view(3000, len(x), 4)[..., 0].amin(0).detach()
@@ -68,8 +68,7 @@ def test_a_tiny_network_is_decided_exactly() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_radii_grow_and_stay_below_the_attack(norm: float) -> None:
-    model, x = network("conv", trained=True), images(6)
-    graph = capture(model, x)
+    graph, x = captured("conv", trained=True), images(6)
     scores = Energy()(graph(x))
     question = Question(graph, Energy(), float(scores.median()) + 1e-6, norm)
     accepted = scores <= question.threshold
@@ -84,8 +83,7 @@ def test_radii_grow_and_stay_below_the_attack(norm: float) -> None:
 
 @pytest.mark.parametrize("score", SCORES.names())
 def test_every_score_is_refined_and_no_attack_is_overtaken(score: str) -> None:
-    model, x = network("conv", trained=True), images(6)
-    graph, chosen = capture(model, x), score_by_name(score)
+    graph, x, chosen = captured("conv", trained=True), images(6), score_by_name(score)
     scores = chosen(graph(x))
     question = Question(graph, chosen, float(scores.median()) + 1e-6, math.inf)
     accepted = scores <= question.threshold

@@ -11,8 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +23,7 @@ from click.testing import CliRunner, Result
 from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 
-from certood.analysis import certify
+from certood.analysis import certify, certify_run, workers
 from certood.analysis.bounds.engines.auto_lirpa import load_auto_lirpa
 from certood.analysis.records import read_certificates
 from certood.analysis.summary import RUN_NUMBERS, entry_numbers
@@ -60,6 +63,12 @@ def certified(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run("certify", trained, *SMALL, "--out", out)
     assert result.exit_code == 0, result.output
     return out
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures: they are looked at once, and take most of the time of a certification."""
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
 
 
 def test_the_summary_is_what_the_certificates_say(certified: Path) -> None:
@@ -125,6 +134,7 @@ def test_every_figure_is_drawn_twice(certified: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_done_is_not_done_again(trained: Path, certified: Path, tmp_path: Path) -> None:
     """Cut off in the middle of a row and of a batch, a certification continues to the same file."""
     shutil.copytree(certified, tmp_path / "cut")
@@ -148,6 +158,26 @@ def test_what_is_done_is_not_done_again(trained: Path, certified: Path, tmp_path
     assert path.read_bytes() == before
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_several_processes_make_the_same_records(
+    trained: Path, certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With threads in the place of processes, whose start takes longest."""
+    started = []
+
+    def pool(count: int, *, mp_context: BaseContext, **options: Any) -> ThreadPoolExecutor:
+        started.append((count, mp_context.get_start_method()))
+        return ThreadPoolExecutor(1, **options)
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(workers, "_worker", [])
+    result = run("certify", trained, *SMALL, "--out", tmp_path / "out", "--devices", "2")
+    assert result.exit_code == 0, result.output
+    assert started == [(2, "spawn")]
+    assert rows(tmp_path / "out") == rows(certified)
+
+
+@pytest.mark.slow
 def test_a_killed_run_continues_with_two_processes(trained: Path, certified: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     arguments = [sys.executable, "-m", "certood", "certify", str(trained), *SMALL, "--out", str(out)]
@@ -166,6 +196,7 @@ def test_a_killed_run_continues_with_two_processes(trained: Path, certified: Pat
     assert rows(out) == rows(certified)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_terminal_sees_the_time_left(trained: Path, tmp_path: Path) -> None:
     arguments = ("certify", trained, "--limit", "2", *SETS[:2], "--out", tmp_path / "seen")
     result = run(*arguments, FORCE_COLOR="1")
@@ -174,6 +205,7 @@ def test_a_terminal_sees_the_time_left(trained: Path, tmp_path: Path) -> None:
     assert not run(*arguments, "--overwrite").stderr
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_requirements_decide_the_exit_code(trained: Path, tmp_path: Path) -> None:
     arguments = ("certify", trained, "--limit", "6", *SETS[:2], "--out", tmp_path / "out")
     result = run(*arguments, "--allow-few", "--require", "correct@digits>=0.9", "--require", "violations<=0")
@@ -223,6 +255,7 @@ def test_options_that_do_not_apply_are_errors(trained: Path, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_score_gets_its_own_threshold(trained: Path, tmp_path: Path) -> None:
     result = run("certify", trained, "--limit", "2", *SETS[:2], "--score", "msp", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
@@ -248,6 +281,7 @@ def test_smoothing_is_kept_apart(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.oracle
+@pytest.mark.usefixtures("undrawn")
 def test_the_second_engine_certifies_about_the_same(trained: Path, certified: Path, tmp_path: Path) -> None:
     try:
         load_auto_lirpa()
@@ -377,6 +411,7 @@ def test_a_finished_certification_that_was_edited_is_not_finished_again(
     assert "has changed since certification.json was written" in result.stderr
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_settings_do_not_mix(trained: Path, certified: Path, tmp_path: Path) -> None:
     shutil.copytree(certified, tmp_path / "copy")
     result = run("certify", trained, *SMALL, "--norm", "2", "--seed", "5", "--out", tmp_path / "copy")
@@ -424,5 +459,6 @@ def test_a_full_disk_is_named_and_loses_nothing(
         result = run("certify", trained, *SMALL, "--out", out)
     assert result.exit_code == 2
     assert "certification.json: No space left on device" in result.stderr
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     assert run("certify", trained, *SMALL, "--out", out).exit_code == 0
     assert rows(out) == rows(certified)

@@ -1,7 +1,7 @@
 """Decomposed and other operations: captured, equal to torch's own, and no sampled value leaves their bounds."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -300,22 +300,44 @@ def made(name: str) -> nn.Module:
     return Applied(CASES[name]).double().eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_bounds_hold(name: str) -> None:
-    model, x = made(name), images()
+class Together(nn.Module):
+    """The logits of several modules side by side: capturing them together takes a third of the time of one by one."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(made(name) for name in names)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part(x) for part in self.parts], 1)
+
+
+GROUPS = [list(CASES)[start : start + 6] for start in range(0, len(CASES), 6)]
+
+
+@pytest.mark.parametrize("names", GROUPS, ids=" + ".join)
+def test_bounds_hold(names: Sequence[str]) -> None:
+    model, x = Together(names), images()
     graph = capture(model, x)
-    torch.testing.assert_close(graph(x), model(x), rtol=1e-9, atol=1e-11)
+
+    def wrong(held: Tensor) -> list[str]:
+        """The names of those whose three columns do not all hold."""
+        return [
+            name for name, part in zip(names, held.view(-1, 3 * len(names)).split(3, 1), strict=True) if not part.all()
+        ]
+
+    exact = model(x)
+    assert not wrong(torch.isclose(graph(x), exact, rtol=1e-9, atol=1e-11))
     points = sampled(x, EPS, math.inf, 200)
-    values = model(points.flatten(0, 1)).view(200, len(x), 3)
+    values = model(points.flatten(0, 1)).view(200, len(x), -1)
     for method in ("interval", "crown"):
         found = bound(graph, LpBall(x, EPS), method)
-        assert (found.lower <= values.amin(0) + 1e-9).all(), method
-        assert (found.upper >= values.amax(0) - 1e-9).all(), method
-        assert found.width.isfinite().all(), method
+        assert not wrong(found.lower <= values.amin(0) + 1e-9), method
+        assert not wrong(found.upper >= values.amax(0) - 1e-9), method
+        assert not wrong(found.width.isfinite()), method
     # A point gives the value: what is loose is not the translation.
     point = bound(graph, LpBall(x, 0.0), "interval")
-    torch.testing.assert_close(point.lower, model(x), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(point.upper, model(x), rtol=1e-6, atol=1e-6)
+    assert not wrong(torch.isclose(point.lower, exact, rtol=1e-6, atol=1e-6))
+    assert not wrong(torch.isclose(point.upper, exact, rtol=1e-6, atol=1e-6))
 
 
 @pytest.mark.slow
@@ -343,18 +365,16 @@ def test_gradients_hold(name: str) -> None:
         (lambda x: 1 / (x + 0.5), True),
     ],
 )
-@pytest.mark.parametrize("method", ["interval", "crown"])
-def test_where_a_function_has_no_bound_there_is_none(
-    function: Callable[[Tensor], Tensor], finite: bool, method: str
-) -> None:
+def test_where_a_function_has_no_bound_there_is_none(function: Callable[[Tensor], Tensor], finite: bool) -> None:
     x = torch.full((1, 2, 8, 8), 0.5, dtype=torch.float64)
     graph = capture(Applied(function), x)
-    found = bound(graph, LpBall(x, 0.1), method)
-    assert not found.lower.isnan().any()
-    assert found.width.isfinite().all() == finite
-    if not finite:
-        assert (found.lower == -math.inf).all()
-        assert (found.upper == math.inf).all()
+    for method in ("interval", "crown"):
+        found = bound(graph, LpBall(x, 0.1), method)
+        assert not found.lower.isnan().any()
+        assert found.width.isfinite().all() == finite
+        if not finite:
+            assert (found.lower == -math.inf).all()
+            assert (found.upper == math.inf).all()
 
 
 def test_supported_operations_name_decomposed_ones() -> None:

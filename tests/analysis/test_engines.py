@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import certood
-from certood.analysis.bounds import ENGINES, Analysis, Engine, LpBall, capture, engine_by_name
+from certood.analysis.bounds import ENGINES, Analysis, Engine, LpBall, engine_by_name
 from certood.analysis.settings import Settings
 from certood.errors import CannotCertify, CertoodError
-from tests.analysis.networks import NORMS, RADII, images, network, sampled
+from tests.analysis.networks import NORMS, RADII, captured, images, sampled
 
 METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")
 CASES = [
@@ -26,8 +26,8 @@ CASES = [
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("engine", CASES)
 def test_no_sample_leaves_the_bounds_of_rows(engine: Engine, method: str) -> None:
-    model, x = network("mlp", trained=True), images()
-    graph, count = capture(model, x), len(x)
+    graph, x, count = captured("mlp", trained=True), images(), 2
+    model = graph.module
     engine.require()
     rows, constant = torch.randn(count, 5, 4).double(), torch.randn(count, 5).double()
     for norm in engine.norms:
@@ -52,7 +52,7 @@ def test_no_sample_leaves_the_bounds_of_rows(engine: Engine, method: str) -> Non
 
 @pytest.mark.parametrize("engine", CASES)
 def test_properties_say_what_is_refused(engine: Engine) -> None:
-    graph = capture(network("mlp"), images())
+    graph = captured("mlp")
     for norm in NORMS:
         if norm in engine.norms:
             engine.check_norm(norm)

@@ -13,7 +13,7 @@ from certood.analysis.bounds.gradient_bounds import SumBox
 from certood.analysis.bounds.operations import activations as known
 from certood.models.classifier import Normalise
 from certood.scores import SCORES, Energy, Score, score_by_name
-from tests.analysis.networks import NETWORKS, NORMS, RADII, SHAPE, images, network, sampled
+from tests.analysis.networks import NETWORKS, NORMS, RADII, SHAPE, captured, images, network, sampled
 
 DUAL = {math.inf: 1, 2: 2, 1: math.inf}
 
@@ -38,8 +38,8 @@ def steepest(model: nn.Module, score: Score, x: Tensor, eps: float, norm: float)
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_on_a_point_the_bounds_are_the_gradient(name: str) -> None:
-    model, x = network(name), images()
-    graph = capture(model, x)
+    graph, x = captured(name), images()
+    model = graph.module
     for score in map(score_by_name, SCORES.names()):
         found = gradient_bound(graph, LpBall(x, 0.0), score=score, method="crown")
         exact = gradients(model, score, x)
@@ -51,8 +51,8 @@ def test_on_a_point_the_bounds_are_the_gradient(name: str) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_gradient_leaves_the_bounds(name: str, norm: float) -> None:
-    model, x = network(name, trained=True), images()
-    graph, eps = capture(model, x), RADII[norm]
+    graph, x, eps = captured(name, trained=True), images(), RADII[norm]
+    model = graph.module
     for score in map(score_by_name, SCORES.names()):
         slopes = torch.cat(
             [
@@ -71,8 +71,7 @@ def test_no_gradient_leaves_the_bounds(name: str, norm: float) -> None:
 
 
 def test_linear_bounds_are_tighter_than_intervals() -> None:
-    model, x = network("mlp", trained=True), images()
-    graph = capture(model, x)
+    graph, x = captured("mlp", trained=True), images()
     loose, tight = (
         gradient_bound(graph, LpBall(x, 0.03), score=Energy(), method=method).dual_norm
         for method in ("interval", "crown")
@@ -188,6 +187,6 @@ def test_no_derivative_leaves_its_range(activation: known.Activation, lower: flo
 
 
 def test_shapes() -> None:
-    found = gradient_bound(capture(network("mlp"), images()), LpBall(images(), 0.01), score=Energy())
+    found = gradient_bound(captured("mlp"), LpBall(images(), 0.01), score=Energy())
     assert found.lower.shape == (2, *SHAPE)
     assert found.dual_norm.shape == (2,)

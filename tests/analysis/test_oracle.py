@@ -2,12 +2,13 @@
 
 import importlib.util
 import math
+from functools import cache
 
 import pytest
 import torch
 from torch import nn
 
-from certood.analysis.bounds import LpBall, bound, capture
+from certood.analysis.bounds import Graph, LpBall, bound, capture
 from certood.analysis.bounds.engines.auto_lirpa import AutoLirpa
 from certood.errors import CannotCertify, CertoodError
 from certood.models.classifier import Normalise
@@ -48,13 +49,18 @@ NETWORKS = {
 }  # fmt: skip
 
 
+@cache
+def captured(name: str) -> Graph:
+    torch.manual_seed(0)
+    model = NETWORKS[name]()
+    model(torch.rand(32, 2, 8, 8))
+    return capture(model.eval(), images(1))
+
+
 @pytest.mark.parametrize("eps", [0.003, 0.03])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_same_bounds_or_tighter(name: str, eps: float) -> None:
-    torch.manual_seed(0)
-    model, x = NETWORKS[name](), images(3)
-    model(torch.rand(32, 2, 8, 8))
-    graph, ball = capture(model.eval(), x), LpBall(x, eps)
+    graph, ball = captured(name), LpBall(images(3), eps)
     rows = torch.eye(4).double().expand(3, -1, -1)
     for method in ("interval", "crown-ibp", "crown"):
         own, other = bound(graph, ball, method), AutoLirpa(graph, ball, method).rows(rows)
@@ -71,10 +77,7 @@ def test_the_same_bounds_or_tighter(name: str, eps: float) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_optimised_slopes_are_not_looser(name: str) -> None:
-    torch.manual_seed(0)
-    model, x = NETWORKS[name](), images(2)
-    model(torch.rand(32, 2, 8, 8))
-    graph, ball = capture(model.eval(), x), LpBall(x, 0.03)
+    graph, ball = captured(name), LpBall(images(2), 0.03)
     own = bound(graph, ball, "alpha-crown", iterations=20)
     other = AutoLirpa(graph, ball, "alpha-crown", iterations=20).rows(torch.eye(4).double().expand(2, -1, -1))
     assert own.width.mean() <= 1.005 * other.width.mean()
@@ -101,8 +104,7 @@ def test_a_dilated_convolution_is_that_of_the_kernel_with_zeros() -> None:
 
 
 def test_it_can_be_chosen_as_the_engine() -> None:
-    torch.manual_seed(0)
-    graph, ball = capture(NETWORKS["conv"]().eval(), images()), LpBall(images(), 0.02)
+    graph, ball = captured("conv"), LpBall(images(), 0.02)
     own, other = (bound(graph, ball, "crown", score=Energy(), engine=engine) for engine in ("certood", "auto-lirpa"))
     torch.testing.assert_close(own.lower, other.lower, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(own.upper, other.upper, rtol=1e-3, atol=1e-3)
@@ -110,7 +112,7 @@ def test_it_can_be_chosen_as_the_engine() -> None:
 
 
 def test_what_it_would_get_wrong_is_refused() -> None:
-    graph = capture(NETWORKS["mlp"](), images())
+    graph = captured("mlp")
     with pytest.raises(CannotCertify, match="not sound for l1 and l2"):
         bound(graph, LpBall(images(), 0.1, 2), engine="auto-lirpa")
     with pytest.raises(CertoodError, match="unknown engine 'lirpa'"):

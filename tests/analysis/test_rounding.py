@@ -15,13 +15,13 @@ from certood.analysis.bounds.linear import full_precision
 from certood.analysis.bounds.linear.relaxing import CentredRelaxation
 from certood.analysis.bounds.operations import Activation, Convolution, Linear, precision
 from certood.errors import CertoodError
-from tests.analysis.networks import NETWORKS, NORMS, RADII, images, network
+from tests.analysis.networks import NETWORKS, NORMS, RADII, captured, images
 
 
 @pytest.mark.parametrize("method", ["crown-ibp", "crown"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_is_as_tight_as_float64_up_to_rounding(name: str, method: str) -> None:
-    graph, x = capture(network(name, trained=True), images()), images()
+    graph, x = captured(name, trained=True), images()
     for norm in NORMS:
         ball = LpBall(x, RADII[norm], norm)
         exact, rounded = (bound(graph, ball, method, dtype=dtype) for dtype in (torch.float64, torch.float32))
@@ -95,7 +95,7 @@ def test_a_point_loses_nothing() -> None:
 
 
 def test_optimised_slopes_in_float32_are_sound_and_help() -> None:
-    graph, x = capture(network("mlp", trained=True), images()), images()
+    graph, x = captured("mlp", trained=True), images()
     ball = LpBall(x, 0.08)
     plain = bound(graph, ball, "crown", dtype=torch.float32)
     exact = bound(graph, ball, "alpha-crown", iterations=10)
@@ -105,7 +105,7 @@ def test_optimised_slopes_in_float32_are_sound_and_help() -> None:
 
 
 def test_precisions_that_bounds_cannot_have_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, ball = capture(network("mlp"), images()), LpBall(images(), 0.1)
+    graph, ball = captured("mlp"), LpBall(images(), 0.1)
     with pytest.raises(CertoodError, match=r"float64 or float32, not torch\.float16"):
         bound(graph, ball, dtype=torch.float16)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
@@ -232,7 +232,7 @@ def test_what_underflows_on_the_way_back_is_covered_where_it_grows_again() -> No
 
 
 def test_an_environment_that_lowers_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, ball = capture(network("mlp"), images()), LpBall(images(), 0.1)
+    graph, ball = captured("mlp"), LpBall(images(), 0.1)
     monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
     with pytest.raises(CertoodError, match="the environment sets ONEDNN_DEFAULT_FPMATH_MODE=BF16; unset it"):
         bound(graph, ball, dtype=torch.float32)

@@ -30,7 +30,7 @@ from certood.scores import (
     UniformLogLikelihood,
     score_by_name,
 )
-from tests.analysis.networks import NORMS, RADII, images, network, sampled
+from tests.analysis.networks import NORMS, RADII, captured, images, network, sampled
 
 Formula = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 FORMULAS: dict[str, Formula] = {
@@ -336,8 +336,7 @@ def test_no_score_of_a_ball_leaves_its_bounds(norm: float) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("case", FORMULAS)
 def test_no_attack_changes_a_decision_within_the_radius_in_closed_form(case: str, norm: float) -> None:
-    model, x = network("conv", trained=True), images(8)
-    graph, score = capture(model, x), score_of(case)
+    graph, x, score = captured("conv", trained=True), images(8), score_of(case)
     values = score(graph(x)).detach()
     question = Question(graph, score, float(values.median()) + 1e-6, norm)
     accepted = values <= question.threshold

@@ -16,7 +16,7 @@ from certood.analysis.bounds.operations.base import in_precision
 from certood.analysis.bounds.operations.convolution import Convolution
 from certood.analysis.bounds.operations.relaxations import relu_relaxation
 from certood.scores import Energy
-from tests.analysis.networks import NORMS, RADII, images, network, sampled
+from tests.analysis.networks import NORMS, RADII, captured, images, network, sampled
 
 GEOMETRIES = [(1, 1, 3), (2, 1, 3), (2, 0, 1), (2, 0, 2), (2, 2, 5), (3, 1, 4), (4, 3, 3), (2, 3, 3), (1, 0, 5)]
 
@@ -85,7 +85,7 @@ def test_they_go_back_through_convolutions_as_whole_planes_do(
 def test_chunks_of_rows_give_what_all_at_once_give(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph, x = capture(network(name, trained=True), images()), images()
+    graph, x = captured(name, trained=True), images()
     for norm in NORMS:
         ball = LpBall(x, RADII[norm], norm)
         whole = analyse(graph, ball, "crown", dtype=dtype)
@@ -106,7 +106,7 @@ def test_chunks_of_rows_give_what_all_at_once_give(
 def test_an_operation_and_the_matrix_before_it_at_once_give_what_one_by_one_give(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graph, x = capture(network(name, trained=True), images(3)), images(3)
+    graph, x = captured(name, trained=True), images(3)
     unit = torch.eye(graph.outputs, dtype=torch.float64).expand(len(x), -1, -1)
     close = 1e-12 if dtype == torch.float64 else 1e-5
     for norm in NORMS:
