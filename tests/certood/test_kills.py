@@ -12,8 +12,8 @@ from tests.certood.kills import NOBODY, SCENARIOS, Recorder, _recorders, content
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names of open files are read from /proc")
 
 # Every how many of the places at which a kill leaves different files are tried here.
-EVERY = {"train": 6, "train --resume": 5, "train --overwrite": 9, "evaluate": 3, "evaluate --calibrate": 3}
-SLOW = {"certify": 25, "certify --overwrite": 50, "report": 2}
+EVERY = {"train": 9, "train --resume": 9, "train --overwrite": 25, "evaluate": 5, "evaluate --calibrate": 6}
+SLOW = {"certify": 40, "certify --overwrite": 90, "report": 4}
 
 
 @pytest.mark.parametrize("name", [*EVERY, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
