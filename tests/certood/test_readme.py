@@ -155,9 +155,11 @@ def test_the_shell_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for words in shell_lines(README):
         if words[0] == "demo":
             continue
-        result = CliRunner().invoke(main, [*words, *shorter.get(words[0], [])])
+        ramp = ["--set", "certified.start=0", "--set", "certified.ramp=1"] if "certified" in " ".join(words) else []
+        more = [*shorter.get(words[0], []), *(ramp if words[0] == "train" else [])]
+        result = CliRunner().invoke(main, [*words, *more])
         assert result.exit_code == 0, (words, result.output, result.exception)
         done.append(words[0])
-    assert sorted(done) == ["certify", "inspect", "train", "train"]
+    assert sorted(done) == ["certify", "certify", "inspect", "train", "train", "train"]
     assert (tmp_path / "runs" / "mine" / "checkpoint.safetensors").is_file()
     assert (tmp_path / "certification.json").is_file()
