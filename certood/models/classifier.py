@@ -63,6 +63,23 @@ class Classifier(nn.Module):
         return self.head(self.features(images))
 
 
+class BodyAndClassifier(Classifier):
+    """A classifier that is one module `body` of normalised images, and one linear layer `classifier` of its features (N, F)."""
+
+    body: nn.Sequential
+    classifier: nn.Linear
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features (N, F) of images (N, C, H, W) in [0, 1]."""
+        features: Tensor = self.body(self.normalise(images))
+        return features
+
+    def head(self, features: Tensor) -> Tensor:
+        """Logits (N, K) of features (N, F)."""
+        logits: Tensor = self.classifier(features)
+        return logits
+
+
 def initialise(module: nn.Module) -> None:
     """He initialisation of convolutions (fan-out) and linear layers' zero bias, as the published networks have it."""
     for part in module.modules():

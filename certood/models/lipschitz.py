@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from certood.errors import ArchitectureError
-from certood.models.classifier import Classifier, Interface
+from certood.models.classifier import BodyAndClassifier, Classifier, Interface
 
 
-class LipschitzCNN(Classifier):
+class LipschitzCNN(BodyAndClassifier):
     """Two convolutions of 2×2 blocks that do not overlap and two linear layers, orthogonal, with |·| between them.
 
     `width` is the number of channels of the first convolution (the second has twice as many), `hidden` that of features;
@@ -48,15 +48,9 @@ class LipschitzCNN(Classifier):
         self.classifier = linear(hidden, interface.num_classes)
         self.scale = scale
 
-    def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (N, hidden) of images (N, C, H, W) in [0, 1]."""
-        features: Tensor = self.body(self.normalise(images))
-        return features
-
     def head(self, features: Tensor) -> Tensor:
-        """Logits (N, K) of features (N, hidden)."""
-        logits: Tensor = self.scale * self.classifier(features)
-        return logits
+        """Logits (N, K) of features (N, hidden), times the scale."""
+        return self.scale * super().head(features)
 
     def stored(self) -> tuple[Classifier, Mapping[str, Any]]:
         """The same function of plain convolutions and matrices."""

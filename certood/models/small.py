@@ -2,12 +2,12 @@
 
 import math
 
-from torch import Tensor, nn
+from torch import nn
 
-from certood.models.classifier import Classifier, Interface, initialise
+from certood.models.classifier import BodyAndClassifier, Interface, initialise
 
 
-class SmallCNN(Classifier):
+class SmallCNN(BodyAndClassifier):
     """Two strided 3×3 convolutions and two linear layers with ReLU; images from 4×4 pixels on.
 
     `width` is the number of channels of the first convolution (the second has twice as many), `hidden` that of features.
@@ -29,18 +29,8 @@ class SmallCNN(Classifier):
         self.classifier = nn.Linear(hidden, interface.num_classes)
         initialise(self)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (N, hidden) of images (N, C, H, W) in [0, 1]."""
-        features: Tensor = self.body(self.normalise(images))
-        return features
 
-    def head(self, features: Tensor) -> Tensor:
-        """Logits (N, K) of features (N, hidden)."""
-        logits: Tensor = self.classifier(features)
-        return logits
-
-
-class StridedCNN(Classifier):
+class StridedCNN(BodyAndClassifier):
     """Two strided 4×4 convolutions, a 3×3 one, average pooling and two linear layers with ReLU; images from 8×8 pixels on.
 
     `width` is the number of channels of the first convolution (the others have twice as many), `hidden` that of features.
@@ -65,18 +55,8 @@ class StridedCNN(Classifier):
         self.classifier = nn.Linear(hidden, interface.num_classes)
         initialise(self)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (N, hidden) of images (N, C, H, W) in [0, 1]."""
-        features: Tensor = self.body(self.normalise(images))
-        return features
 
-    def head(self, features: Tensor) -> Tensor:
-        """Logits (N, K) of features (N, hidden)."""
-        logits: Tensor = self.classifier(features)
-        return logits
-
-
-class SmallMLP(Classifier):
+class SmallMLP(BodyAndClassifier):
     """Linear layers with ReLU: `depth` hidden layers of `width` units."""
 
     def __init__(self, interface: Interface, width: int = 256, depth: int = 2) -> None:
@@ -89,13 +69,3 @@ class SmallMLP(Classifier):
         self.body = nn.Sequential(*layers)
         self.classifier = nn.Linear(inputs, interface.num_classes)
         initialise(self)
-
-    def features(self, images: Tensor) -> Tensor:
-        """Penultimate features (N, width) of images (N, C, H, W) in [0, 1]."""
-        features: Tensor = self.body(self.normalise(images))
-        return features
-
-    def head(self, features: Tensor) -> Tensor:
-        """Logits (N, K) of features (N, width)."""
-        logits: Tensor = self.classifier(features)
-        return logits

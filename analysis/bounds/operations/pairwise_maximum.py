@@ -11,7 +11,7 @@ from certood.analysis.bounds.operations.base import Interval, JointRelaxation, O
 from certood.analysis.bounds.operations.broadcasting import broadcast_norm, sum_to_shape
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
-from certood.analysis.bounds.operations.relaxations import relu_relaxation
+from certood.analysis.bounds.operations.relaxations import relu_of_difference
 
 
 class PairwiseMaximum(JointRelaxation):
@@ -31,11 +31,7 @@ class PairwiseMaximum(JointRelaxation):
         """The difference takes the line below or above, and y itself what the rows are."""
         (a, b), (c, d) = boxes
         low, high = torch.broadcast_tensors(a - d, b - c)
-        lines = relu_relaxation(low, high)
-        positive, negative = rows.clamp_min(0), rows.clamp_max(0)
-        difference = positive * lines.lower_slope[:, None] + negative * lines.upper_slope[:, None]
-        slack = 1e-13 * (low.abs() + high.abs())
-        shift = positive * (lines.lower_shift - slack)[:, None] + negative * (lines.upper_shift + slack)[:, None]
+        difference, shift = relu_of_difference(rows, low, high)
         back = [sum_to_shape(difference, shapes[0]), sum_to_shape(rows - difference, shapes[1])]
         return back, shift.flatten(2).sum(2)
 

@@ -51,6 +51,19 @@ def relu_relaxation(lower: Tensor, upper: Tensor, slope: Tensor | None = None) -
     return Relaxation(lower_slope, torch.zeros_like(lower), chord, (chord * below).neg_())
 
 
+def relu_of_difference(coefficients: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """A slope and a shift, like `coefficients` a (N, R, …), with a·relu(d) ≥ slope·d + shift for d in [low, high], (N, …).
+
+    `low` and `high` are differences of bounds, and rounded: the shift leaves room for that.
+    """
+    lines = relu_relaxation(low, high)
+    positive, negative = coefficients.clamp_min(0), coefficients.clamp_max(0)
+    slack = 1e-13 * (low.abs() + high.abs())
+    slope = positive * lines.lower_slope[:, None] + negative * lines.upper_slope[:, None]
+    shift = positive * (lines.lower_shift - slack)[:, None] + negative * (lines.upper_shift + slack)[:, None]
+    return slope, shift
+
+
 def kinked_relaxation(function: Function, kinks: Sequence[float], lower: Tensor, upper: Tensor) -> Relaxation:
     """A piecewise linear function: both lines parallel to the chord, through its extreme kinks; exact offsets."""
     slope = chord_slope(function, lower, upper)

@@ -10,7 +10,7 @@ from torch import Tensor
 from certood.analysis.bounds.operations.base import Interval, JointRelaxation, Operation
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
-from certood.analysis.bounds.operations.relaxations import relu_relaxation
+from certood.analysis.bounds.operations.relaxations import relu_of_difference
 
 
 class SortedPairs(JointRelaxation):
@@ -37,16 +37,10 @@ class SortedPairs(JointRelaxation):
         """With coefficients r of the smaller value and s of the larger: r·y + s·x + (s − r)·relu(y − x)."""
         lower, upper = boxes[0]
         (a, c), (b, d) = (bound.unbind(self.axis + 1) for bound in (lower, upper))
-        low, high = c - b, d - a
-        lines = relu_relaxation(low, high)
         smaller, larger = rows.unbind(self.axis + 2)
         if self.descending:
             smaller, larger = larger, smaller
-        excess = larger - smaller
-        positive, negative = excess.clamp_min(0), excess.clamp_max(0)
-        difference = positive * lines.lower_slope[:, None] + negative * lines.upper_slope[:, None]
-        slack = 1e-13 * (low.abs() + high.abs())
-        shift = positive * (lines.lower_shift - slack)[:, None] + negative * (lines.upper_shift + slack)[:, None]
+        difference, shift = relu_of_difference(larger - smaller, c - b, d - a)
         back = torch.stack([larger - difference, smaller + difference], self.axis + 2)
         return [back], shift.flatten(2).sum(2)
 
