@@ -78,7 +78,7 @@ def bound(
     if specification is not None and score is not None:
         raise CertoodError("give a specification or a score, not both")
     bounding = engine_by_name(engine)
-    rows, constant = _specification(specification, graph.outputs, len(ball))
+    rows, constant = _specification(specification, graph.outputs, len(ball), ball.centre.device)
     budget = max_memory or default_memory()
     at_once = bounding.images_at_once(graph, budget, dtype, method) or len(ball)
     found = []
@@ -93,11 +93,11 @@ def bound(
 
 
 def _specification(
-    given: tuple[Tensor, Tensor | None] | None, outputs: int, count: int
+    given: tuple[Tensor, Tensor | None] | None, outputs: int, count: int, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
     """Rows (N, M, K) and constants (N, M) or None; without a specification those that read the logits."""
     if given is None:
-        return torch.eye(outputs, dtype=torch.float64).expand(count, -1, -1), None
+        return torch.eye(outputs, dtype=torch.float64, device=device).expand(count, -1, -1), None
     coefficients = given[0].to(torch.float64)
     if coefficients.ndim not in (2, 3) or coefficients.shape[-1] != outputs:
         raise CertoodError(f"expected C of shape (N, M, {outputs}) or (M, {outputs}), got {coefficients.shape}")

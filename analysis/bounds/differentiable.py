@@ -76,7 +76,8 @@ def check_differentiable(captured: Captured) -> None:
     }
     with torch.enable_grad():
         graph = captured.bind(parameters)
-        images = torch.full((1, *exported.shape), 0.5, dtype=graph.dtype).requires_grad_()
+        device = next((value.device for value in parameters.values()), torch.device("cpu"))
+        images = torch.full((1, *exported.shape), 0.5, dtype=graph.dtype, device=device).requires_grad_()
         boxes = interval_boxes(graph, images - 0.1, images + 0.1)
     for index, node in enumerate(graph.nodes[1:], start=1):
         if not all(end.requires_grad for end in boxes[index]):

@@ -100,7 +100,7 @@ def logit_gradient_bound(
 ) -> GradientBounds:
     """Bounds of the gradient of one logit over a ball, elementwise (N, C, H, W) and in the dual norm (N,)."""
     forward = analyse(graph, ball, method, iterations=iterations)
-    unit = torch.zeros(len(ball), graph.outputs, dtype=torch.float64)
+    unit = torch.zeros(len(ball), graph.outputs, dtype=torch.float64, device=ball.centre.device)
     unit[:, output] = 1
     with torch.no_grad():
         return _backwards(forward, ball, SumBox(unit, unit, 1.0))
@@ -117,7 +117,7 @@ def _backwards(forward: Analysis, ball: LpBall, gradients: SumBox, *, elementwis
         width = lower.shape[1]
         step = max(1, int(forward.max_memory // (64 * width * len(ball))))
         found: list[list[Tensor]] = [[], []]
-        for part in torch.arange(width).split(step):
+        for part in torch.arange(width, device=lower.device).split(step):
             unit = torch.nn.functional.one_hot(part, width).to(torch.float64).expand(len(ball), -1, -1)
             for sign, kept in zip((1, -1), found, strict=True):
                 kept.append(sign * backward.least(last, sign * unit.unflatten(2, shape)))

@@ -49,7 +49,7 @@ def analyse(
         raise CertoodError(
             f"the network takes images {tuple(graph.nodes[0].shape)}, got {tuple(ball.centre.shape[1:])}"
         )
-    check_precision(dtype)
+    check_precision(dtype, ball.centre.device)
     keep_freed_blocks()
     budget = max_memory or default_memory()
     kind = _affordable(method, graph, len(ball), budget, dtype)
@@ -174,5 +174,5 @@ def _units(neurons: Tensor, shape: torch.Size, dtype: torch.dtype) -> Rows:
     """The rows that read off single neurons (N, R) of a node."""
     if len(shape) == 3:
         return Windows.units(neurons, shape, dtype)
-    unit = torch.zeros(*neurons.shape, shape.numel(), dtype=dtype)
+    unit = torch.zeros(*neurons.shape, shape.numel(), dtype=dtype, device=neurons.device)
     return unit.scatter_(2, neurons[..., None], 1.0).view(*neurons.shape, *shape)

@@ -90,8 +90,8 @@ def clamp(x: Tensor, *limits: Any, **named: Any) -> Any:
     if not any(isinstance(limit, Tensor) for limit in found.values()):
         return NotImplemented
     low, high = found.get("min"), found.get("max")
-    x = x if low is None else torch.maximum(x, torch.as_tensor(low, dtype=x.dtype))
-    return x if high is None else torch.minimum(x, torch.as_tensor(high, dtype=x.dtype))
+    x = x if low is None else torch.maximum(x, torch.as_tensor(low, dtype=x.dtype, device=x.device))
+    return x if high is None else torch.minimum(x, torch.as_tensor(high, dtype=x.dtype, device=x.device))
 
 
 @decomposes("pow")

@@ -83,7 +83,7 @@ class Analysis:
 
     def rows(self, coefficients: Tensor, constant: Tensor | None = None) -> Bounds:
         """Bounds (N, M) of coefficients·f(x) + constant, for coefficients (N, M, K) and constant (N, M) or None."""
-        shift = torch.zeros((), dtype=torch.float64) if constant is None else constant
+        shift = coefficients.new_zeros((), dtype=torch.float64) if constant is None else constant
         lowers, gained = self._lower(coefficients, both=True)
         lower, negated = lowers.chunk(2, 1)
         method = self.method

@@ -12,8 +12,8 @@ from certood.errors import CertoodError
 ENVIRONMENT = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
 
 
-def check_precision(dtype: torch.dtype) -> None:
-    """Raise CertoodError for a precision in which bounds cannot be computed soundly, or an environment that lowers it."""
+def check_precision(dtype: torch.dtype, device: torch.device) -> None:
+    """Raise CertoodError for a precision in which bounds cannot be computed soundly there, or an environment that lowers it."""
     if dtype not in (torch.float64, torch.float32):
         raise CertoodError(f"bounds are computed in float64 or float32, not {dtype}")
     if dtype == torch.float64:
@@ -39,15 +39,15 @@ def check_precision(dtype: torch.dtype) -> None:
             raise CertoodError(
                 f"float32 bounds need full precision: torch.backends.{where} = 'ieee', which is now {precision!r}"
             )
-    _check_products()
+    _check_products(device)
 
 
-def _check_products() -> None:
-    """Raise CertoodError where products of float32 lose digits, whatever makes them."""
+def _check_products(device: torch.device) -> None:
+    """Raise CertoodError where products of float32 on a device lose digits, whatever makes them."""
     # 1 + 2⁻¹² has more digits than bfloat16, half precision and TF32 hold.
     value = 1 + 2.0**-12
-    rows = torch.full((32, 64), value)
-    found = _product(rows, torch.eye(64)), F.conv2d(rows.view(1, 32, 8, 8), torch.eye(32)[:, :, None, None])
+    rows, unit = torch.full((32, 64), value, device=device), torch.eye(64, device=device)
+    found = _product(rows, unit), F.conv2d(rows.view(1, 32, 8, 8), unit[:32, :32, None, None])
     if any(bool((part != value).any()) for part in found):
         raise CertoodError(
             "float32 bounds need full precision, but products of float32 lose digits here: something lowers the precision of "

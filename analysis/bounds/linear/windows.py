@@ -34,14 +34,14 @@ class Windows:
     @staticmethod
     def whole(rows: Tensor) -> Windows:
         """Rows (N, R, C, H, W) of whole planes."""
-        origin = torch.zeros(rows.shape[:2], dtype=torch.int64)
+        origin = torch.zeros(rows.shape[:2], dtype=torch.int64, device=rows.device)
         return Windows(rows.permute(0, 1, 3, 4, 2), origin, origin, rows.shape[2:], covers=True, clean=True)
 
     @staticmethod
     def units(neurons: Tensor, plane: torch.Size, dtype: torch.dtype) -> Windows:
         """The rows that read off single neurons, given by their flat indices (N, R)."""
         channels, height, width = plane
-        values = torch.zeros(*neurons.shape, 1, 1, channels, dtype=dtype)
+        values = torch.zeros(*neurons.shape, 1, 1, channels, dtype=dtype, device=neurons.device)
         values.view(*neurons.shape, channels).scatter_(2, (neurons // (height * width))[..., None], 1.0)
         return Windows(values, neurons // width % height, neurons % width, plane, clean=True)
 
@@ -91,10 +91,11 @@ class Windows:
         before, after, above, below = self.margins
         width = self.plane[2] // self.step + before + after
         size = (self.plane[1] // self.step + above + below) * width
-        offsets = torch.arange(self.size[0])[:, None] * width + torch.arange(self.size[1])
+        device = self.top.device
+        offsets = torch.arange(self.size[0], device=device)[:, None] * width + torch.arange(self.size[1], device=device)
         start = (self.top + above) * width + self.left + before
         if len(start) > 1:
-            start = start + size * torch.arange(len(start))[:, None]
+            start = start + size * torch.arange(len(start), device=device)[:, None]
         return (start.reshape(-1, 1) + offsets.view(1, -1)).flatten()
 
     def padded(self, planes: Tensor) -> Tensor:
