@@ -197,6 +197,15 @@ def test_clever_fits_the_maxima_of_consecutive_batches() -> None:
         assert value == pytest.approx(1, abs=0.02)
 
 
+def test_clever_is_the_location_of_the_fit_where_that_lies_above_the_samples() -> None:
+    norms = 1 - torch.rand(240, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    column = norms[:, 0].tolist()
+    maxima = [max(column[start : start + 6]) for start in range(0, 240, 6)]
+    _, location, _ = stats.weibull_max.fit(maxima, loc=1.01 * max(maxima))
+    assert location > 1.001 * max(column)
+    assert clever(norms, batch=6).item() == pytest.approx(location, rel=1e-9)
+
+
 @pytest.mark.parametrize("kind", ["id", "ood"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_certificates_hold_together(norm: float, kind: str) -> None:

@@ -27,6 +27,9 @@ def test_a_bound_is_never_better_than_the_attack_by_hand() -> None:
     assert (found.auc, found.aauc, found.gauc) == (1, 0.5, 0.5)
     assert threat_metrics([2], [3], [2.5], [2.5], 0, attacked_id=[1], bound_id=[1]).gauc == 1
     assert threat_metrics([2.5], [3], [2.5], [2.5], 0, attacked_id=[1], bound_id=[1]).aauc == 0
+    # An attack that made an outlier's score higher has not helped the detector.
+    found = threat_metrics([0], [-1], [5], [-2], 4, attacked_id=[0], bound_id=[0])
+    assert (found.aauc, found.afpr95) == (found.auc, found.fpr95) == (0, 1)
 
 
 def test_what_nothing_is_known_about_gets_nothing() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from certood.analysis.bounds import LpBall, capture, gradient_bound, logit_gradient_bound
-from certood.analysis.bounds.gradient_bounds import SumBox
+from certood.analysis.bounds.gradient_bounds import SumBox, _norm_row
 from certood.analysis.bounds.operations import activations as known
 from certood.models.classifier import Normalise
 from certood.scores import SCORES, Energy, Score, score_by_name
@@ -190,3 +190,21 @@ def test_shapes() -> None:
     found = gradient_bound(captured("mlp"), LpBall(images(), 0.01), score=Energy())
     assert found.lower.shape == (2, *SHAPE)
     assert found.dual_norm.shape == (2,)
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2])
+def test_the_chord_of_a_norm_lies_above_it_on_its_box_and_touches_it_at_a_corner(norm: float) -> None:
+    """a·g + b ≥ ‖g‖₁ or ‖g‖₂² at random points of a box with ends of every sign, with equality where all g are ends."""
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.randn(2, 40, 6, dtype=torch.float64, generator=generator).sort(0).values
+    row, constant = _norm_row(ends[0], ends[1], norm)
+
+    def gap(points: Tensor) -> Tensor:
+        size = points.abs().sum(1) if norm == math.inf else points.square().sum(1)
+        return (row * points).sum(1) + constant - size
+
+    for _ in range(200):
+        share = torch.rand(40, 6, dtype=torch.float64, generator=generator)
+        assert (gap(torch.lerp(ends[0], ends[1], share)) >= -1e-12).all()
+        corner = torch.where(share < 0.5, ends[0], ends[1])
+        torch.testing.assert_close(gap(corner), torch.zeros(40, dtype=torch.float64), atol=1e-12, rtol=0)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from certood.analysis.bounds import LpBall, analyse, bound, capture
 from certood.analysis.bounds.linear import full_precision
+from certood.analysis.bounds.linear.losses import RoundingLosses
 from certood.analysis.bounds.linear.relaxing import CentredRelaxation
 from certood.analysis.bounds.operations import Activation, Convolution, Linear, precision
+from certood.analysis.bounds.operations.base import Rows
 from certood.errors import CertoodError
 from tests.analysis.networks import NETWORKS, NORMS, RADII, captured, images
 
@@ -327,3 +329,33 @@ def test_the_loss_of_a_node_that_several_read_includes_adding_them_up(dtype: tor
         losses.append(found.backward.losses.linear(node))
         reach = found.nodes.reach(node)
     assert (losses[1] - losses[0] >= 0.99 * unit * reach).all()
+
+
+def test_adding_up_what_branches_ask_of_a_linear_node_is_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two matrices read another one, with no relaxation between: of a cast that costs 1 at that node every bound pays 1."""
+    torch.manual_seed(0)
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.left, self.right = nn.Linear(12, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x.flatten(1))
+            return torch.cat([self.left(y), self.right(y)], 1)
+
+    x = torch.rand(2, 3, 2, 2).double()
+    graph = capture(Branches().double(), x)
+    shared = next(index for index in range(len(graph.nodes)) if len(graph.readers[index]) == 2)
+    rows = torch.randn(2, 4, 6).double()
+
+    def lowest(cost: float) -> Tensor:
+        def of_cast(_: RoundingLosses, index: int, rows: Rows) -> Tensor:
+            return torch.full((), cost if index == shared else 0.0, dtype=torch.float64)
+
+        monkeypatch.setattr(RoundingLosses, "of_cast", of_cast)
+        found = analyse(graph, LpBall(x, 0.1), "interval", dtype=torch.float32)
+        return found.backward.to_image(len(graph.nodes) - 1, rows)[1]
+
+    paid = lowest(0.0) - lowest(1.0)
+    torch.testing.assert_close(paid, torch.ones_like(paid), rtol=1e-6, atol=0)
