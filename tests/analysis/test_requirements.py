@@ -1,6 +1,7 @@
 """Requirements of a gate, and the intervals that decide them, against counted and simulated ones."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -118,6 +119,18 @@ def test_every_requirement_has_its_number_count_and_interval() -> None:
         for cell in column.cells
     ]
     assert text == ["n@a>=101", "a", "100", "100", "–", "NO"]
+
+
+def test_of_several_radii_the_first_decides() -> None:
+    """At 0.2 every decision is refuted."""
+    larger = [
+        replace(one, at=(*one.at, AtRadius(0.2, "refuted", dict.fromkeys(one.at[0].values, one.at[0].values["lower"]))))
+        for one in RECORDS
+    ]
+    result = summarise(larger, (0.1, 0.2))
+    for text, expected in (("certified_fraction@a>=0.5", 0.96), ("refuted_fraction@b<=0.5", 10 / 120)):
+        (outcome,) = judge([parse_requirement(text)], result, larger)
+        assert outcome.value == pytest.approx(expected)
 
 
 def test_what_is_not_known_does_not_hold() -> None:
