@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), help="this command; may be repeated")
     parser.add_argument("--every", type=int, default=1, help="try one of so many places")
+    parser.add_argument("--first", type=int, default=0, help="number of the first place, as wrong ones are printed")
     parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -36,11 +37,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = killed(name, Path(folder))
             places = found.places
-            tried = places[:: arguments.every]
+            tried = [place for place in places if place >= arguments.first][:: arguments.every]
             wrong = 0
-            for place in tried:
+            for number, place in enumerate(tried, 1):
                 problems = [found.continued(place), found.read(place) if name != "demo" else ""]
                 wrong += any(problems)
+                print(f"{name}: {number} of {len(tried)} tried, {wrong} wrong", file=sys.stderr, flush=True)
                 for problem in filter(None, problems):
                     print(f"{name}, {place}, before {found.recorder.events[place]}: {problem}", file=sys.stderr)
         seconds = time.perf_counter() - began

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,10 +114,14 @@ SCENARIOS: dict[str, Scenario] = {
 
 @dataclass
 class Recorder:
-    """Copies of a folder before every change in it, in `kept`/0, 1, …; `events` says which change each is before."""
+    """Copies of a folder before every change in it, in `kept`/0, 1, …; `events` says which change each is before.
+
+    Before the first event that begins with `fatal`, the process kills itself.
+    """
 
     folder: Path
     kept: Path
+    fatal: str | None = None
     events: list[str] = field(default_factory=list)
     active: bool = False
 
@@ -131,6 +136,8 @@ class Recorder:
         for path in target.rglob(f".*.{os.getpid()}.partial"):
             path.rename(path.with_name(path.name.replace(f".{os.getpid()}.", f".{NOBODY}.")))
         self.events.append(event)
+        if self.fatal is not None and event.startswith(self.fatal):
+            os.kill(os.getpid(), signal.SIGKILL)
         self.active = True
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -159,9 +166,9 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 @contextmanager
-def recording(folder: Path, kept: Path) -> Iterator[Recorder]:
+def recording(folder: Path, kept: Path, fatal: str | None = None) -> Iterator[Recorder]:
     """A recorder of the changes in a folder, which ends with the context."""
-    recorder = Recorder(folder, kept)
+    recorder = Recorder(folder, kept, fatal)
     if not getattr(sys, "_kills_are_heard", False):
         # A hook cannot be removed again.
         sys.addaudithook(_hook)
