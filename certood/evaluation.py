@@ -134,6 +134,15 @@ def dropped(old: Mapping[str, Any], detector: Detector, scores: Collection[str],
     return [name for name in dict.fromkeys([*old["scores"], *known]) if name not in (*scores, *ood)]
 
 
+def one_line(result: Mapping[str, Any]) -> str:
+    """Accuracy, and the detector's own score over all OOD sets, in per cent."""
+    mean = result["scores"][result["score"]]["mean"]
+    return (
+        f"accuracy {100 * result['accuracy']:.1f} %, "
+        f"mean FPR95 {100 * mean['fpr95']:.1f} %, mean AUROC {100 * mean['auroc']:.1f} %"
+    )
+
+
 def evaluation_table(result: Mapping[str, Any]) -> Table:
     """Accuracy, and FPR95, AUROC and both AUPR in per cent: one row per OOD set and score, the detector's own score first."""
     scores = result["scores"]

@@ -60,34 +60,19 @@ def command(out: Path, limit: int, epochs: int | None, seed: int, overwrite: boo
 
 
 def _train(recipe: "Recipe", run: Path, *, overwrite: bool) -> None:
-    import json
     import sys
 
-    from certood.checkpoints import stored_identity
-    from certood.evaluation import read_evaluation
+    from certood.evaluation import one_line, read_evaluation
     from certood.runs import RunDirectory
-    from certood.runs.identity import differences
-    from certood.train.loop import fit
-    from certood.train.run_directory import prepare_run
+    from certood.train.continuing import fit_or_continue, is_finished
 
     files = RunDirectory(run)
-    evaluated = None if overwrite else read_evaluation(files.evaluation)
-    finished = evaluated is not None and files.checkpoint.is_file()
-    if finished and evaluated is not None:
-        finished = "detector" in evaluated and not differences(evaluated["detector"], stored_identity(run))
-    if finished:
-        # It must be the run of this recipe, not of another seed or length.
-        prepare_run(files, recipe, resume=True, overwrite=False)
+    if not overwrite and is_finished(files):
         click.echo(f"  trained and evaluated before: {run}")
     else:
         click.echo(f"  training and evaluating -> {run}/ checkpoint.safetensors, training.csv, evaluation.json")
-        fit(recipe, run, resume=not overwrite and not files.empty, overwrite=overwrite, progress=sys.stderr.isatty())
-    evaluation = json.loads(files.evaluation.read_text("utf-8"))
-    mean = evaluation["scores"][evaluation["score"]]["mean"]
-    click.echo(
-        f"    accuracy {100 * evaluation['accuracy']:.1f} %, "
-        f"mean FPR95 {100 * mean['fpr95']:.1f} %, mean AUROC {100 * mean['auroc']:.1f} %"
-    )
+    fit_or_continue(recipe, run, overwrite=overwrite, progress=sys.stderr.isatty())
+    click.echo(f"    {one_line(read_evaluation(files.evaluation) or {})}")
 
 
 def _certify(run: Path, settings: "Settings", limit: int, *, overwrite: bool) -> None:

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     "--init", type=click.Path(path_type=Path), help="Start from the weights of this checkpoint (training.init)."
 )
 @click.option("--seed", type=int, help="Seed of everything random (run.seed).")
+@click.option(
+    "--seeds",
+    metavar="SEEDS",
+    help="Train a run for each of these seeds, e.g. 0-4 or 0,1,7, in OUT-SEED; the same command continues.",
+)
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps (run.device).")
 @click.option("--devices", type=int, help="Processes on this machine (run.devices).")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder of the image sets (data.root).")
@@ -43,6 +48,7 @@ def command(
     overwrite: bool,
     init: Path | None,
     seed: int | None,
+    seeds: str | None,
     device: str | None,
     devices: int | None,
     data_root: Path | None,
@@ -68,6 +74,8 @@ def command(
         return
     if resume and overwrite:
         raise CertoodError("--resume continues a run and --overwrite replaces it; leave one out")
+    if seeds is not None and (seed is not None or resume):
+        raise click.UsageError("--seeds names every seed and continues what is there: leave out --seed and --resume")
     named = {
         "training.init": init,
         "run.seed": seed,
@@ -84,7 +92,10 @@ def command(
     options = tuple(f"{key}={value}" for key, value in named.items() if value is not None)
     loaded = load_recipe(recipe or DEFAULT_RECIPE, settings + options)
     out = out or Path("runs") / loaded.recipe
-    _train(loaded, out, resume=resume, overwrite=overwrite)
+    if seeds is None:
+        _train(loaded, out, resume=resume, overwrite=overwrite)
+    else:
+        _train_seeds(loaded, out, seeds, overwrite=overwrite)
 
 
 def _as_toml(name: str, value: str | int | None) -> str | int | None:
@@ -110,3 +121,16 @@ def _train(recipe: "Recipe", out: Path, *, resume: bool, overwrite: bool) -> Non
         fit(recipe, out, resume=resume, overwrite=overwrite)
     Console().print(evaluation_table(json.loads(RunDirectory(out).evaluation.read_text("utf-8"))))
     click.echo(f"Run directory: {out}")
+
+
+def _train_seeds(recipe: "Recipe", out: Path, seeds: str, *, overwrite: bool) -> None:
+    from certood.evaluation import one_line, read_evaluation
+    from certood.runs import RunDirectory
+    from certood.train.continuing import fit_or_continue, parse_seeds, runs_of_seeds
+
+    runs = runs_of_seeds(recipe, out, parse_seeds(seeds), overwrite=overwrite)
+    with interruptible(f"What was done is kept in {out}-SEED; the same command continues."):
+        for folder, one in runs.items():
+            trained = fit_or_continue(one, folder, overwrite=overwrite)
+            before = "" if trained else " (trained before)"
+            click.echo(f"{folder}: {one_line(read_evaluation(RunDirectory(folder).evaluation) or {})}{before}")

@@ -1,0 +1,65 @@
+"""Runs that the same command continues: finished ones are left as they are, started ones go on."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from certood.checkpoints import stored_identity
+from certood.errors import RecipeError
+from certood.evaluation import read_evaluation
+from certood.runs import RunDirectory
+from certood.runs.identity import differences
+from certood.train.loop import fit
+from certood.train.recipe import Recipe, make_recipe
+from certood.train.run_directory import check_run, prepare_run
+
+# More seeds than that are a mistyped range.
+MOST_SEEDS = 1000
+
+
+def is_finished(run: RunDirectory) -> bool:
+    """Whether a run is trained, and evaluated with the weights that it holds."""
+    evaluated = read_evaluation(run.evaluation)
+    if evaluated is None or not run.checkpoint.is_file() or "detector" not in evaluated:
+        return False
+    return not differences(evaluated["detector"], stored_identity(run.folder))
+
+
+def fit_or_continue(recipe: Recipe, out: Path, *, overwrite: bool = False, progress: bool = True) -> bool:
+    """Train and evaluate by a recipe, go on where it stopped, or leave a finished run alone: whether anything was done.
+
+    Raises RunDirectoryError where the folder holds a run of another recipe, and whatever `fit` raises.
+    """
+    run = RunDirectory(out)
+    if not overwrite and is_finished(run):
+        prepare_run(run, recipe, resume=True, overwrite=False)
+        return False
+    fit(recipe, out, resume=not overwrite and not run.empty, overwrite=overwrite, progress=progress)
+    return True
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds as "0-4", "3" or "0-2,7", each once, in the order given; raises RecipeError."""
+    found: dict[int, None] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,18})\s*(?:-\s*(\d{1,18})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first or last - first >= MOST_SEEDS:
+            raise RecipeError(f"expected seeds such as 0-4 or 0,1,7 (at most {MOST_SEEDS}), got {text!r}")
+        found |= dict.fromkeys(range(first, last + 1))
+    if len(found) > MOST_SEEDS:
+        raise RecipeError(f"expected at most {MOST_SEEDS} seeds, got {len(found)}")
+    return list(found)
+
+
+def runs_of_seeds(recipe: Recipe, out: Path, seeds: Sequence[int], *, overwrite: bool = False) -> dict[Path, Recipe]:
+    """The recipe of every seed by its run directory, OUT-SEED.
+
+    They differ in `run.seed` alone: the split of the ID set is that of `data.split_seed`, so that all are tested on the same
+    images. Raises RunDirectoryError, before anything is loaded, where a directory holds something else than a run of its recipe.
+    """
+    runs = {out.with_name(f"{out.name}-{seed}"): make_recipe(recipe.to_toml(), [f"run.seed={seed}"]) for seed in seeds}
+    for folder, one in runs.items():
+        run = RunDirectory(folder)
+        check_run(run, one, resume=not overwrite and not run.empty, overwrite=overwrite)
+    return runs
