@@ -58,6 +58,7 @@ def use_tanh() -> None:
     del sys.modules["their_activation"]
 
 
+@pytest.mark.slow
 def test_certificates_are_not_continued_with_another_activation(own: Path) -> None:
     """The weights are the same, so that only the network says what the radii are of."""
     assert certify(own, "--out", "found").exit_code == 0
