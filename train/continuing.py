@@ -11,31 +11,30 @@ from certood.runs import RunDirectory
 from certood.runs.identity import differences
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, make_recipe
-from certood.train.run_directory import check_run, prepare_run
+from certood.train.run_directory import check_run
 
 # More seeds than that are a mistyped range.
 MOST_SEEDS = 1000
 
 
-def is_finished(run: RunDirectory) -> bool:
-    """Whether a run is trained, and evaluated with the weights that it holds."""
+def is_finished(recipe: Recipe, out: Path) -> bool:
+    """Whether the folder holds a run that is trained, and evaluated with the weights that it holds.
+
+    Raises RunDirectoryError where that is a run of another recipe, of another seed or length for example.
+    """
+    run = RunDirectory(out)
     evaluated = read_evaluation(run.evaluation)
     if evaluated is None or not run.checkpoint.is_file() or "detector" not in evaluated:
         return False
-    return not differences(evaluated["detector"], stored_identity(run.folder))
-
-
-def fit_or_continue(recipe: Recipe, out: Path, *, overwrite: bool = False, progress: bool = True) -> bool:
-    """Train and evaluate by a recipe, go on where it stopped, or leave a finished run alone: whether anything was done.
-
-    Raises RunDirectoryError where the folder holds a run of another recipe, and whatever `fit` raises.
-    """
-    run = RunDirectory(out)
-    if not overwrite and is_finished(run):
-        prepare_run(run, recipe, resume=True, overwrite=False)
+    if differences(evaluated["detector"], stored_identity(out)):
         return False
-    fit(recipe, out, resume=not overwrite and not run.empty, overwrite=overwrite, progress=progress)
+    check_run(run, recipe, resume=True, overwrite=False)
     return True
+
+
+def fit_or_continue(recipe: Recipe, out: Path, *, overwrite: bool = False, progress: bool = True) -> None:
+    """Train and evaluate by a recipe from the start, or from where the run in the folder stopped; raises what `fit` raises."""
+    fit(recipe, out, resume=_continues(RunDirectory(out), overwrite), overwrite=overwrite, progress=progress)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -61,5 +60,10 @@ def runs_of_seeds(recipe: Recipe, out: Path, seeds: Sequence[int], *, overwrite:
     runs = {out.with_name(f"{out.name}-{seed}"): make_recipe(recipe.to_toml(), [f"run.seed={seed}"]) for seed in seeds}
     for folder, one in runs.items():
         run = RunDirectory(folder)
-        check_run(run, one, resume=not overwrite and not run.empty, overwrite=overwrite)
+        check_run(run, one, resume=_continues(run, overwrite), overwrite=overwrite)
     return runs
+
+
+def _continues(run: RunDirectory, overwrite: bool) -> bool:
+    """Whether there is a run to go on with."""
+    return not overwrite and not run.empty

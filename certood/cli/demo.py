@@ -60,19 +60,19 @@ def command(out: Path, limit: int, epochs: int | None, seed: int, overwrite: boo
 
 
 def _train(recipe: "Recipe", run: Path, *, overwrite: bool) -> None:
+    import json
     import sys
 
-    from certood.evaluation import one_line, read_evaluation
+    from certood.evaluation import one_line
     from certood.runs import RunDirectory
     from certood.train.continuing import fit_or_continue, is_finished
 
-    files = RunDirectory(run)
-    if not overwrite and is_finished(files):
+    if not overwrite and is_finished(recipe, run):
         click.echo(f"  trained and evaluated before: {run}")
     else:
         click.echo(f"  training and evaluating -> {run}/ checkpoint.safetensors, training.csv, evaluation.json")
-    fit_or_continue(recipe, run, overwrite=overwrite, progress=sys.stderr.isatty())
-    click.echo(f"    {one_line(read_evaluation(files.evaluation) or {})}")
+        fit_or_continue(recipe, run, overwrite=overwrite, progress=sys.stderr.isatty())
+    click.echo(f"    {one_line(json.loads(RunDirectory(run).evaluation.read_text('utf-8')))}")
 
 
 def _certify(run: Path, settings: "Settings", limit: int, *, overwrite: bool) -> None:

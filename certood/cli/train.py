@@ -124,13 +124,17 @@ def _train(recipe: "Recipe", out: Path, *, resume: bool, overwrite: bool) -> Non
 
 
 def _train_seeds(recipe: "Recipe", out: Path, seeds: str, *, overwrite: bool) -> None:
-    from certood.evaluation import one_line, read_evaluation
+    import json
+
+    from certood.evaluation import one_line
     from certood.runs import RunDirectory
-    from certood.train.continuing import fit_or_continue, parse_seeds, runs_of_seeds
+    from certood.train.continuing import fit_or_continue, is_finished, parse_seeds, runs_of_seeds
 
     runs = runs_of_seeds(recipe, out, parse_seeds(seeds), overwrite=overwrite)
     with interruptible(f"What was done is kept in {out}-SEED; the same command continues."):
         for folder, one in runs.items():
-            trained = fit_or_continue(one, folder, overwrite=overwrite)
-            before = "" if trained else " (trained before)"
-            click.echo(f"{folder}: {one_line(read_evaluation(RunDirectory(folder).evaluation) or {})}{before}")
+            before = not overwrite and is_finished(one, folder)
+            if not before:
+                fit_or_continue(one, folder, overwrite=overwrite)
+            result = json.loads(RunDirectory(folder).evaluation.read_text("utf-8"))
+            click.echo(f"{folder}: {one_line(result)}{' (trained before)' if before else ''}")

@@ -67,7 +67,7 @@ def test_each_pool_gives_its_share_in_whole_passes() -> None:
         torch.Generator(),
     )
     assert sorted((odd // 3).bincount().tolist()) == [6, 7, 7]
-    # Of 10 in the ratio 0.45 to 0.28 to 0.27 the one that is left goes to 2.8, not to 4.5 or 2.7.
+    # Of shares 4.2, 2.9 and 2.9 the two that rounding leaves go to the last two.
     unequal = [Pool(torch.arange(3 * index, 3 * index + 3), weight) for index, weight in enumerate((4.2, 2.9, 2.9))]
     assert (draw(unequal, 10, torch.Generator()) // 3).bincount().tolist() == [4, 3, 3]
     none = draw([Pool(torch.arange(3), 1e9), Pool(torch.arange(3, 6), 1e-9)], 5, torch.Generator())

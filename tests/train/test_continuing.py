@@ -54,7 +54,7 @@ def test_every_run_is_the_run_of_its_seed_and_finished_ones_are_left_alone(tmp_p
     assert second.exit_code == 0, second.output
     assert second.output.count("(trained before)") == 2
     assert (tmp_path / "ce-0" / "checkpoint.safetensors").stat().st_mtime_ns == before
-    assert is_finished(RunDirectory(tmp_path / "ce-1"))
+    assert is_finished(load_recipe("digits-ce", (*settings, "run.seed=1")), tmp_path / "ce-1")
     # All are tested on the same images.
     recorded = [RunDirectory(tmp_path / f"ce-{seed}").recipe_tables()["record"]["sha256"] for seed in range(3)]
     assert recorded[0] == recorded[1] == recorded[2]
