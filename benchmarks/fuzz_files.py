@@ -1,5 +1,7 @@
 """Many damaged files of a run: each must be read, or refused by one error; everything else is printed with its seed.
 
+Exit code 1 where anything was wrong.
+
 python benchmarks/fuzz_files.py --cases 2000 --json fuzz.json
 """
 
@@ -45,6 +47,7 @@ def main() -> None:
         print(f"| {row['reader']} | {row['read']} | {row['refused']} | {row['wrong']} | {row['slowest_s']:.2f} s |")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=2) + os.linesep, "utf-8")
+    sys.exit(any(row["wrong"] for row in rows))
 
 
 if __name__ == "__main__":

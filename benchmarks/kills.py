@@ -38,6 +38,8 @@ def main() -> None:
             found = killed(name, Path(folder))
             places = found.places
             tried = [place for place in places if place >= arguments.first][:: arguments.every]
+            if not tried:
+                parser.error(f"{name} has no place from {arguments.first} on; its last one is {places[-1]}")
             wrong = 0
             for number, place in enumerate(tried, 1):
                 problems = [found.continued(place), found.read(place) if name != "demo" else ""]

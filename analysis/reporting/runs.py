@@ -93,7 +93,8 @@ def _read(path: Path) -> Run:
         evaluation = None
     if certification is not None:
         about = identity if identity is not None else (evaluation or {}).get("detector")
-        if why := _stale(certification, about) or _other_images(certification, evaluation):
+        why = _stale(certification, about, any_score=True) or _other_images(certification, evaluation)
+        if why:
             stale.append(f"{files.certification.name} {why}; certify it again with --overwrite")
             certification = None
     if stale and evaluation is None and certification is None:
@@ -123,10 +124,11 @@ def _read(path: Path) -> Run:
     return replace(run, certification=certification, certificates=tuple(certificates), settings=settings)
 
 
-def _stale(content: Mapping[str, Any], identity: Mapping[str, Any] | None) -> str:
+def _stale(content: Mapping[str, Any], identity: Mapping[str, Any] | None, *, any_score: bool = False) -> str:
     """Why a result is not about this detector; empty where it is, or where nothing is known to compare with.
 
-    A certification may be about another score than the detector's own, with another γ.
+    `any_score`: a certification may be about another score than the detector's own, with another γ; an evaluation is
+    always about the detector's own.
     """
     if identity is None:
         return ""
@@ -134,7 +136,7 @@ def _stale(content: Mapping[str, Any], identity: Mapping[str, Any] | None) -> st
     if not isinstance(own, Mapping):
         return "does not say which detector it is about (it was written by an earlier version)"
     found = differences(own, identity)
-    if own.get("score") != identity.get("score"):
+    if any_score and own.get("score") != identity.get("score"):
         found = [key for key in found if key not in ("score", "threshold")]
     return f"is about another detector than the checkpoint ({', '.join(found)} differ)" if found else ""
 

@@ -112,6 +112,16 @@ def page(copy: RunDirectory) -> str:
     return Path(report(copy.folder, copy.folder.parent / "page.html")).read_text("utf-8")
 
 
+def test_an_evaluation_of_another_score_than_the_checkpoints_is_left_out(copy: RunDirectory) -> None:
+    """A certification may be about another score; rates of one temperature never stand for a detector of another."""
+    detector = load_checkpoint(copy.folder)
+    save_checkpoint(replace(detector, score=Energy(temperature=5.0)), copy.checkpoint)
+    (read,) = read_runs([copy.folder])
+    assert read.evaluation is None
+    assert read.certification is not None
+    assert read.stale == ("evaluation.json is about another detector than the checkpoint (score differ); evaluate it again",)
+
+
 def test_a_report_leaves_out_what_is_about_another_checkpoint(copy: RunDirectory) -> None:
     (whole,) = read_runs([copy.folder])
     assert whole.evaluation is not None
