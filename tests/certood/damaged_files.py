@@ -15,7 +15,7 @@ from certood.analysis.reporting import provenance
 from certood.analysis.reporting.formats import tables_as_csv, tables_as_json
 from certood.analysis.reporting.runs import read_runs
 from certood.analysis.reporting.verdict import verdict
-from certood.checkpoints import load_checkpoint, load_foreign, stored_identity
+from certood.checkpoints import load, load_checkpoint, load_foreign, stored_identity
 from certood.errors import CertoodError
 from certood.evaluation import read_evaluation
 from certood.runs import RunDirectory
@@ -56,6 +56,7 @@ def _reported(run: RunDirectory) -> object:
 READERS: dict[str, tuple[str, Callable[[RunDirectory], object]]] = {
     "checkpoint": ("checkpoint.safetensors", lambda run: (stored_identity(run.folder), load_checkpoint(run.folder))),
     "state dict": ("weights.pt", _foreign),
+    "ONNX": ("network.onnx", lambda run: load(run.folder / "network.onnx")),
     "training state": ("training_state.pt", lambda run: load_state(run, torch.device("cpu"), 2)),
     "recipe": ("recipe.toml", read_run_recipe),
     "evaluation": ("evaluation.json", lambda run: read_evaluation(run.evaluation)),

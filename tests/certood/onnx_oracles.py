@@ -58,6 +58,20 @@ class Idiom:
         return path
 
 
+def random(*shape: int, seed: int = 0) -> Array:
+    """Standard normal float32 values."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+WEIGHTS = {"w": random(5, 3, 3, 3), "b": random(5, seed=1), "v": random(45, 4, seed=2), "d": random(4, seed=3)}
+NETWORK = Idiom(
+    "a small network",
+    "c = Conv <strides = [2, 2]> (x, w, b)\n r = Relu (c)\n f = Flatten (r)\n y = Gemm (f, v, d)",
+    WEIGHTS,
+    (3, 8, 8),
+)
+
+
 def images(idiom: Idiom, count: int = 3) -> Array:
     """Images in [0, 1], a third of their values 0 or 1, in the shape of the network's input."""
     generator = np.random.default_rng(len(idiom.name))

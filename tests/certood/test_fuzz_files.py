@@ -15,6 +15,7 @@ from certood.runs import RunDirectory
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
 from tests.certood.damaged_files import READERS, outcome
+from tests.certood.onnx_oracles import NETWORK
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ def make_run(folder: Path) -> RunDirectory:
     assert result.exit_code == 0, result.output
     shutil.copy(found.checkpoint, folder / "kept.safetensors")
     torch.save(load_checkpoint(folder).model.state_dict(), folder / "weights.pt")
+    NETWORK.write(folder / "network.onnx")
     return found
 
 

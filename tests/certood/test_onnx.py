@@ -17,22 +17,9 @@ from certood.errors import CheckpointError
 from certood.onnx import read_onnx
 from certood.onnx.files import read_model
 from certood.onnx.witness import compare
-from tests.certood.onnx_oracles import Idiom
+from tests.certood.onnx_oracles import NETWORK, WEIGHTS, Idiom, random
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
-
-
-def random(*shape: int, seed: int = 0) -> Any:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-WEIGHTS = {"w": random(5, 3, 3, 3), "b": random(5, seed=1), "v": random(45, 4, seed=2), "d": random(4, seed=3)}
-NETWORK = Idiom(
-    "a small network",
-    "c = Conv <strides = [2, 2]> (x, w, b)\n r = Relu (c)\n f = Flatten (r)\n y = Gemm (f, v, d)",
-    WEIGHTS,
-    (3, 8, 8),
-)
 
 
 def logits(images: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The README keeps what it promises: its commands parse and run, its Python runs, its links lead somewhere."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -108,6 +109,20 @@ def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert all(record.radius_certified <= record.radius_attack for record in records)  # type: ignore[attr-defined]
     assert (found.lower <= found.upper).all()  # type: ignore[attr-defined]
     assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits-energy", "digits-greg-plus"])
+def test_a_row_of_the_table_is_found_again_within_the_stated_tolerance(name: str, tmp_path: Path) -> None:
+    """Whatever the processor and the number of threads."""
+    assert "Expect means of FPR95 within a point, and those of AUROC within 0.2" in README
+    found = re.search(rf"^\| `{name}` \| energy \|.*\| ([0-9.]+) / ([0-9.]+) \|$", README, re.MULTILINE)
+    assert found is not None
+    result = CliRunner().invoke(main, ["train", name, "--device", "cpu", "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    mean = json.loads((tmp_path / "run" / "evaluation.json").read_text("utf-8"))["scores"]["energy"]["mean"]
+    assert 100 * mean["fpr95"] == pytest.approx(float(found[1]), abs=1)
+    assert 100 * mean["auroc"] == pytest.approx(float(found[2]), abs=0.2)
 
 
 NETWORK = """
