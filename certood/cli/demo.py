@@ -41,22 +41,40 @@ def command(out: Path, limit: int, epochs: int | None, seed: int, overwrite: boo
     from certood.analysis.reporting.plots import write_curves
     from certood.analysis.reporting.runs import read_runs
     from certood.analysis.settings import Settings
-    from certood.train.recipe import load_recipe
 
     # Images of 8×8 pixels gain nothing from more threads, which wait for each other on a busy machine.
     torch.set_num_threads(1)
-    settings = [f"run.seed={seed}", "run.device=cpu"] + ([f"training.epochs={epochs}"] if epochs else [])
+    recipes = [_recipe(name, seed, epochs) for name in RECIPES]
     runs = [out / name for name in RECIPES]
     with interruptible(f"What was done is kept in {out}; the same command continues."):
-        for place, (name, run) in enumerate(zip(RECIPES, runs, strict=True), start=1):
-            click.echo(f"[{place}/{len(RECIPES)}] {name}")
-            _train(load_recipe(f"digits-{name}", settings), run, overwrite=overwrite)
+        for place, (recipe, run) in enumerate(zip(recipes, runs, strict=True), start=1):
+            click.echo(f"[{place}/{len(RECIPES)}] {run.name}")
+            _train(recipe, run, overwrite=overwrite)
             _certify(run, Settings(eps=RADII, seed=seed), limit, overwrite=overwrite)
         page = out / "report.html"
         click.echo(f"comparing the {len(RECIPES)} runs -> {page}")
         report(runs, page)
         write_curves(read_runs(runs), out / "radii.png")
     click.echo(f"Report: {page} (open it in a browser)")
+
+
+def _recipe(name: str, seed: int, epochs: int | None) -> "Recipe":
+    """A recipe of the demo; the ramp of certified training shrinks or grows with the number of epochs."""
+    from certood.train.recipe import load_recipe
+
+    settings = [f"run.seed={seed}", "run.device=cpu"]
+    recipe = load_recipe(f"digits-{name}", settings)
+    if epochs is None:
+        return recipe
+    settings.append(f"training.epochs={epochs}")
+    if recipe.certified is not None:
+        whole, share = recipe.certified.schedule(recipe.training.epochs, 1), epochs / recipe.training.epochs
+        settings += [
+            f"certified.start={share * whole.start}",
+            f"certified.ramp={share * whole.length}",
+            f"optimiser.decay_start={share * (whole.start + whole.length)}",
+        ]
+    return load_recipe(f"digits-{name}", settings)
 
 
 def _train(recipe: "Recipe", run: Path, *, overwrite: bool) -> None:

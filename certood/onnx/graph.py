@@ -45,6 +45,9 @@ def standardised(model: Any) -> Any:
     operator_set(model)
     if model.functions:
         model = inliner.inline_local_functions(model)
+    damaged = [node.op_type for node in _nodes(model.graph) if not isinstance(node.op_type, str)]
+    if damaged:  # protobuf gives the bytes where a name is not UTF-8
+        raise CheckpointError(f"the ONNX graph has an operation called {damaged[0]!r}; the file is damaged")
     unknown = {node.op_type for node in _nodes(model.graph) if node.domain in STANDARD_DOMAINS} - OPERATORS.keys()
     composed = [("", name) for name in sorted(unknown - {"Constant"})]
     if composed and hasattr(inliner, "inline_selected_functions"):

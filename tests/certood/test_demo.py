@@ -20,6 +20,17 @@ def refuse(*_: Any, **__: Any) -> None:
     raise AssertionError("this was done before")
 
 
+@pytest.mark.parametrize("name", demo.RECIPES)
+def test_every_recipe_fits_any_number_of_epochs(name: str) -> None:
+    usual, short = demo._recipe(name, 3, None), demo._recipe(name, 3, 1)
+    assert (short.training.epochs, short.run.seed, usual.run.seed) == (1, 3, 3)
+    if usual.certified is not None:
+        assert short.certified is not None
+        whole, part = (found.certified.schedule(found.training.epochs, 10) for found in (usual, short))
+        assert part(9) == whole(whole.steps * usual.training.epochs - 1) == usual.certified.eps
+        assert part(4) == pytest.approx(whole(usual.training.epochs * 5 - 1), rel=0.2)
+
+
 @pytest.mark.slow
 def test_the_demo_continues_after_an_interruption_and_skips_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -228,6 +228,7 @@ def test_damaged_files_are_one_error(file: Path, tmp_path: Path) -> None:
     assert "may be truncated" in refused(content[: len(content) // 2], tmp_path)
     assert "may be truncated" in refused(b"no protobuf at all", tmp_path)
     assert "no ONNX graph" in refused(b"", tmp_path)
+    assert "called b'Fl\\xb5tten'" in refused(content.replace(b"Flatten", b"Fl\xb5tten"), tmp_path)
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load(tmp_path / "gone.onnx")
     model = NETWORK.model()
