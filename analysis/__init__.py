@@ -1,7 +1,8 @@
 """Bounds, certificates, attacks, certified metrics, figures and the report.
 
-`certify` and `report` are the entry points; `certood.analysis.bounds` bounds logits, scores and gradients of any network over a
-ball; `certood.analysis.certification` computes the record of an image, `certood.analysis.summary` the metrics of a run.
+`certify`, `report` and `compare` are the entry points; `certood.analysis.bounds` bounds logits, scores and gradients of any
+network over a ball; `certood.analysis.certification` computes the record of an image,
+`certood.analysis.summary` the metrics of a run.
 """
 
 import json
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from certood.analysis.records import Certificate
+    from certood.analysis.reporting.comparison import Comparison
     from certood.detector import Detector
 
-__all__ = ["FORMATS", "certify", "report"]
+__all__ = ["FORMATS", "certify", "compare", "report"]
 
 FORMATS = ("html", "json", "csv", "latex")
 
@@ -114,6 +116,25 @@ def report(
         refuse_foreign(Path(out), lambda content: _same_kind(content, text, format))
         write_atomically(Path(out), text)
     return text
+
+
+def compare(
+    runs: Sequence[Path | str], *, against: str | None = None, near: Sequence[str] = (), score: str | None = None
+) -> "Comparison":
+    """Evaluated runs, those of one recipe and several seeds as one arm: means, deviations, paired differences with intervals.
+
+    `against` is the arm that the others are compared with (default: the first), `near` names OOD sets that are near the ID set,
+    and `score` the one by which all are compared (default: each arm by its detector's own). Nothing is computed again. Raises
+    RunDirectoryError where a run was not evaluated, or on other images than the others, CertoodError for an unknown name.
+    """
+    from certood.analysis.reporting.arms import arms_of  # noqa: PLC0415 (importing certood.analysis stays light)
+    from certood.analysis.reporting.comparison import compare_arms  # noqa: PLC0415
+    from certood.analysis.reporting.runs import read_runs  # noqa: PLC0415
+    from certood.errors import CertoodError  # noqa: PLC0415
+
+    if not runs:
+        raise CertoodError("a comparison needs at least one run directory")
+    return compare_arms(arms_of(read_runs([Path(run) for run in runs]), score), against, near)
 
 
 def _is_page(content: bytes) -> bool:

@@ -14,6 +14,7 @@ from certood.errors import CheckpointError, RecipeError, RunDirectoryError
 from certood.files import write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part
+from certood.runs.kinds import WHERE, flat_keys
 from certood.train.recipe import Recipe, make_recipe
 
 TRAINING_COLUMNS = (
@@ -124,22 +125,8 @@ def read_run_recipe(run: RunDirectory) -> Recipe:
 
 def different_keys(first: Recipe, second: Recipe) -> list[str]:
     """Dotted keys in which two recipes differ, except where they run (`run.device`, `run.devices`, `run.nodes`)."""
-    one, two = _flat(first.to_toml()), _flat(second.to_toml())
-    return sorted(
-        key
-        for key in one.keys() | two.keys()
-        if key not in ("run.device", "run.devices", "run.nodes") and one.get(key) != two.get(key)
-    )
-
-
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    one, two = flat_keys(first.to_toml()), flat_keys(second.to_toml())
+    return sorted(key for key in one.keys() | two.keys() if key not in WHERE and one.get(key) != two.get(key))
 
 
 def write_recipe(run: RunDirectory, recipe: Recipe, fingerprints: Mapping[str, str]) -> None:

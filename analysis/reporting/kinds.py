@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certood.analysis.reporting.runs import Run
-
-# Tables of recipe.toml that say where and when a run was made, not how its detector was trained.
-CIRCUMSTANCES = ("run", "record")
+from certood.runs.kinds import kind_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def kinds_of_training(runs: Sequence[Run]) -> list[Kind]:
 def _key(run: Run) -> str:
     """What runs of one kind share; a run without a recipe is a kind of its own."""
     assert run.certification is not None
-    recipe: Any = {key: value for key, value in run.recipe.items() if key not in CIRCUMSTANCES} or run.name
+    recipe = kind_of(run.recipe) or run.name
     sets = sorted(run.certification["sets"])
     return json.dumps([recipe, run.norm, run.certification["eps"], sets], sort_keys=True, default=str)
 

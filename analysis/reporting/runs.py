@@ -50,6 +50,13 @@ class Run:
         return entry
 
     @property
+    def benchmark_images(self) -> tuple[object, ...]:
+        """What two benchmarks must share for their rates to be compared: the names and the hashes of their image sets."""
+        images: Mapping[str, Any] = (self.evaluation or {}).get("image_sets", {})
+        outliers = sorted(images.get("ood", {}).items())
+        return tuple(sorted(self.benchmark.get("sets", ()))), images.get("test"), tuple(outliers)
+
+    @property
     def smoothed(self) -> bool:
         """Whether the certification is probabilistic, and about the smoothed detector."""
         return self.certification is not None and self.certification["method"] == "smoothing"

@@ -44,8 +44,7 @@ def verdict(runs: Sequence[Run]) -> list[str]:
 
 def _benchmarked(run: Run) -> tuple[object, ...]:
     """What two benchmarks must share for their rates to be ranked."""
-    images: Mapping[str, object] = (run.evaluation or {}).get("image_sets", {})
-    return tuple(sorted(run.benchmark["sets"])), images.get("test"), str(images.get("ood")), run.score
+    return *run.benchmark_images, run.score
 
 
 def _certified(run: Run) -> tuple[object, ...]:

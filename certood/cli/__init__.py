@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "Measure a detector: every score on every OOD set.",
     "certify": "Certify a detector: radii, Lipschitz constants, attacks, guaranteed metrics.",
     "report": "Theory beside benchmark of some runs, in one HTML file.",
+    "compare": "Means over seeds, and paired differences with intervals.",
     "inspect": "List what of a network can be bounded.",
     "data": "List, check and fetch image sets.",
 }

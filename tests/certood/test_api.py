@@ -42,7 +42,7 @@ def test_the_facade_takes_no_torch_until_it_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "names"), [("certood", ["load", "certify"]), ("certood.analysis", ["certify", "report"])]
+    ("module", "names"), [("certood", ["load", "certify"]), ("certood.analysis", ["certify", "report", "compare"])]
 )
 def test_pydoc_shows_what_there_is(module: str, names: list[str]) -> None:
     # What `python -m pydoc` prints, without its bold letters.

@@ -48,6 +48,11 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], list[str]], str, str]] = {
         "certood.analysis.reporting.page.verdict",
         "run the same command again.",
     ),
+    "compare": (
+        lambda run, out: ["compare", str(run), "--json", str(out / "c.json")],
+        "certood.analysis.reporting.arms.arms_of",
+        "run the same command again.",
+    ),
     "inspect": (lambda run, _: ["inspect", str(run)], "certood.analysis.bounds.list_operations", "run the same command again."),
     "demo": (
         lambda _, out: ["demo", "--out", str(out), "--epochs", "1"],

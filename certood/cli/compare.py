@@ -1,0 +1,60 @@
+"""`certood compare`: arms of several seeds beside each other."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("compare")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--against", metavar="ARM", help="The arm that the others are compared with.  [default: the first]")
+@click.option(
+    "--near",
+    multiple=True,
+    metavar="SET",
+    help="OOD set that is near the ID set, the others being far; give it once a set.",
+)
+@click.option("--score", metavar="SCORE", help="Compare all arms by this score.  [default: each by its detector's own]")
+@click.option("--by-set", is_flag=True, help="Also a table of every OOD set.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path), help="Also write all numbers to this file, as JSON."
+)
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write all numbers to this file, as CSV.")
+def command(
+    runs: tuple[Path, ...],
+    against: str | None,
+    near: tuple[str, ...],
+    score: str | None,
+    by_set: bool,
+    json_file: Path | None,
+    csv_file: Path | None,
+) -> None:
+    """Compare RUNS, directories that were evaluated: mean ± standard deviation over seeds, and paired differences.
+
+    Runs whose recipe.toml agree in every key but run.seed (and run.device, run.devices, run.nodes) are one arm; it is called by
+    its folders, without the seed. Differences are of runs with the same seed, with the 95 % interval of Student's paired t.
+    Runs that were measured on different images are refused.
+    """
+    from certood.analysis import compare
+    from certood.analysis.reporting.comparison_formats import (
+        comparison_as_csv,
+        comparison_as_json,
+        is_comparison_csv,
+        is_comparison_json,
+    )
+    from certood.cli.comparing import print_comparison
+    from certood.files import refuse_foreign, write_atomically
+
+    found = compare(runs, against=against, near=near, score=score)
+    files = (
+        (json_file, comparison_as_json, is_comparison_json),
+        (csv_file, comparison_as_csv, is_comparison_csv),
+    )
+    for path, _, ours in files:
+        if path is not None:
+            refuse_foreign(path, ours)
+    print_comparison(found, by_set=by_set)
+    for path, as_text, _ in files:
+        if path is not None:
+            write_atomically(path, as_text(found))
+            click.echo(f"Written: {path}")

@@ -1,0 +1,25 @@
+"""Which runs are of one kind: those whose recipes differ in the seed alone, and in where they ran."""
+
+from collections.abc import Mapping
+from typing import Any
+
+SEED = "run.seed"
+# Keys that say where a recipe ran, which changes nothing of what was trained but its rounding.
+WHERE = ("run.device", "run.devices", "run.nodes")
+
+
+def flat_keys(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested tables by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            flat |= flat_keys(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def kind_of(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """What runs of one kind have in common: the keys of a recipe.toml but `run.seed`, where it ran, and the record of the run."""
+    without_record = {name: value for name, value in tables.items() if name != "record"}
+    return {key: value for key, value in flat_keys(without_record).items() if key not in (SEED, *WHERE)}
