@@ -49,3 +49,10 @@ class TrainingProgress:
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def duration(seconds: float) -> str:
+    """A duration as people say it: seconds below 90, minutes below 90, then hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

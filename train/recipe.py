@@ -1,5 +1,6 @@
 """Recipes: what defines a training run, read from TOML, checked as a whole, and changed with `key=value`."""
 
+import copy
 import difflib
 import importlib.resources
 import tomllib
@@ -144,11 +145,18 @@ def load_recipe(name: str, settings: Iterable[str] = ()) -> Recipe:
     return make_recipe(_read_toml(name), settings)
 
 
-def make_recipe(tables: Mapping[str, Any], settings: Iterable[str] = ()) -> Recipe:
-    """A recipe of plain tables (as read from TOML), with settings `a.b=value` applied; raises RecipeError."""
-    changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tables.items()}
+def make_recipe(
+    tables: Mapping[str, Any], settings: Iterable[str] = (), changes: Mapping[str, Any] | None = None
+) -> Recipe:
+    """A recipe of plain tables (as read from TOML); raises RecipeError.
+
+    First `changes`, values by dotted key, are made, then settings `a.b=value`.
+    """
+    changed = copy.deepcopy(dict(tables))
+    for key, value in (changes or {}).items():
+        _apply(changed, key, value)
     for setting in settings:
-        _apply(changed, setting)
+        _apply(changed, *_parsed(setting))
     _require_64_bits(changed, "")
     try:
         return Recipe.model_validate(changed)
@@ -185,6 +193,14 @@ def known_keys() -> list[str]:
     ]
 
 
+def read_toml(name: str, text: str) -> dict[str, Any]:
+    """The tables of a TOML text; raises RecipeError that names the file."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and values nested as deep
+        raise RecipeError(f"{name} is not valid TOML: {error}") from error
+
+
 def _read_toml(name: str) -> dict[str, Any]:
     if name in recipe_names():
         text = importlib.resources.files("certood.train.recipes").joinpath(f"{name}.toml").read_text("utf-8")
@@ -199,21 +215,22 @@ def _read_toml(name: str) -> dict[str, Any]:
         raise RecipeError(
             f"unknown recipe {name!r}; {hint}Expected a path that ends in .toml or one of: {', '.join(recipe_names())}"
         )
-    try:
-        tables = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and values nested as deep
-        raise RecipeError(f"{name} is not valid TOML: {error}") from error
+    tables = read_toml(name, text)
     tables.setdefault("recipe", Path(name).stem)
     # The record of a finished run carries what was found when it ran; it is not part of the recipe.
     tables.pop("record", None)
     return tables
 
 
-def _apply(tables: dict[str, Any], setting: str) -> None:
+def _parsed(setting: str) -> tuple[str, Any]:
+    """Key and value of a setting `a.b=value`."""
     key, equals, text = setting.partition("=")
-    key = key.strip()
     if not equals:
         raise RecipeError(f"expected a setting of the form key=value, got {setting!r}")
+    return key.strip(), _toml_value(text.strip())
+
+
+def _apply(tables: dict[str, Any], key: str, value: Any) -> None:
     options = key.startswith("model.options.")
     if key not in known_keys() and not options:
         raise RecipeError(unknown_key(key, known_keys()))
@@ -223,7 +240,7 @@ def _apply(tables: dict[str, Any], setting: str) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise RecipeError(f"{part!r} is a table of the recipe, but was found to be {table!r}")
-    table[last] = _toml_value(text.strip())
+    table[last] = value
     section = sections().get(path[0]) if path else None
     if section is not None and issubclass(section, FamilySection) and last in section.families:
         # The parameters in the recipe of a member that is no longer chosen go with it.

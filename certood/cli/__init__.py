@@ -15,6 +15,7 @@ from certood.errors import CertoodError
 COMMANDS = {
     "demo": "The whole path on bundled images, in about two minutes.",
     "train": "Train a detector from a recipe.",
+    "study": "Train arms × seeds from one file, and compare them.",
     "evaluate": "Measure a detector: every score on every OOD set.",
     "certify": "Certify a detector: radii, Lipschitz constants, attacks, guaranteed metrics.",
     "report": "Theory beside benchmark of some runs, in one HTML file.",

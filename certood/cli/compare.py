@@ -36,25 +36,9 @@ def command(
     Runs that were measured on different images are refused.
     """
     from certood.analysis import compare
-    from certood.analysis.reporting.comparison_formats import (
-        comparison_as_csv,
-        comparison_as_json,
-        is_comparison_csv,
-        is_comparison_json,
-    )
-    from certood.cli.comparing import print_comparison
-    from certood.files import refuse_foreign, write_atomically
+    from certood.cli.comparing import print_comparison, require_writable, write_comparison
 
+    require_writable(json_file, csv_file)
     found = compare(runs, against=against, near=near, score=score)
-    files = (
-        (json_file, comparison_as_json, is_comparison_json),
-        (csv_file, comparison_as_csv, is_comparison_csv),
-    )
-    for path, _, ours in files:
-        if path is not None:
-            refuse_foreign(path, ours)
     print_comparison(found, by_set=by_set)
-    for path, as_text, _ in files:
-        if path is not None:
-            write_atomically(path, as_text(found))
-            click.echo(f"Written: {path}")
+    write_comparison(found, json_file, csv_file)

@@ -119,7 +119,9 @@ def test_an_evaluation_of_another_score_than_the_checkpoints_is_left_out(copy: R
     (read,) = read_runs([copy.folder])
     assert read.evaluation is None
     assert read.certification is not None
-    assert read.stale == ("evaluation.json is about another detector than the checkpoint (score differ); evaluate it again",)
+    assert read.stale == (
+        "evaluation.json is about another detector than the checkpoint (score differ); evaluate it again",
+    )
 
 
 def test_a_report_leaves_out_what_is_about_another_checkpoint(copy: RunDirectory) -> None:

@@ -37,6 +37,11 @@ COMMANDS: dict[str, tuple[Callable[[Path, Path], list[str]], str, str]] = {
         "certood.train.loop.train_epoch",
         "the same command with --resume instead of --overwrite continues.",
     ),
+    "study": (
+        lambda _, out: ["study", "examples/study.toml", *FAST, "--out", str(out)],
+        "certood.train.loop.train_epoch",
+        "What was done is kept in OUT; the same command continues.",
+    ),
     "evaluate": (lambda run, _: ["evaluate", str(run)], "certood.evaluation.collect_logits", "run the same command again."),
     "certify": (
         lambda run, out: ["certify", str(run), "--limit", "1", "--out", str(out)],
