@@ -1,7 +1,8 @@
 """What a score is: a formula on logits, and all of its bounds; and how it is bound to the outputs that it reads."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from certood.errors import CannotCertify
+from certood.scores.conditions import LogitCondition
 from certood.scores.mean_value import mean_value_rows
 from certood.scores.protocol import (
     BoxBounds,
@@ -125,6 +127,13 @@ class Score(ABC):
         """By how much the score changes, at most, where every one of so many logits changes by at most one."""
         return torch.inf
 
+    def condition(self, logits: Sequence[float], threshold: float, *, accepted: bool) -> LogitCondition | None:
+        """A condition on the logits that suffices for S ≤ γ where accepted, else for S > γ; None where none is known.
+
+        `logits` (K,) are those at the image; the condition does not depend on bounds of others.
+        """
+        return None
+
     def box_bounds(self, lower: Tensor, upper: Tensor, differences: Interval | None = None) -> Interval:
         """Bounds (N,) from a box [lower, upper] (N, K) of the logits alone; differentiable.
 
@@ -195,6 +204,12 @@ class FirstOutputs(Score):
     def lipschitz(self, outputs: int) -> float:
         """The constant of the score on the classes."""
         return self.score.lipschitz(self.classes)
+
+    def condition(self, logits: Sequence[float], threshold: float, *, accepted: bool) -> LogitCondition | None:
+        """That of the score on the classes, with zeros for the outputs that do not enter."""
+        found = self.score.condition(logits[: self.classes], threshold, accepted=accepted)
+        missing = (0.0,) * (len(logits) - self.classes)
+        return None if found is None else replace(found, rows=tuple(row + missing for row in found.rows))
 
     def box_bounds(self, lower: Tensor, upper: Tensor, differences: Interval | None = None) -> Interval:
         """Bounds (N,) from a box (N, outputs) and differences (N, outputs, outputs)."""

@@ -1,5 +1,6 @@
 """The energy score, with any temperature."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from certood.errors import CertoodError
 from certood.scores.base import Score
+from certood.scores.conditions import LogitCondition, logsumexp_condition
 from certood.scores.log_probabilities import pair_bounds, probability_bounds
 from certood.scores.logsumexp import chord_rows, logsumexp_bounds, logsumexp_upper
 from certood.scores.protocol import GradientBox, Interval, Logits, ScoreRows, Side, Tangents
@@ -60,6 +62,10 @@ class Energy(Score):
     def lipschitz(self, outputs: int) -> float:
         """The constant one: the weights of a softmax sum to it."""
         return 1.0
+
+    def condition(self, logits: Sequence[float], threshold: float, *, accepted: bool) -> LogitCondition:
+        """p·f + T·H(p) ≥ −γ, or max f < −γ − T·log K."""
+        return logsumexp_condition(logits, threshold, self.temperature, accepted=accepted)
 
     def box_bounds(self, lower: Tensor, upper: Tensor, differences: Interval | None = None) -> Interval:
         """Exact on a box; LSE = z_k + LSE_j(z_j − z_k) for every k where differences are known."""

@@ -1,11 +1,13 @@
 """The maximum-logit score."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from certood.scores.base import Score
+from certood.scores.conditions import LogitCondition, logsumexp_condition
 from certood.scores.log_probabilities import pair_bounds, rounding
 from certood.scores.protocol import GradientBox, Interval, Logits, ScoreRows, Side, Tangents, rows_upper
 
@@ -49,6 +51,10 @@ class MaxLogit(Score):
     def lipschitz(self, outputs: int) -> float:
         """The constant one: no logit changes by more."""
         return 1.0
+
+    def condition(self, logits: Sequence[float], threshold: float, *, accepted: bool) -> LogitCondition:
+        """f_k ≥ −γ for the largest logit k at the image, or max f < −γ."""
+        return logsumexp_condition(logits, threshold, 0.0, accepted=accepted)
 
     def box_bounds(self, lower: Tensor, upper: Tensor, differences: Interval | None = None) -> Interval:
         """Exact on a box; max z = z_k + max_j(z_j − z_k) for every k where differences are known."""
