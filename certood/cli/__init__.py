@@ -18,6 +18,7 @@ COMMANDS = {
     "study": "Train arms × seeds from one file, and compare them.",
     "evaluate": "Measure a detector: every score on every OOD set.",
     "certify": "Certify a detector: radii, Lipschitz constants, attacks, guaranteed metrics.",
+    "export": "Write what is certified as ONNX and VNN-LIB, for other verifiers.",
     "report": "Theory beside benchmark of some runs, in one HTML file.",
     "compare": "Means over seeds, and paired differences with intervals.",
     "inspect": "List what of a network can be bounded.",
