@@ -10,8 +10,10 @@ from certood.errors import CheckpointError, RecipeError
 from certood.evaluation import evaluate, write_evaluation
 from certood.runs import RunDirectory
 from certood.runs.directory import Part
+from certood.runs.kinds import automatic
 from certood.train.alarm import check_score
 from certood.train.assembly import Training, assemble
+from certood.train.automatic import settle, with_numbers
 from certood.train.batches import steps_in_epoch
 from certood.train.candidates import SCORING_BATCH
 from certood.train.epoch import train_epoch
@@ -35,10 +37,10 @@ def fit(
     """Train by a recipe, calibrate γ on held-out ID images, evaluate, and write a run directory.
 
     `out` is the run directory (default runs/NAME). A recipe of a guard trains it for the detector that `guard.of` names, and
-    writes both as one. With `resume`, training goes on after its last whole epoch, and on CPU ends with the weights of an
-    uninterrupted run. Raises RecipeError, DataError, DeviceError, ArchitectureError or
-    RunDirectoryError before anything is written, TrainingDiverged when the loss is not finite, and
-    ScoreCollapsed when certified training makes the score nearly constant.
+    writes both as one. Numbers that the recipe leaves to its starting network are settled first. With `resume`, training goes
+    on after its last whole epoch, and on CPU ends with the weights of an uninterrupted run. Raises RecipeError, DataError,
+    DeviceError, ArchitectureError or RunDirectoryError before anything is written, TrainingDiverged when the loss is not
+    finite, and ScoreCollapsed when certified training makes the score nearly constant.
     """
     out = out or Path("runs") / recipe.recipe
     fabric = build_fabric(recipe.run)
@@ -56,10 +58,15 @@ def fit(
     if fabric.is_global_zero:
         check_run(run, recipe, resume=resume, overwrite=overwrite)
     with run.writing("train") if fabric.is_global_zero else nullcontext():
+        auto: dict[str, Any] = {}
         if fabric.is_global_zero:
+            auto = {} if resume else settle(recipe, data, network, fabric.device)
             place = prepare_run(run, recipe, resume=resume, overwrite=overwrite, fingerprints=fingerprints)
-            if not resume:
-                write_recipe(place, recipe, fingerprints)
+            if resume:
+                auto = dict(automatic(place.recipe_tables()))
+            else:
+                write_recipe(place, with_numbers(recipe, auto), fingerprints, auto)
+        recipe = with_numbers(recipe, fabric.broadcast(auto))
         place = RunDirectory(Path(fabric.broadcast(str(place.folder) if fabric.is_global_zero else "")))
         training = assemble(fabric, recipe, data, network, steps)
         state = load_state(place, fabric.device, recipe.training.epochs) if resume else None

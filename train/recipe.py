@@ -23,7 +23,7 @@ from certood.train.recipe_tables import (
     SamplerSection,
     TrainingSection,
 )
-from certood.train.sections import FamilySection, Section, unknown_key
+from certood.train.sections import AUTO, FamilySection, Section, unknown_key
 
 DEFAULT_RECIPE = "digits-greg-plus"
 
@@ -57,6 +57,25 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _auto_needs_a_start(self) -> "Recipe":
+        keys = " and ".join(self.automatic)
+        if keys and self.training.init is None:
+            raise ValueError(
+                f"{keys} = 'auto' is read off a starting network, and there is none: name a trained one with training.init "
+                "(--init), or give numbers"
+            )
+        if keys and not self.data.auxiliary:
+            raise ValueError(
+                f"{keys} = 'auto' is read off images and outliers: name outliers in data.auxiliary, or give numbers"
+            )
+        if self.objective.automatic and self.absent_class:
+            raise ValueError(
+                f"{keys} = 'auto' is read off scores of a starting network, and the extra class of objective "
+                f"{self.objective.name!r} is not trained there: give numbers"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _guards_do_not_classify(self) -> "Recipe":
         if self.guard is not None and self.objective.objective.classifies:
             raise ValueError(
@@ -87,10 +106,16 @@ class Recipe(Section):
         return self
 
     @property
+    def automatic(self) -> list[str]:
+        """The keys whose numbers are taken from the starting network."""
+        weight = ["gradient.weight"] if self.gradient.weight == AUTO else []
+        return [f"objective.{name}" for name in self.objective.automatic] + weight
+
+    @property
     def uses_outliers(self) -> bool:
         """Whether a step takes auxiliary outliers."""
         return bool(self.data.auxiliary) and (
-            self.objective.objective.needs_outliers or self.gradient.weight > 0 or self.certified is not None
+            self.objective.objective.needs_outliers or self.gradient.acts or self.certified is not None
         )
 
     @property

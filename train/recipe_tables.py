@@ -1,5 +1,6 @@
 """The tables of a recipe: their keys, defaults, ranges and meanings."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,7 +14,7 @@ from certood.train.objectives import OBJECTIVES, Objective
 from certood.train.optimisers import OPTIMISERS, Optimiser
 from certood.train.samplers import SAMPLERS, Sampler
 from certood.train.schedules import SCHEDULES, Schedule
-from certood.train.sections import FamilySection, Section
+from certood.train.sections import AUTO, FamilySection, Section
 
 
 class RunSection(Section):
@@ -125,6 +126,7 @@ class ObjectiveSection(FamilySection):
 
     table: ClassVar = "objective"
     families: ClassVar = {"name": OBJECTIVES}
+    may_be_auto: ClassVar = frozenset({"margin_in", "margin_out"})
 
     name: str = Field("cross-entropy", description="Which outlier term is added to cross-entropy.")
 
@@ -138,9 +140,37 @@ class ObjectiveSection(FamilySection):
 class GradientSection(Section):
     """The gradient term λ_∇·L_∇, per sample and in pixel units."""
 
-    weight: float = Field(0.0, ge=0, description="λ_∇; zero runs no extra pass.")
+    weight: float | Literal["auto"] = Field(
+        0.0,
+        description='λ_∇, at least 0; zero runs no extra pass, and "auto" gives the gradient term half of the parameter '
+        "gradient of the rest of the loss, at training.init.",
+    )
     mode: Literal["exact", "finite-difference"] = Field("exact", description="Double backward, or a finite difference.")
     step: float = Field(0.01, gt=0, description="h of the finite difference, an l2 distance in pixels.")
+
+    @field_validator("weight", mode="plain")
+    @classmethod
+    def _number_or_auto(cls, value: object) -> object:
+        if value == AUTO:
+            return AUTO
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = math.nan
+        if not 0 <= number < math.inf:
+            raise ValueError("expected a number greater than or equal to 0, or 'auto'")
+        return number
+
+    @property
+    def acts(self) -> bool:
+        """Whether there is a gradient term."""
+        return self.weight == AUTO or self.number > 0
+
+    @property
+    def number(self) -> float:
+        """λ_∇, where it is not left to the starting network."""
+        assert not isinstance(self.weight, str), "gradient.weight is settled before it is used"
+        return self.weight
 
 
 class SamplerSection(FamilySection):

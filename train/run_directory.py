@@ -14,7 +14,7 @@ from certood.errors import CheckpointError, RecipeError, RunDirectoryError
 from certood.files import write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part
-from certood.runs.kinds import WHERE, flat_keys
+from certood.runs.kinds import WHERE, automatic, flat_keys
 from certood.train.recipe import Recipe, make_recipe
 
 TRAINING_COLUMNS = (
@@ -79,7 +79,7 @@ def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: boo
             f"{out} exists already; continue it with --resume, replace it with --overwrite, or choose another --out"
         )
     if resume:
-        differing = different_keys(read_run_recipe(_resumed(run, recipe)), recipe)
+        differing = _differing(_resumed(run, recipe), recipe)
         if differing:
             raise RunDirectoryError(
                 f"{out} was trained with another recipe ({', '.join(differing)} differ); "
@@ -94,13 +94,20 @@ def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: boo
 def _resumed(run: RunDirectory, recipe: Recipe) -> RunDirectory:
     """The run to go on with: an unfinished replacement of the same recipe, otherwise the run itself."""
     replacement = run.replacement(Part.TRAINING)
-    if replacement.recipe.is_file() and not different_keys(read_run_recipe(replacement), recipe):
+    if replacement.recipe.is_file() and not _differing(replacement, recipe):
         return replacement
     if not run.recipe.is_file():
         raise RunDirectoryError(
             f"{run.folder} has no {run.recipe.name}, so what was trained there is not known; choose another --out"
         )
     return run
+
+
+def _differing(run: RunDirectory, recipe: Recipe) -> list[str]:
+    """The keys in which the recipe of a run differs from one; "auto" is what the run took for it."""
+    settled = automatic(run.recipe_tables())
+    found = different_keys(read_run_recipe(run), recipe)
+    return [key for key in found if not (key in recipe.automatic and key in settled)]
 
 
 def _check_images(run: RunDirectory, fingerprints: Mapping[str, str]) -> None:
@@ -129,8 +136,16 @@ def different_keys(first: Recipe, second: Recipe) -> list[str]:
     return sorted(key for key in one.keys() | two.keys() if key not in WHERE and one.get(key) != two.get(key))
 
 
-def write_recipe(run: RunDirectory, recipe: Recipe, fingerprints: Mapping[str, str]) -> None:
-    """Write recipe.toml: the resolved recipe, and a record of versions and of the SHA-256 of each image set."""
+def write_recipe(
+    run: RunDirectory,
+    recipe: Recipe,
+    fingerprints: Mapping[str, str],
+    auto: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write recipe.toml: the resolved recipe, and a record of versions and of the SHA-256 of each image set.
+
+    `auto` says how numbers came about that were asked for as "auto".
+    """
     tables = recipe.to_toml()
     tables["record"] = {
         "certood": __version__,
@@ -138,6 +153,8 @@ def write_recipe(run: RunDirectory, recipe: Recipe, fingerprints: Mapping[str, s
         "python": platform.python_version(),
         "sha256": dict(fingerprints),
     }
+    if auto:
+        tables["record"]["auto"] = auto
     write_atomically(run.recipe, tomli_w.dumps(tables).encode())
 
 

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_
 from certood.errors import CertoodError, RecipeError
 from certood.registry import Registry
 
+# What a recipe says of a number that is taken from the starting network.
+AUTO = "auto"
+
 
 class Section(BaseModel):
     """A table of a recipe: unknown keys are errors, values are fixed once read."""
@@ -26,13 +29,15 @@ class FamilySection(Section):
     """A table that chooses a member of a family by name, and holds the member's parameters as further keys.
 
     `table` is its name in the recipe, and `families` says which key chooses from which family. The parameters that a recipe
-    leaves out are added with the defaults of the member, which are written nowhere else.
+    leaves out are added with the defaults of the member, which are written nowhere else. Those named in `may_be_auto` may be
+    "auto": numbers that are put in their place before anything is trained; until then a member has its defaults there.
     """
 
     model_config = ConfigDict(extra="allow")
 
     table: ClassVar[str]
     families: ClassVar[Mapping[str, Registry[Any]]]
+    may_be_auto: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def known_keys(cls) -> list[str]:
@@ -69,8 +74,10 @@ class FamilySection(Section):
         parameters: dict[str, Any] = {}
         for member in members.values():
             given = {name: values[name] for name in parameter_names(member) if name in values}
-            built = _validated(member, given, cls.table)
+            automatic = cls._automatic(given)
+            built = _validated(member, {k: v for k, v in given.items() if k not in automatic}, cls.table)
             parameters |= {name: getattr(built, name) for name in parameter_names(member)}
+            parameters |= dict.fromkeys(automatic, AUTO)
         return {**values, **parameters}
 
     @classmethod
@@ -90,7 +97,18 @@ class FamilySection(Section):
         """The chosen member, made with its parameters."""
         member = self.families[key].find(getattr(self, key))
         values = self.model_extra or {}
-        return member(**{name: values[name] for name in parameter_names(member)})
+        given = {name: values[name] for name in parameter_names(member)}
+        automatic = self._automatic(given)
+        return member(**{name: value for name, value in given.items() if name not in automatic})
+
+    @property
+    def automatic(self) -> list[str]:
+        """The parameters that are "auto", in order."""
+        return self._automatic(self.model_extra or {})
+
+    @classmethod
+    def _automatic(cls, values: Mapping[str, Any]) -> list[str]:
+        return [name for name, value in values.items() if name in cls.may_be_auto and value == AUTO]
 
     @classmethod
     def without_parameters_of_others(cls, values: Mapping[str, Any], key: str) -> dict[str, Any]:

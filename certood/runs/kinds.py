@@ -19,7 +19,17 @@ def flat_keys(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def automatic(tables: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """How numbers of a recipe.toml that were asked for as "auto" came about, by key; see certood.train.automatic."""
+    found: dict[str, Mapping[str, Any]] = tables.get("record", {}).get("auto", {})
+    return found
+
+
 def kind_of(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs of one kind have in common: the keys of a recipe.toml but `run.seed`, where it ran, and the record of the run."""
-    without_record = {name: value for name, value in tables.items() if name != "record"}
-    return {key: value for key, value in flat_keys(without_record).items() if key not in (SEED, *WHERE)}
+    """What runs of one kind have in common: the keys of a recipe.toml but `run.seed`, where it ran, and the record of the run.
+
+    A number that was asked for as "auto" is that, whatever came out.
+    """
+    asked = flat_keys({name: value for name, value in tables.items() if name != "record"})
+    asked |= dict.fromkeys(automatic(tables), "auto")
+    return {key: value for key, value in asked.items() if key not in (SEED, *WHERE)}
