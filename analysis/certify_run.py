@@ -98,9 +98,10 @@ def certify_sets(
             "image_sets": record["sets"],
             "certificates_sha256": certificates_hash(place.certificates),
         }
-        write_json(place.certification, result)
         if figures:
             draw_figures(ordered, result, place.figures)
+        # Last: where it is, nothing of a certification is missing.
+        write_json(place.certification, result)
         if place != run:
             run.adopt(Part.CERTIFICATION)
     return result

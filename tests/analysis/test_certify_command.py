@@ -134,6 +134,27 @@ def test_every_figure_is_drawn_twice(certified: Path) -> None:
     }
 
 
+def test_a_certification_that_was_interrupted_at_its_figures_has_not_ended(
+    trained: Path, certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever reads certification.json takes the certification for finished, figures included."""
+    folder = tmp_path / "run"
+    shutil.copytree(certified, folder)
+    (folder / "certification.json").unlink()
+    shutil.rmtree(folder / "figures")
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(certify_run, "draw_figures", interrupted)
+        assert run("certify", trained, "--out", folder, *SMALL).exit_code == 130
+    assert not (folder / "certification.json").exists()
+    assert run("certify", trained, "--out", folder, *SMALL).exit_code == 0
+    assert (folder / "certification.json").read_bytes() == (certified / "certification.json").read_bytes()
+    assert len([*(folder / "figures").iterdir()]) == len([*(certified / "figures").iterdir()])
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_what_is_done_is_not_done_again(trained: Path, certified: Path, tmp_path: Path) -> None:
     """Cut off in the middle of a row and of a batch, a certification continues to the same file."""
@@ -452,7 +473,7 @@ def test_a_full_disk_is_named_and_loses_nothing(
         result = run("certify", trained, *SMALL, "--out", out)
     assert result.exit_code == 2
     assert "cannot write figures" in result.stderr
-    (out / "certification.json").unlink()
+    assert not (out / "certification.json").exists()
     with monkeypatch.context() as patch:
         # The lock of the directory is written before the work.
         patch.setattr(Path, "write_bytes", full_for_the_result)
