@@ -36,8 +36,8 @@ from certood.errors import CannotCertify
 # So many rows are worth a matrix of only those lines that count.
 MANY_ROWS = 32
 
-# Rows of every input of a node, and what the step adds to the constants (N, R).
-Step = tuple[Sequence[Rows], Tensor]
+# Rows of every input of a node, and what the step adds to the constants (N, R), or None for nothing.
+Step = tuple[Sequence[Rows], Tensor | None]
 
 
 class BackwardPass:
@@ -79,6 +79,7 @@ class BackwardPass:
             constant = constant - self.losses.of_cast(node, rows)
         # All that is added up, by magnitude: what the sums may be rounded by.
         total, steps = constant.abs(), 1
+        underflows: list[Tensor] = []
         for index in range(node, 0, -1):
             if index not in pending:
                 continue
@@ -93,12 +94,14 @@ class BackwardPass:
                 matrix = self._matrix_before(index, own) if choices is None else None
                 if matrix is not None:
                     parts, added = self._fused_step(index, matrix, own, both=both)
+                    underflows.append(self.losses.underflow(sources[0]))
                     sources = graph.nodes[sources[0]].inputs
                 else:
                     parts, added = self._curved_step(index, operation, own, choices, both=both)
                 both = False
-            lost = self.losses.underflow(index)
-            constant, total, steps = constant + added - lost, total + added.abs() + lost, steps + 4
+            underflows.append(self.losses.underflow(index))
+            if added is not None:
+                constant, total, steps = constant + added, total + added.abs(), steps + 2
             for source, part in zip(sources, parts, strict=True):
                 if source not in pending:
                     pending[source] = part
@@ -107,15 +110,17 @@ class BackwardPass:
                 # Elementwise operations, and what they cover, count the sum of what their readers ask among their losses.
                 if not self.losses.in_relaxations(source) and not isinstance(self.operations[source], Elementwise):
                     lost = self.losses.of_cast(source, pending[source])
-                    constant, total = constant - lost, total + lost
-        constant = constant - 2 * steps * unit_roundoff(torch.float64) * total
+                    constant, total, steps = constant - lost, total + lost, steps + 2
+        lost = torch.stack(underflows).sum(0) if underflows else constant.new_zeros(())
+        constant, total, steps = constant - lost, total + lost, steps + len(underflows) + 2
+        constant = torch.sub(constant, total, alpha=2 * steps * unit_roundoff(torch.float64))
         return (signed(pending[0]), _twice(constant)) if both else (pending[0], constant)
 
     def _linear_step(self, index: int, operation: LinearOperation, own: Rows, *, started: bool) -> Step:
         """A step through a linear operation, exact but for rounding; `started` where these are the rows that were asked for."""
         parts = operation.transpose_rows(own, self.nodes.input_shapes(index))
         if self.losses.in_relaxations(index) and not started:
-            return parts, self.nodes.references[0].new_zeros(())
+            return parts, None
         return parts, -self.losses.of_linear_step(index, own)
 
     def _curved_step(self, index: int, operation: Operation, own: Rows, choices: Choices | None, *, both: bool) -> Step:

@@ -52,10 +52,9 @@ class RoundingLosses:
         if index not in self._underflow:
             node = self.nodes.graph.nodes[index]
             products = node.operation.products(self.nodes.input_shapes(index), node.shape)
-            reaches = (self.nodes.reach(source) for source in node.inputs)
-            reach = sum(one.reshape(len(one), -1).sum(1, keepdim=True) for one in reaches)
-            assert isinstance(reach, Tensor)
-            self._underflow[index] = 4 * (products + EXTRA) * least_normal(self.dtype) * (reach + 1)
+            share = 4 * (products + EXTRA) * least_normal(self.dtype)
+            first, *others = (self.nodes.reach(source).flatten(1).sum(1, keepdim=True) for source in node.inputs)
+            self._underflow[index] = sum(others, start=first).mul(share).add_(share)
         return self._underflow[index]
 
     def cast(self, index: int) -> Tensor:

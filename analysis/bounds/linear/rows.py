@@ -38,9 +38,10 @@ def magnitude(rows: Rows, plane: Tensor) -> Tensor:
     if isinstance(rows, Windows) and not rows.covers:
         return rows.gather(rows.padded(plane)).mul_(values.abs()).flatten(2).sum(2)
     plane = broadcastable(rows, plane)
+    if len(values) == 1 or plane.shape[1] > 1 or values[0].numel() < ALONE:
+        return row_sums(values.abs(), plane)
     # Image by image, so that what is made of one stays in the caches.
-    alone = plane.shape[1] == 1 and values[0].numel() >= ALONE
-    parts = zip(values.split(1), plane.split(1), strict=True) if alone else ((values, plane),)
+    parts = zip(values.split(1), plane.split(1), strict=True)
     return torch.cat([row_sums(own.abs(), one) for own, one in parts])
 
 

@@ -42,7 +42,7 @@ def largest(lower: Tensor, upper: Tensor) -> Tensor:
 
 def outward_sum(one: Tensor, two: Tensor) -> Tensor:
     """one + two, rounded down, in float64."""
-    return one + two - 2 * unit_roundoff(torch.float64) * (one.abs() + two.abs())
+    return torch.sub(one + two, one.abs() + two.abs(), alpha=2 * unit_roundoff(torch.float64))
 
 
 def widened(lower: Tensor, upper: Tensor, magnitude: Tensor, terms: int) -> tuple[Tensor, Tensor]:
