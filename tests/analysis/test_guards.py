@@ -230,3 +230,14 @@ def test_the_constant_of_both_outputs_is_attained() -> None:
     outputs = torch.tensor([[1.0, 0.2], [0.0, 1.2]], dtype=torch.float64)
     before, after = score(outputs).tolist()
     assert after - before == pytest.approx(score.lipschitz(2)) == pytest.approx(2.7)
+
+
+def test_the_gradient_box_of_both_outputs_holds_the_gradient_and_its_sum() -> None:
+    score = GuardAndSquashed(0.7, 0.5)
+    outputs = torch.tensor([[1.0, 0.2]], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(score(outputs).sum(), outputs)
+    two = layers(2).double()
+    box = score.gradient_box(logits_of(analyse(capture(two, images()), LpBall(images(), 0.01))))
+    assert torch.equal(box.lower, gradient.expand(len(images()), 2))
+    assert torch.equal(box.upper, box.lower)
+    assert box.total == pytest.approx(gradient.sum().item())

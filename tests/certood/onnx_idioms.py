@@ -249,6 +249,7 @@ WINDOWS = [
             "kernel_shape = [3, 3], strides = [2, 2], pads = [0, 1, 1, 0]",
             "kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1",
             "kernel_shape = [3, 2], strides = [2, 2], pads = [1, 0, 1, 0], ceil_mode = 1",
+            "kernel_shape = [2, 2], strides = [4, 4], pads = [0, 0, 1, 1], ceil_mode = 1",
             'kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"',
             'kernel_shape = [2, 2], strides = [1, 1], auto_pad = "SAME_LOWER"',
         )

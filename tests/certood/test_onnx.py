@@ -157,6 +157,14 @@ def test_shapes_that_say_no_images_are_refused(tmp_path: Path) -> None:
         ("r = Constant <value_ints = [-1]> ()\n f = Reshape (x, r)\n n = Shape <end = 1> (x)\n a = Squeeze (n)\n"
          " z = Constant <value_int = 0> ()\n one = Constant <value_int = 1> ()\n p = Range (z, a, one)\n"
          " t = Constant <value_int = 100> ()\n i = Mul (p, t)\n y = Gather (f, i)", 17, "selects single images of a batch"),
+        # Positions that grow with the square of the image's number, and numbers that grow with that of their number.
+        ("r = Constant <value_ints = [-1]> ()\n f = Reshape (x, r)\n n = Shape <end = 1> (x)\n a = Squeeze (n)\n"
+         " z = Constant <value_int = 0> ()\n one = Constant <value_int = 1> ()\n p = Range (z, a, one)\n q = Mul (p, p)\n"
+         " t = Constant <value_int = 192> ()\n i = Mul (q, t)\n y = Gather (f, i)", 17, "has a shape that depends on the number"),
+        ("n = Shape <end = 1> (x)\n q = Mul (n, n)\n r = Constant <value_ints = [-1]> ()\n m = Concat <axis = 0> (q, r)\n"
+         " y = Reshape (x, m)", 17, r"input 1 \('m'\) depends on the number of images, and not linearly"),
+        ("z = Constant <value_ints = [0]> ()\n o = Constant <value_ints = [1]> ()\n h = Slice (x, z, o, z)\n"
+         " y = Concat <axis = 0> (h, x)", 17, "must treat images of a batch one by one, along the first axis"),
         ("i = Constant <value_ints = [0]> ()\n y = GatherND (x, i)", 17, "selects single images of a batch"),
         ("i = Constant <value_ints = [0]> ()\n y = GatherND <batch_dims = 1> (x, i)", 17, "batch_dims = 1 is not supported"),
         ('i = Constant <value_ints = [0]> ()\n y = ScatterND <reduction = "add"> (x, i, s)', 17, "reduction = 'add' is not"),
@@ -312,6 +320,17 @@ def test_a_network_that_computes_something_else_is_refused(file: Path) -> None:
     with torch.no_grad():
         network.stored.w[0, 0, 0, 0] += 0.1
     with pytest.raises(CheckpointError, match="differ by"):
+        compare(network, model, file)
+
+
+def test_where_the_reference_fails_onnxruntime_decides(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("certood.onnx.witness._reference", lambda *_: (None, "cannot evaluate the file"))
+    network, model = read_onnx(file), read_model(file)
+    assert network.witness[0] == "onnx.reference: cannot evaluate the file"
+    assert network.witness[1].startswith("onnxruntime: largest relative difference")
+    with torch.no_grad():
+        network.stored.w[0, 0, 0, 0] += 0.1
+    with pytest.raises(CheckpointError, match="onnxruntime differ by"):
         compare(network, model, file)
 
 

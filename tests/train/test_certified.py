@@ -177,6 +177,21 @@ def test_a_step_reads_bounds_in_place_of_scores(term: CertifiedTerm) -> None:
     assert (found.total > plain.total + 1e-4).all()
 
 
+def test_a_quantile_reads_bounds_of_the_largest_and_values_of_the_others() -> None:
+    model, objective = network(), LogisticEnergy()
+    inside, labels, outside = batch()
+    whole = certified(model, CertifiedScore())
+    scores_in, scores_out = (objective.score(model(images)) for images in (inside, outside))
+    images = torch.cat([inside, outside])
+    lower = whole.known(objective.score, images, len(inside), scores_in, scores_out, EPS)[1].lower
+    share = certified(model, CertifiedScore(), quantile=0.5)
+    found = share.known(objective.score, images, len(inside), scores_in, scores_out, EPS)[1]
+    bounded = lower >= lower.sort(descending=True).values[2]
+    assert bounded.sum() == 3
+    torch.testing.assert_close(found.lower, torch.where(bounded, lower, scores_out))
+    assert (found.lower >= lower).all()
+
+
 @pytest.mark.parametrize(
     ("term", "weight", "quantile", "count"),
     [

@@ -23,6 +23,7 @@ from certood.runs.identity import detector_identity
 from certood.scores import Energy
 from certood.scores.guarded import Guarded
 from certood.train import loop
+from certood.train.guarding import fingerprint
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, load_recipe
 
@@ -82,6 +83,13 @@ def test_a_run_joins_the_guard_and_the_detector_and_fixes_constants_on_validatio
     rows = list(csv.DictReader(RunDirectory(finished).training.open()))
     assert [float(row["cross_entropy"]) for row in rows] == [0, 0]
     assert all(math.isnan(float(row["accuracy"])) and float(row["outlier"]) > 0 for row in rows)
+
+
+def test_another_threshold_is_the_same_detector_to_guard(base: Path) -> None:
+    detector = load_checkpoint(base)
+    own = fingerprint(detector)
+    assert fingerprint(replace(detector, threshold=1.0, tpr=0.5)) == own
+    assert fingerprint(replace(detector, score=Energy(temperature=2.0))) != own
 
 
 def test_every_command_takes_a_guarded_run(finished: Path) -> None:
