@@ -22,7 +22,7 @@ from certood.models.classifier import Classifier
 from certood.train.batch_statistics import fix_statistics
 from certood.train.batches import plan_epoch, seeded_generator
 from certood.train.candidates import SCORING_BATCH, score_candidates
-from certood.train.penalty import GradientPenalty
+from certood.train.penalty import GradientPenalty, double_backward_explained
 from certood.train.recipe import Recipe, make_recipe
 from certood.train.setup import TrainingData
 from certood.train.step import TrainingStep
@@ -178,7 +178,8 @@ def _norm(term: Tensor, weights: list[torch.nn.Parameter]) -> float:
     """‖∂term/∂weights‖₂; 0 where it does not depend on them."""
     if not term.requires_grad:
         return 0.0
-    found = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
+    with double_backward_explained():
+        found = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
     squares = [part.double().square().sum() for part in found if part is not None]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 

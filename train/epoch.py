@@ -16,6 +16,7 @@ from certood.train.alarm import watched_scores
 from certood.train.assembly import Training
 from certood.train.batches import EpochPlan, own_share, plan_epoch, read_batches, seeded_generator
 from certood.train.candidates import pick_outliers
+from certood.train.penalty import double_backward_explained
 from certood.train.probe import probe
 from certood.train.progress import TrainingProgress
 from certood.train.step import Terms
@@ -42,7 +43,8 @@ def train_epoch(training: Training, shown: TrainingProgress) -> dict[str, Any]:
         eps = training.eps(epoch * training.steps + index) if training.eps is not None else 0.0
         terms: Terms = training.step(images_in, labels, images_out, eps)
         training.optimiser.zero_grad()
-        fabric.backward(terms.total)
+        with double_backward_explained():
+            fabric.backward(terms.total)
         if recipe.optimiser.clip is not None:
             fabric.clip_gradients(training.step, training.optimiser, max_norm=recipe.optimiser.clip)
         training.optimiser.step()

@@ -1,5 +1,8 @@
 """The gradient term L_∇ (Sharifi et al., ECCV 2024)."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +22,11 @@ class GradientPenalty:
     (S(x + hv) − S(x))/h with h = `step`, an l2 distance in pixels (Finlay & Oberman, arXiv 1905.11468, eq. 8): it needs no
     double backward, and a second forward over samples with an open gate only.
 
+    The difference is for smooth networks (GELU, SiLU, softplus) whose operations have no double backward, as fused attention
+    has none. Where a network has kinks (ReLU, max pooling) its gradient with respect to the weights is another one at every h:
+    between x and x + hv units switch, each of which moves the difference by its weight over h, while the exact term, at a
+    point, sees none of them. The two gradients then point in different directions; with softplus in the place of ReLU they agree.
+
     With batch normalisation in train mode the two differ: `exact` also sees how an image moves the batch statistics, and
     with them the scores of the others; the finite difference holds the statistics of the first forward.
     """
@@ -30,6 +38,22 @@ class GradientPenalty:
     def __post_init__(self) -> None:
         if self.weight < 0 or self.step <= 0:
             raise CertoodError(f"expected weight >= 0 and step > 0, got {self.weight} and {self.step}")
+
+
+@contextmanager
+def double_backward_explained() -> Iterator[None]:
+    """Within a backward pass through the exact term: an operation that cannot be differentiated twice is named, with a remedy."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"derivative for (\S+) is not implemented", str(error))
+        if found is None:
+            raise
+        raise CertoodError(
+            f"the exact gradient term differentiates twice, and PyTorch has no derivative of {found[1]}: use "
+            "gradient.mode = 'finite-difference', which is as good where the network is smooth (GELU, SiLU, softplus) and biased "
+            "where it has kinks (ReLU), or operations that have one (attention that is not fused)"
+        ) from error
 
 
 def gradient_term(

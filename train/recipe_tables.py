@@ -145,7 +145,9 @@ class GradientSection(Section):
         description='λ_∇, at least 0; zero runs no extra pass, and "auto" gives the gradient term half of the parameter '
         "gradient of the rest of the loss, at training.init.",
     )
-    mode: Literal["exact", "finite-difference"] = Field("exact", description="Double backward, or a finite difference.")
+    mode: Literal["exact", "finite-difference"] = Field(
+        "exact", description="Double backward, or a finite difference: for smooth networks without one."
+    )
     step: float = Field(0.01, gt=0, description="h of the finite difference, an l2 distance in pixels.")
 
     @field_validator("weight", mode="plain")

@@ -9,19 +9,25 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from certood.checkpoints import load_checkpoint
 from certood.data import load_id, load_set, to_pixels
 from certood.errors import RecipeError, RunDirectoryError, TrainingDiverged
 from certood.models import build_model
+from certood.models.classifier import Classifier
 from certood.runs import RunDirectory
+from certood.train import candidates
+from certood.train.candidates import score_candidates
 from certood.train.loop import check_shares, fit
 from certood.train.recipe import Recipe, load_recipe
 from certood.train.setup import build_network
+from certood.train.step import TrainingStep
 
 SHORT = ["training.epochs=3", "training.steps_per_epoch=4", "run.device=cpu", "model.options.width=4"]
 
@@ -169,6 +175,33 @@ def test_two_processes_train_as_one(tmp_path: Path, mode: str) -> None:
         for first, second in zip(csv.DictReader(one), csv.DictReader(two), strict=True):
             for column in ("loss", "cross_entropy", "outlier", "gradient"):
                 assert float(first[column]) == pytest.approx(float(second[column]), rel=1e-5), column
+
+
+def test_candidates_are_scored_and_trained_on_in_the_same_augmented_view(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools, trained_on = [], []
+
+    def scoring(model: Classifier, images: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        found = score_candidates(model, images, *rest)
+        pools.append((images, found[0]))
+        return found
+
+    def stepping(step: TrainingStep, images_in: Tensor, labels: Tensor, images_out: Tensor, eps: float = 0.0) -> Any:
+        trained_on.append(images_out)
+        return forward(step, images_in, labels, images_out, eps)
+
+    forward = TrainingStep.forward
+    monkeypatch.setattr(candidates, "score_candidates", scoring)
+    monkeypatch.setattr(TrainingStep, "forward", stepping)
+    changed = ("data.crop_padding=2", "data.flip=true", "sampler.name=greedy", "training.epochs=1")
+    fit(recipe("digits-energy", *changed), tmp_path / "run", progress=False)
+    source = load_set("digits-auxiliary", root=Path("data"), split="train")
+    outliers = to_pixels(source.batch(torch.arange(len(source))))
+    for (images, scores), images_out in zip(pools, trained_on, strict=True):
+        # The greedy picks are the very images of lowest score, and many of them stand nowhere as they are.
+        assert torch.equal(images_out, images[scores.topk(len(images_out), largest=False).indices])
+        assert torch.cdist(images_out.flatten(1), outliers.flatten(1)).amin(1).gt(0).float().mean() > 0.5
 
 
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:

@@ -1,17 +1,20 @@
 """The gradient term against closed forms, counted passes, and the two implementations against each other."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from certood.errors import CertoodError
 from certood.scores import Energy, Score
 from certood.train.objectives import Objective
 from certood.train.objectives.energy import EnergyMargin
-from certood.train.penalty import GradientPenalty, gate_shares, gradient_norms
+from certood.train.penalty import GradientPenalty, double_backward_explained, gate_shares, gradient_norms
 from certood.train.step import TrainingStep
 
 
@@ -228,6 +231,58 @@ def test_both_implementations_agree_where_the_score_is_smooth() -> None:
     scale = max(part.abs().max() for part in gradients[0][1])
     for exact, differed in zip(gradients[0][1], gradients[1][1], strict=True):
         torch.testing.assert_close(exact, differed, rtol=1e-3, atol=1e-3 * float(scale))
+
+
+class Attending(nn.Module):
+    """Attention over the pixels of an image, fused where `fused`, between smooth layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head, self.fused = nn.Linear(3, 24), nn.Linear(8, 3), True
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = F.gelu(self.embed(x.flatten(2).mT)).unsqueeze(1).chunk(3, 3)
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION if self.fused else SDPBackend.MATH):
+            return self.head(F.scaled_dot_product_attention(query, key, value).mean((1, 2)))
+
+
+def gradient_of_the_term(model: nn.Module, penalty: GradientPenalty) -> Tensor:
+    step = TrainingStep(model, Gates(1e9, -1e9, Energy()), penalty)
+    inside, labels, outside = images()
+    term = step(inside.float(), labels, outside.float()).gradient
+    with double_backward_explained():
+        found = torch.autograd.grad(term, list(model.parameters()), allow_unused=True)
+    return torch.cat([part.flatten() for part in found if part is not None]).double()
+
+
+def test_a_finite_difference_is_for_smooth_networks_that_cannot_be_differentiated_twice() -> None:
+    torch.manual_seed(0)
+    model = Attending()
+    with pytest.raises(
+        CertoodError, match=r"no derivative of aten::\S*attention\S*: use gradient.mode = 'finite-difference'"
+    ):
+        gradient_of_the_term(model, GradientPenalty(1.0))
+    differed = gradient_of_the_term(model, GradientPenalty(1.0, "finite-difference"))
+    model.fused = False
+    exact = gradient_of_the_term(model, GradientPenalty(1.0))
+    assert F.cosine_similarity(differed, exact, dim=0) > 0.999
+    # Any other error is left as it is.
+    with pytest.raises(RuntimeError, match="something else"), double_backward_explained():
+        raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize(("activation", "agrees"), [(nn.Softplus, True), (nn.ReLU, False)])
+def test_kinks_bias_a_finite_difference_at_every_step_size(activation: type[nn.Module], agrees: bool) -> None:
+    torch.manual_seed(0)
+    sizes = (12, 64, 64)
+    layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), activation())]
+    model = nn.Sequential(nn.Flatten(), *layers, nn.Linear(64, 3))
+    exact = gradient_of_the_term(model, GradientPenalty(1.0))
+    cosines = [
+        F.cosine_similarity(gradient_of_the_term(model, GradientPenalty(1.0, "finite-difference", h)), exact, dim=0)
+        for h in (0.1, 0.03, 0.01)
+    ]
+    assert all((cosine > 0.999) == agrees for cosine in cosines), cosines
 
 
 def test_with_batch_statistics_the_finite_differences_gradient_stays_finite_and_stable_in_h() -> None:

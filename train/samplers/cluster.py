@@ -19,7 +19,9 @@ class ClusterSampler:
     right already and feed L_∇. A cluster of one gives one pick, so at most 2·count are picked.
     """
 
-    restarts: Annotated[int, Field(ge=1, description="Starts of k-means, of which the best is taken.")] = 1
+    restarts: Annotated[
+        int, Field(ge=1, description="Starts of k-means, of which the best is taken; the authors have 3.")
+    ] = 1
 
     needs_scores: ClassVar[bool] = True
 
