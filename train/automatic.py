@@ -21,7 +21,7 @@ from certood.inference import collect_logits
 from certood.models.classifier import Classifier
 from certood.train.batch_statistics import fix_statistics
 from certood.train.batches import plan_epoch, seeded_generator
-from certood.train.candidates import SCORING_BATCH, score_candidates
+from certood.train.candidates import SCORING_BATCH, seen_by
 from certood.train.penalty import GradientPenalty, double_backward_explained
 from certood.train.recipe import Recipe, make_recipe
 from certood.train.setup import TrainingData
@@ -166,12 +166,11 @@ def _batches(
     sampler, score = recipe.sampler.sampler, recipe.objective.objective.score
     generator = seeded_generator(seed, 7, device=device)
     for indices, candidates in zip(plan.id_indices, plan.candidate_indices, strict=True):
+        images_in = to_pixels(train.batch(indices).to(device))
         pool = to_pixels(outliers.batch(candidates).to(device))
-        scores, features = torch.zeros(len(pool), device=device), None
-        if sampler.needs_scores:
-            scores, features = score_candidates(network, pool, score, SCORING_BATCH)
-        picked = sampler(scores, features, recipe.sampler.outliers * size, generator)
-        yield to_pixels(train.batch(indices).to(device)), train.labels[indices].to(device), pool[picked]
+        scores, features, id_features = seen_by(sampler, network, images_in, pool, score)
+        picked = sampler(scores, features, recipe.sampler.outliers * size, generator, id_features)
+        yield images_in, train.labels[indices].to(device), pool[picked]
 
 
 def _norm(term: Tensor, weights: list[torch.nn.Parameter]) -> float:

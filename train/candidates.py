@@ -9,28 +9,43 @@ from certood.models.classifier import Classifier
 from certood.scores import Score
 from certood.train.assembly import Training
 from certood.train.batches import own_share
+from certood.train.samplers import Sampler
 
 SCORING_BATCH = 512
 
 
-def pick_outliers(training: Training, own_pool: Tensor, generator: torch.Generator) -> Tensor:
+def pick_outliers(training: Training, own_images: Tensor, own_pool: Tensor, generator: torch.Generator) -> Tensor:
     """This process's share of the picked outliers (M, C, H, W), of its share of the candidates as bytes, augmented.
 
-    Every process scores its own candidates and all pick the same; what is picked is what was scored, in the same view.
+    `own_images` (N, C, H, W) are its ID images of the step in pixels, which some samplers look at. Every process scores its own
+    candidates and all pick the same; what is picked is what was scored, in the same view.
     """
     fabric, sampler, recipe = training.fabric, training.sampler, training.recipe
     count = recipe.sampler.outliers * recipe.training.batch_size
-    scores, features = torch.zeros(len(own_pool) * fabric.world_size, device=fabric.device), None
-    if sampler.needs_scores:
-        with fabric.autocast():
-            own_scores, own_features = score_candidates(
-                training.network, to_pixels(own_pool), training.step.objective.score, SCORING_BATCH
-            )
-        scores, features = _gathered(fabric, own_scores), _gathered(fabric, own_features)
-    picked = sampler(scores, features, count, generator)
+    score = training.step.objective.score
+    with fabric.autocast():
+        own = seen_by(sampler, training.network, own_images, to_pixels(own_pool), score)
+    scores, features, id_features = (None if part is None else _gathered(fabric, part) for part in own)
+    assert scores is not None
+    picked = sampler(scores, features, count, generator, id_features)
     if fabric.world_size > 1:
         picked = fabric.broadcast(picked)
     return _gathered(fabric, own_pool)[own_share(picked, fabric.global_rank, fabric.world_size)]
+
+
+def seen_by(
+    sampler: Sampler, model: Classifier, images_in: Tensor, pool: Tensor, score: Score
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What a sampler looks at: scores (n,) and features (n, F) of candidates, and features (N, F) of ID images, all in pixels.
+
+    What it does not look at is not computed: zeros for scores, None for features.
+    """
+    if not sampler.needs_scores:
+        return torch.zeros(len(pool), device=pool.device), None, None
+    scores, features = score_candidates(model, pool, score, SCORING_BATCH)
+    if not sampler.needs_id_features:
+        return scores, features, None
+    return scores, features, score_candidates(model, images_in, score, SCORING_BATCH)[1]
 
 
 def score_candidates(model: Classifier, images: Tensor, score: Score, batch_size: int) -> tuple[Tensor, Tensor]:

@@ -92,7 +92,9 @@ def _epoch_images(
         labels = train.labels[indices].to(fabric.device)
         images_out = None
         if pool is not None:
-            images_out = to_pixels(pick_outliers(training, augment(pool.to(fabric.device), generator), picker))
+            images_out = to_pixels(
+                pick_outliers(training, images_in, augment(pool.to(fabric.device), generator), picker)
+            )
         yield images_in, labels, images_out
 
 

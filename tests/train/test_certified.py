@@ -179,7 +179,7 @@ def test_a_step_reads_bounds_in_place_of_scores(term: CertifiedTerm) -> None:
 
 def test_a_quantile_reads_bounds_of_the_largest_and_values_of_the_others() -> None:
     model, objective = network(), LogisticEnergy()
-    inside, labels, outside = batch()
+    inside, _, outside = batch()
     whole = certified(model, CertifiedScore())
     scores_in, scores_out = (objective.score(model(images)) for images in (inside, outside))
     images = torch.cat([inside, outside])

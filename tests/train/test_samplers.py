@@ -1,9 +1,13 @@
 """What every sampler must do, over the registry, and what each promises."""
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
+from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from certood.errors import CertoodError
@@ -15,6 +19,7 @@ from certood.train.samplers.base import cluster_extremes
 from certood.train.samplers.cluster import ClusterSampler
 from certood.train.samplers.diverse import DiverseSampler
 from certood.train.samplers.greedy import GreedySampler
+from certood.train.samplers.posterior import PosteriorSampler, posterior
 from certood.train.samplers.random import RandomSampler
 
 # The most picks for each outlier wanted, where it is not one.
@@ -23,6 +28,9 @@ MOST = {"cluster": 2}
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+ID_FEATURES = torch.randn(32, 16, generator=torch.Generator().manual_seed(9)) + 1
 
 
 def pool(candidates: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -46,7 +54,7 @@ def test_picks_are_distinct_candidates_and_as_many_as_wanted(
     sampler: Sampler, name: str, candidates: int, wanted: int
 ) -> None:
     scores, features = pool(candidates)
-    picked = sampler(scores, features, wanted, generator(2))
+    picked = sampler(scores, features, wanted, generator(2), ID_FEATURES)
     assert picked.dtype == torch.int64
     assert len(picked.unique()) == len(picked)
     assert 0 <= int(picked.min()) <= int(picked.max()) < candidates
@@ -58,24 +66,26 @@ def test_picks_are_a_function_of_the_pool_and_the_generator(sampler: Sampler) ->
     scores, features = pool(100)
     before = scores.clone(), features.clone()
     torch.manual_seed(1)
-    once = sampler(scores, features, 20, generator(2))
+    once = sampler(scores, features, 20, generator(2), ID_FEATURES)
     torch.manual_seed(2)
-    assert torch.equal(once, sampler(scores, features, 20, generator(2)))
+    assert torch.equal(once, sampler(scores, features, 20, generator(2), ID_FEATURES))
     assert torch.equal(scores, before[0])
     assert torch.equal(features, before[1])
 
 
 def test_scores_and_features_matter_if_and_only_if_they_are_asked_for(sampler: Sampler) -> None:
     scores, features = pool(100)
-    once = sampler(scores, features, 20, generator(2))
-    other = sampler(scores.roll(7), features, 20, generator(2))
+    once = sampler(scores, features, 20, generator(2), ID_FEATURES)
+    other = sampler(scores.roll(7), features.roll(3, 0), 20, generator(2), ID_FEATURES)
     assert torch.equal(once, other) != sampler.needs_scores
+    moved = sampler(scores, features, 20, generator(2), ID_FEATURES - 1)
+    assert torch.equal(once, moved) != sampler.needs_id_features
     if not sampler.needs_scores:
         assert torch.equal(once, sampler(scores, None, 20, generator(2)))
 
 
 def test_duplicate_candidates_are_distinct_picks(sampler: Sampler) -> None:
-    picked = sampler(torch.zeros(20), torch.ones(20, 3), 5, generator())
+    picked = sampler(torch.zeros(20), torch.ones(20, 3), 5, generator(), torch.rand(8, 3))
     assert len(picked.unique()) == len(picked)
 
 
@@ -83,7 +93,7 @@ def test_values_that_diverged_are_named(sampler: Sampler, name: str) -> None:
     if not sampler.needs_scores:
         pytest.skip(f"{name} looks at no scores")
     with pytest.raises(CertoodError, match="1 of 9 candidate scores are not finite"):
-        sampler(torch.tensor([torch.nan] + [0.0] * 8), torch.rand(9, 2), 3, generator())
+        sampler(torch.tensor([torch.nan] + [0.0] * 8), torch.rand(9, 2), 3, generator(), torch.rand(4, 2))
 
 
 @pytest.mark.parametrize("clustering", [DiverseSampler(), ClusterSampler()])
@@ -125,7 +135,7 @@ def test_picks_are_those_of_the_definition_in_whatever_order_candidates_come(nam
     expected = by_definition(name, scores, labels)
     if expected is None:
         pytest.skip(f"{name} has no definition here")
-    if name != "greedy":
+    if name in ("diverse", "cluster"):
         sampler = SAMPLERS.find(name)(restarts=5)  # type: ignore[call-arg]
     for seed in range(3):
         order = torch.randperm(40, generator=generator(seed))
@@ -200,3 +210,66 @@ def test_candidates_are_scored_in_eval_mode_without_gradients_and_the_mode_comes
     model.eval()
     torch.testing.assert_close(scores, Energy()(model(images)))
     torch.testing.assert_close(features, model.features(images))
+
+
+def points_and_targets() -> tuple[Tensor, Tensor]:
+    points = torch.randn(30, 4, dtype=torch.float64, generator=generator())
+    return points, torch.randn(30, dtype=torch.float64, generator=generator(1))
+
+
+def test_the_posterior_is_its_closed_form_and_scikit_learns() -> None:
+    points, targets = points_and_targets()
+    found = posterior(points, targets, noise=0.7, prior=2.0)
+    x, y = points.numpy(), targets.numpy()
+    covariance = np.linalg.inv(x.T @ x / 0.49 + np.eye(4) / 4)
+    np.testing.assert_allclose((found.precision_factor @ found.precision_factor.mT).numpy(), np.linalg.inv(covariance))
+    np.testing.assert_allclose(found.mean, covariance @ x.T @ y / 0.49)
+    # Ridge regression has the same mean, its penalty being noise² / prior².
+    ridge = Ridge(alpha=0.49 / 4, fit_intercept=False).fit(x, y)
+    np.testing.assert_allclose(found.mean, ridge.coef_, rtol=1e-8)
+    # A single weight by hand: precision Σx²/σ² + 1/σ_w², mean Σxy/σ² over it.
+    hand = posterior(torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 4.0]), noise=1.0, prior=1.0)
+    assert hand.mean.item() == pytest.approx(9 / 6)
+    assert hand.precision_factor.item() ** 2 == pytest.approx(6)
+
+
+def test_draws_have_the_mean_and_the_covariance_of_the_posterior() -> None:
+    points, targets = points_and_targets()
+    found = posterior(points, targets, noise=2.0, prior=1.0)
+    source = generator(3)
+    draws = torch.stack([found.draw(source) for _ in range(4000)]).numpy()
+    precision = (found.precision_factor @ found.precision_factor.mT).numpy()
+    covariance = np.linalg.inv(precision)
+    deviation = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(draws.mean(0), found.mean, atol=4 * deviation.max() / math.sqrt(4000))
+    np.testing.assert_allclose(np.cov(draws.T), covariance, atol=5 * deviation.max() ** 2 * math.sqrt(2 / 4000))
+    # In coordinates in which the posterior is standard normal, squared lengths are χ² of four degrees of freedom.
+    centred = draws - found.mean.numpy()
+    squared = np.einsum("ni,ij,nj->n", centred, precision, centred)
+    assert stats.kstest(squared, stats.chi2(4).cdf).pvalue > 0.01
+
+
+def test_posterior_picks_are_nearest_to_a_boundary_between_id_images_and_candidates() -> None:
+    # ID images at angle 0, candidates over the half circle: the boundary lies between those near and those far.
+    angles = torch.linspace(0.02, torch.pi, 60, dtype=torch.float64)
+    features = torch.stack([angles.cos(), angles.sin()], 1)
+    inside = torch.stack([torch.ones(300), 0.05 * torch.randn(300, generator=generator())], 1).double()
+    scores = torch.zeros(60)
+    sampler = PosteriorSampler(noise=0.05, prior=100.0)  # hardly any doubt
+    picked = sampler(scores, features, 6, generator(), inside)
+    x = np.column_stack([np.concatenate([inside / inside.norm(dim=1, keepdim=True), features]), np.ones(360)])
+    y = np.repeat([-4.6, 4.6], [300, 60])
+    fitted = np.linalg.lstsq(x, y, rcond=None)[0]
+    nearest = np.abs(x[300:] @ fitted).argsort()
+    assert len(set(picked.tolist()) & set(nearest[:8].tolist())) >= 5
+    # With doubt, the boundary moves from draw to draw.
+    doubtful = PosteriorSampler(noise=20.0)
+    many = {int(index) for seed in range(20) for index in doubtful(scores, features, 6, generator(seed), inside)}
+    assert len(many) > 20
+
+
+def test_the_posterior_needs_features_of_id_images() -> None:
+    with pytest.raises(CertoodError, match="ID images by their features; none were given"):
+        PosteriorSampler()(torch.zeros(4), torch.rand(4, 2), 2, generator())
+    with pytest.raises(CertoodError, match="features of ID images or candidates are not finite"):
+        PosteriorSampler()(torch.zeros(4), torch.rand(4, 2), 2, generator(), torch.full((3, 2), torch.inf))

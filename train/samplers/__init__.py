@@ -5,6 +5,7 @@ from certood.train.samplers.base import Sampler
 from certood.train.samplers.cluster import ClusterSampler
 from certood.train.samplers.diverse import DiverseSampler
 from certood.train.samplers.greedy import GreedySampler
+from certood.train.samplers.posterior import PosteriorSampler
 from certood.train.samplers.random import RandomSampler
 
 __all__ = ["SAMPLERS", "Sampler"]
@@ -17,5 +18,6 @@ SAMPLERS: Registry[Sampler] = Registry(
         "greedy": GreedySampler,
         "diverse": DiverseSampler,
         "cluster": ClusterSampler,
+        "posterior": PosteriorSampler,
     },
 )

@@ -1,10 +1,12 @@
 """What a sampler is: which of a pool of candidate outliers enter the training step.
 
-A sampler takes scores (n,), higher for more outlying, features (n, F), the number of outliers wanted, and a generator; it
-returns int64 indices into the pool, none twice. Low scores are the informative outliers: the network finds them ID-like.
+A sampler takes scores (n,), higher for more outlying, features (n, F), the number of outliers wanted, a generator, and where it
+asks for them the features (N, F) of the step's ID images; it returns int64 indices into the pool, none twice. Low scores are the
+informative outliers: the network finds them ID-like.
 """
 
-from typing import ClassVar, Protocol
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 from certood.errors import CertoodError
 
 
-class Sampler(Protocol):
+class Sampler(ABC):
     """A frozen dataclass of hyper-parameters, called with the pool.
 
     With several processes every one calls it with the scores of all candidates and the same generator, so its picks must
@@ -23,9 +25,19 @@ class Sampler(Protocol):
     needs_scores: ClassVar[bool]
     """Whether scores and features are looked at; candidates go through the network first only where they are."""
 
-    def __call__(self, scores: Tensor, features: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
+    needs_id_features: ClassVar[bool] = False
+    """Whether the features of the step's ID images are looked at too, which then go through the network first as well."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        scores: Tensor,
+        features: Tensor | None,
+        count: int,
+        generator: torch.Generator,
+        id_features: Tensor | None = None,
+    ) -> Tensor:
         """Indices of the picked candidates; raises CertoodError where scores or features are not finite."""
-        ...
 
 
 def directions(features: Tensor | None) -> Tensor:

@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from certood.train.kmeans import kmeans
-from certood.train.samplers.base import cluster_extremes, directions, finite
+from certood.train.samplers.base import Sampler, cluster_extremes, directions, finite
 
 
 @dataclass(frozen=True)
-class ClusterSampler:
+class ClusterSampler(Sampler):
     """GReg+ (Sharifi et al., ECCV 2024): the lowest and the highest score of each of `count` clusters.
 
     k-means runs on L2-normalised features of all candidates. Low picks violate their margin and feed L_S; high picks are
@@ -25,7 +25,14 @@ class ClusterSampler:
 
     needs_scores: ClassVar[bool] = True
 
-    def __call__(self, scores: Tensor, features: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
+    def __call__(
+        self,
+        scores: Tensor,
+        features: Tensor | None,
+        count: int,
+        generator: torch.Generator,
+        id_features: Tensor | None = None,
+    ) -> Tensor:
         """Indices of the picked candidates, in ascending order."""
         finite(scores)
         clusters = kmeans(directions(features), count, restarts=self.restarts, generator=generator).labels

@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from certood.train.kmeans import kmeans
-from certood.train.samplers.base import cluster_extremes, directions, finite
+from certood.train.samplers.base import Sampler, cluster_extremes, directions, finite
 
 
 @dataclass(frozen=True)
-class DiverseSampler:
+class DiverseSampler(Sampler):
     """DOS (Jiang et al., ICLR 2024, arXiv 2306.02031): one informative outlier of each of `count` clusters.
 
     Of the candidates, the share `band` with the lowest scores is clustered by L2-normalised features; the lowest score of
@@ -26,7 +26,14 @@ class DiverseSampler:
 
     needs_scores: ClassVar[bool] = True
 
-    def __call__(self, scores: Tensor, features: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
+    def __call__(
+        self,
+        scores: Tensor,
+        features: Tensor | None,
+        count: int,
+        generator: torch.Generator,
+        id_features: Tensor | None = None,
+    ) -> Tensor:
         """Indices of the picked candidates."""
         size = min(len(scores), max(count, round(self.band * len(scores))))
         band = finite(scores).topk(size, largest=False).indices
