@@ -3,8 +3,9 @@
     claims.json          every claim, what is exported of it, and the SHA-256 of every file
     scores/              network.onnx from image to score, and a property for every claim
     conditions/          network.onnx from image to logits, and a sufficient condition for every claim that has one
+    certificates/        a proof of every claim that `certood check` verifies
 
-Both folders are laid out as the competitions' are: instances.csv names network, property and seconds.
+The first two folders are laid out as the competitions' are: instances.csv names network, property and seconds.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from certood.analysis.bounds import Graph, capture
+from certood.analysis.claims.certificates import Certified, certificates
 from certood.analysis.claims.certified_run import CertifiedRun, Claim
 from certood.analysis.claims.conditions import Conditioned, conditioned
 from certood.analysis.claims.networks import (
@@ -56,6 +58,7 @@ class Exported:
     entries: list[dict[str, Any]] = field(default_factory=list)
     networks: dict[str, Comparison] = field(default_factory=dict)
     conditions: list[Conditioned] = field(default_factory=list)
+    certificates: list[Certified] = field(default_factory=list)
 
 
 def export_claims(run: CertifiedRun, out: Path, *, limit: int | None = None, overwrite: bool = False) -> Exported:
@@ -74,12 +77,13 @@ def export_claims(run: CertifiedRun, out: Path, *, limit: int | None = None, ove
         found = Exported(out)
         found.networks["scores/network.onnx"] = _scores(run, claims, folder / "scores")
         graph = _graph(run)
-        if graph is not None:
-            found.conditions = conditioned(run, graph, claims)
-        if found.conditions:
+        found.conditions = [] if graph is None else conditioned(run, graph, claims)
+        if graph is not None and found.conditions:
             found.networks["conditions/network.onnx"] = _conditions(
                 run, claims, found.conditions, folder / "conditions"
             )
+            found.certificates = certificates(run, graph, found.conditions, folder / "conditions" / "network.onnx")
+            _write_certificates(found.certificates, folder)
         found.entries = [_entry(claim, found) for claim in claims]
         _write_manifest(run, found, folder)
     return found
@@ -124,6 +128,17 @@ def _conditions(
         _properties(folder, one.claim, rows, says)
     _instances(folder, [one.claim for one in conditions])
     return comparison
+
+
+def _write_certificates(certificates: Sequence[Certified], folder: Path) -> None:
+    (folder / "certificates").mkdir()
+    for one in certificates:
+        if one.certificate is not None:
+            (folder / _certificate_path(one.claim)).write_text(one.certificate.text(), "utf-8")
+
+
+def _certificate_path(claim: Claim) -> str:
+    return f"certificates/{claim.name}.json"
 
 
 def _network(
@@ -176,6 +191,9 @@ def _instances(folder: Path, claims: Iterable[Claim]) -> None:
 def _entry(claim: Claim, found: Exported) -> dict[str, Any]:
     """What claims.json says of a claim."""
     own = next((one for one in found.conditions if one.claim is claim), None)
+    proof = next((one for one in found.certificates if one.claim is claim), None)
+    reason = "certificates are for the scores energy and max-logit" if proof is None else proof.reason
+    written = proof is not None and proof.certificate is not None
     return {
         "name": claim.name,
         "set": claim.record.set,
@@ -187,6 +205,8 @@ def _entry(claim: Claim, found: Exported) -> dict[str, Any]:
         "exported_box": claim.weaker,
         "condition": None if own is None else own.condition.formula,
         "condition_proved": None if own is None else own.proved,
+        "certificate": _certificate_path(claim) if written else None,
+        "no_certificate": None if written else reason,
     }
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "Measure a detector: every score on every OOD set.",
     "certify": "Certify a detector: radii, Lipschitz constants, attacks, guaranteed metrics.",
     "export": "Write what is certified as ONNX and VNN-LIB, for other verifiers.",
+    "check": "Verify what was exported, without the bounds that it was certified by.",
     "report": "Theory beside benchmark of some runs, in one HTML file.",
     "compare": "Means over seeds, and paired differences with intervals.",
     "inspect": "List what of a network can be bounded.",

@@ -39,6 +39,8 @@ def command(
     Writes the network with its score as ONNX, and for every decision that is certified at a radius a property in VNN-LIB 1.0 and
     2.0; where the score is energy or max-logit, also a sufficient condition on the logits alone. See docs/claims.md.
     """
+    from collections import Counter
+
     from certood.analysis.claims.certified_run import certified_run
     from certood.analysis.claims.export_run import export_claims
     from certood.cli.detectors import open_detector
@@ -67,4 +69,8 @@ def command(
         if group:
             proved = sum(one.proved for one in group)
             click.echo(f"{word}: own bounds prove the sufficient condition of {proved} of {len(group)} claims")
+    written = sum(one.certificate is not None for one in found.certificates)
+    click.echo(f"certificates: {written} of {len(found.entries)} claims have one, for `certood check`")
+    for reason, count in Counter(one.reason for one in found.certificates if one.certificate is None).items():
+        click.echo(f"  {count} have none: {reason}")
     click.echo(f"Written: {found.folder}")

@@ -152,6 +152,18 @@ def test_no_point_of_a_box_is_a_counterexample(certified: Path, exported: tuple[
                     assert case.contains(x, y) == bool((case.rows @ y <= case.bounds).all())
 
 
+def test_certificates_are_checked_and_few_claims_have_none(exported: tuple[Path, str]) -> None:
+    folder, output = exported
+    claims = manifest(folder)["claims"]
+    written = [claim for claim in claims if claim["certificate"]]
+    assert len(written) >= 0.8 * len(claims)
+    assert f"certificates: {len(written)} of {len(claims)} claims have one" in output
+    assert all(claim["no_certificate"] for claim in claims if not claim["certificate"])
+    checked = done("check", folder)
+    assert f"certificates: {len(written)} of {len(written)} hold" in checked
+    assert f"sampled: {8 * len(written)} images" in checked
+
+
 def test_instances_are_those_of_the_competition(exported: tuple[Path, str]) -> None:
     folder, _ = exported
     names = {claim["name"] for claim in manifest(folder)["claims"]}

@@ -1,0 +1,108 @@
+"""The certificate of one claim: what is claimed, of which network, and the slopes by which it is proved."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from certood.checking.linear_bounds import Ball, LinearBounds
+from certood.checking.network import Network
+from certood.checking.scores import accepted_margin, rejected_margin
+from certood.errors import CertoodError
+
+FORMAT = "certood-certificate"
+VERSION = 1
+# Scores that are −T·logsumexp(f/T), and T where it is not a parameter.
+TEMPERATURES: Mapping[str, float | None] = {"energy": None, "max-logit": 0.0}
+
+
+class Damaged(CertoodError):
+    """A file that is no certificate."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class ClaimCertificate:
+    """That −T·logsumexp(f/T), T = `temperature`, of the first `classes` logits f is at most `threshold` (accepted), or above it.
+
+    It holds on the ball of the norm inf, 2 or 1 around `centre` (d,) in pixels, cut off at 0 and 1, for the network in the file
+    of this SHA-256. `slopes` are those of the lower lines of its ReLU, by the names of their outputs in the file; `weights` (K,)
+    those of the tangent of logsumexp that proves an accepted image, none of a rejected one. Numbers are float64.
+    """
+
+    network_sha256: str
+    accepted: bool
+    threshold: float
+    temperature: float
+    classes: int
+    norm: str
+    radius: float
+    centre: tuple[float, ...]
+    weights: tuple[float, ...]
+    slopes: Mapping[str, tuple[float, ...]]
+
+    @property
+    def ball(self) -> Ball:
+        """The images that it is about."""
+        return Ball(np.array(self.centre), self.radius, float(self.norm))
+
+    def margin(self, network: Network) -> Fraction:
+        """A lower bound of γ − S where accepted, of S − γ where rejected, over the ball.
+
+        Raises ValueError where the certificate makes no sense for this network.
+        """
+        if len(self.centre) != math.prod(network.shape):
+            raise ValueError(f"the centre has {len(self.centre)} pixels, the network takes {math.prod(network.shape)}")
+        if not 1 <= self.classes <= network.outputs:
+            raise ValueError(f"{self.classes} classes of {network.outputs} logits")
+        bounds = LinearBounds(network, self.ball, self.slopes)
+        if not self.accepted:
+            return rejected_margin(bounds.lower, network.outputs, self.classes, self.threshold, self.temperature)
+        if len(self.weights) != self.classes:
+            raise ValueError(f"{len(self.weights)} weights of {self.classes} classes")
+        return accepted_margin(bounds.lower, network.outputs, self.weights, self.threshold, self.temperature)
+
+    def holds(self, margin: Fraction) -> bool:
+        """Whether a margin proves the claim: S ≤ γ, or S > γ."""
+        return margin >= 0 if self.accepted else margin > 0
+
+    def text(self) -> str:
+        """The file."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n"
+
+
+def read_certificate(path: Path) -> ClaimCertificate:
+    """The certificate in a file; raises Damaged for anything that is not one, naming what was found."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content.pop("format") != FORMAT or content.pop("version") != VERSION:
+            raise ValueError(f"expected {FORMAT} of version {VERSION}")
+        return _checked(ClaimCertificate(**_tuples(content)))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{path.name} is no certificate: {error}") from error
+
+
+def _tuples(content: dict[str, Any]) -> dict[str, Any]:
+    slopes = {name: tuple(values) for name, values in content["slopes"].items()}
+    return content | {"slopes": slopes, "centre": tuple(content["centre"]), "weights": tuple(content["weights"])}
+
+
+def _checked(found: ClaimCertificate) -> ClaimCertificate:
+    """The certificate, if its numbers are such as its docstring says."""
+    numbers = [found.threshold, found.temperature, found.radius, *found.centre, *found.weights]
+    numbers += [slope for values in found.slopes.values() for slope in values]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise ValueError("a number is missing or not finite")
+    if not all(0 <= pixel <= 1 for pixel in found.centre):
+        raise ValueError("a pixel of the centre is not in [0, 1]")
+    if found.radius < 0 or found.temperature < 0 or found.norm not in ("inf", "2", "1"):
+        raise ValueError(f"radius {found.radius}, temperature {found.temperature}, norm {found.norm!r}")
+    if type(found.accepted) is not bool or type(found.classes) is not int:
+        raise ValueError(f"accepted {found.accepted!r}, classes {found.classes!r}")
+    return found

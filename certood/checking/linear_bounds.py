@@ -1,0 +1,94 @@
+"""Linear bounds of rows of logits over a ball of images, from the slopes that a certificate gives."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from certood.checking.network import Network
+from certood.checking.steps import LEAST, Array, Box, down, product_below, share, size_above, up
+
+# Neurons that are bounded at once.
+CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Ball:
+    """{x : ‖x − centre‖_p ≤ radius} ∩ [0, 1]^d, p = `norm` being inf, 2 or 1; `centre` (d,) in [0, 1]."""
+
+    centre: Array
+    radius: float
+    norm: float
+
+    @cached_property
+    def box(self) -> Box:
+        """The box around it, rounded outwards."""
+        lower, upper = down(self.centre - self.radius), up(self.centre + self.radius)
+        return Box(np.maximum(lower, 0), np.minimum(upper, 1))
+
+    def least(self, rows: Array) -> Array:
+        """A lower bound (R,) of rows·x over the ball: the better of the box and of the dual norm."""
+        lower, upper = self.box
+        found = down(product_below(np.maximum(rows, 0), lower) + product_below(np.minimum(rows, 0), upper))
+        if self.norm == math.inf:
+            return found
+        size = np.sqrt((rows**2).sum(1)) if self.norm == 2 else np.abs(rows).max(1)
+        reach = up(self.radius * (size * (1 + share(rows.shape[1])) + 1e-150) * (1 + share(1)))
+        return np.maximum(found, down(product_below(rows, self.centre) - reach))
+
+
+class LinearBounds:
+    """Boxes of every value of a network over a ball, and lower bounds of rows of its logits.
+
+    `slopes` are those of the lower lines of every ReLU, by the step's name. The box before a ReLU is that of intervals, and for
+    neurons whose sign that leaves open also that of linear bounds. Raises ValueError where slopes are missing or out of [0, 1].
+    """
+
+    def __init__(self, network: Network, ball: Ball, slopes: Mapping[str, Sequence[float]]) -> None:
+        self.network, self.ball = network, ball
+        self.slopes = {name: np.array(values, dtype=np.float64) for name, values in slopes.items()}
+        self.boxes = [ball.box]
+        bent = {source for placed in network.steps if placed.step.bends for source in placed.inputs}
+        for place, placed in enumerate(network.steps, start=1):
+            self.boxes.append(placed.step.box([self.boxes[source] for source in placed.inputs]))
+            if placed.step.bends and len(self.slopes.get(placed.name, ())) != len(self.boxes[place].lower):
+                raise ValueError(f"expected {len(self.boxes[place].lower)} slopes for {placed.name}")
+            if place in bent:
+                self._tighten(place)
+
+    def lower(self, rows: Array, place: int | None = None) -> Array:
+        """Lower bounds (R,) of rows (R, m) of a value, by default of the logits."""
+        last = len(self.network.steps) if place is None else place
+        pending: dict[int, Array] = {last: rows}
+        constant = np.zeros(len(rows))
+        for index in range(last, 0, -1):
+            if index not in pending:
+                continue
+            placed = self.network.steps[index - 1]
+            inputs = [self.boxes[source] for source in placed.inputs]
+            parts, added = placed.step.back(pending.pop(index), inputs, self.slopes.get(placed.name))
+            constant = down(constant + added)
+            for source, part in zip(placed.inputs, parts, strict=True):
+                if source in pending:
+                    total = pending[source] + part
+                    rounded = share(1) * size_above(total, self.boxes[source].largest) + LEAST
+                    pending[source], constant = total, down(constant - rounded)
+                else:
+                    pending[source] = part
+        # Nothing that is not a number is a bound.
+        found = down(self.ball.least(pending[0]) + constant) if 0 in pending else constant
+        return np.where(np.isnan(found), -np.inf, found)
+
+    def _tighten(self, place: int) -> None:
+        """Make the box of a value tighter where its sign is not known."""
+        lower, upper = (end.copy() for end in self.boxes[place])
+        unsure = np.flatnonzero((lower < 0) & (upper > 0))
+        for start in range(0, len(unsure), CHUNK):
+            chosen = unsure[start : start + CHUNK]
+            rows = np.zeros((len(chosen), len(lower)))
+            rows[np.arange(len(chosen)), chosen] = 1
+            lower[chosen] = np.maximum(lower[chosen], self.lower(rows, place))
+            upper[chosen] = np.minimum(upper[chosen], -self.lower(-rows, place))
+        self.boxes[place] = Box(lower, upper)

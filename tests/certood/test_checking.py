@@ -1,0 +1,631 @@
+"""The checker: bounds against exact rationals, scores against mpmath, the file against onnxruntime, and changed digits."""
+
+import hashlib
+import itertools
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from certood.checking.certificates import Damaged, read_certificate  # noqa: E402
+from certood.checking.linear_bounds import Ball, LinearBounds  # noqa: E402
+from certood.checking.network import Network, Placed, Unchecked, convolution_matrix, read_network  # noqa: E402
+from certood.checking.scores import _chord_rows, accepted_margin, rejected_margin  # noqa: E402
+from certood.checking.steps import Array, Linear, Relu, Scale, Shift, Sum  # noqa: E402
+from certood.cli import main  # noqa: E402
+from tests.certood.exported_claims import SHAPE, certificate, half_slopes, rehash, write_export, write_network  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+mpmath.mp.dps = 60
+
+
+def check(folder: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, ["check", str(folder), *options])
+
+
+# ---- bounds
+
+
+Exact = list[list[Fraction]]
+
+
+def dot(row: Sequence[Fraction], column: Sequence[Fraction]) -> Fraction:
+    return sum((one * other for one, other in zip(row, column, strict=True)), Fraction())
+
+
+def exactly(values: Array) -> Any:
+    return [exactly(part) for part in values] if values.ndim else Fraction(float(values))
+
+
+class ExactBounds:
+    """The same bounds of a chain of linear layers with ReLU between them, in rationals."""
+
+    def __init__(
+        self, layers: list[tuple[Exact, list[Fraction]]], box: list[tuple[Fraction, Fraction]], slope: Fraction
+    ) -> None:
+        self.layers, self.box, self.slope = layers, box, slope
+        self.before: list[list[tuple[Fraction, Fraction]]] = []
+        entered = box
+        for index, (weight, bias) in enumerate(layers[:-1]):
+            found = []
+            for place, (row, shift) in enumerate(zip(weight, bias, strict=True)):
+                ends = [[factor * end for end in pair] for factor, pair in zip(row, entered, strict=True)]
+                low, high = (shift + sum(map(pick, ends), Fraction()) for pick in (min, max))
+                if low < 0 < high:
+                    unit = [Fraction(int(place == other)) for other in range(len(weight))]
+                    low = max(low, self.lower(unit, index))
+                    high = min(high, -self.lower([-value for value in unit], index))
+                found.append((low, high))
+            self.before.append(found)
+            entered = [(max(low, Fraction()), max(high, Fraction())) for low, high in found]
+
+    def lower(self, row: list[Fraction], index: int | None = None) -> Fraction:
+        last = len(self.layers) - 1 if index is None else index
+        constant = Fraction()
+        for place in range(last, -1, -1):
+            weight, bias = self.layers[place]
+            constant += dot(row, bias)
+            row = [dot(row, column) for column in zip(*weight, strict=True)]
+            if place:
+                bounds = self.before[place - 1]
+                back = []
+                for factor, (low, high) in zip(row, bounds, strict=True):
+                    if low >= 0 or high <= 0:
+                        back.append(factor if low >= 0 else Fraction())
+                    elif factor >= 0:
+                        back.append(factor * self.slope)
+                    else:
+                        back.append(factor * high / (high - low))
+                        constant -= factor * high / (high - low) * low
+                row = back
+        return constant + sum(
+            (min(factor * low, factor * high) for factor, (low, high) in zip(row, self.box, strict=True)), Fraction()
+        )
+
+
+def chain(seed: int, sizes: Sequence[int]) -> tuple[Network, list[tuple[Exact, list[Fraction]]]]:
+    random = np.random.default_rng(seed)
+    network, layers = Network((1, 1, sizes[0]), outputs=sizes[-1]), []
+    for index, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        weight, bias = (
+            random.standard_normal(shape).astype(np.float32).astype(float) for shape in ((outputs, inputs), (outputs,))
+        )
+        if index:
+            network.steps.append(Placed(f"relu{index}", Relu(), (len(network.steps),)))
+        network.steps.append(Placed(f"linear{index}", Linear(weight, bias), (len(network.steps),)))
+        layers.append((exactly(weight), exactly(bias)))
+    return network, layers
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.375, 1.0])
+@pytest.mark.parametrize("radius", [0.01, 0.3])
+def test_bounds_are_just_below_those_of_exact_rationals(slope: float, radius: float) -> None:
+    for seed in range(4):
+        network, layers = chain(seed, (4, 6, 5, 3))
+        centre = np.random.default_rng(seed + 100).random(4)
+        ball = Ball(centre, radius, math.inf)
+        box = [
+            (max(Fraction(x) - Fraction(radius), Fraction()), min(Fraction(x) + Fraction(radius), Fraction(1)))
+            for x in centre.tolist()
+        ]
+        exact = ExactBounds(layers, box, Fraction(slope))
+        bounds = LinearBounds(
+            network, ball, half_slopes(network) | {f"relu{i}": (slope,) * n for i, n in ((1, 6), (2, 5))}
+        )
+        rows = np.concatenate([np.eye(3), -np.eye(3), [[0.5, 0.25, 0.25]]])
+        for row, found in zip(rows, bounds.lower(rows).tolist(), strict=True):
+            true = exact.lower([Fraction(value) for value in row.tolist()])
+            assert 0 < float(true - Fraction(found)) < 1e-11 * (1 + abs(found))
+            assert Fraction(found) < true
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2.0, 1.0])
+def test_no_point_of_a_ball_leaves_the_bounds(tmp_path: Path, norm: float) -> None:
+    network = write_network(tmp_path / "network.onnx")
+    random = np.random.default_rng(0)
+    for radius in (0.01, 0.1):
+        centre = random.random(math.prod(SHAPE))
+        ball = Ball(centre, radius * {math.inf: 1, 2.0: 3, 1.0: 10}[norm], norm)
+        bounds = LinearBounds(network, ball, half_slopes(network))
+        rows = np.concatenate([np.eye(3), -np.eye(3)])
+        lower = bounds.lower(rows)
+        found = []
+        for _ in range(300):
+            change = random.standard_normal(len(centre)) * (random.random(len(centre)) < random.random())
+            change = np.sign(change) if norm == math.inf else change
+            size = np.linalg.norm(change, norm) or 1.0
+            found.append(rows @ network.value(np.clip(centre + change * ball.radius / size, 0, 1)))
+        assert (np.min(found, 0) >= lower - 1e-12).all()
+        # At the smaller radius the network is nearly linear, and the bounds are near what was sampled.
+        if radius == 0.01:
+            assert (np.min(found, 0) - lower < 2 * np.ptp(found, 0)).all()
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2.0, 1.0])
+def test_the_least_value_over_a_ball_is_that_of_the_dual_norm(norm: float) -> None:
+    random = np.random.default_rng(0)
+    centre, rows = random.uniform(0.3, 0.7, 6), random.standard_normal((20, 6))
+    for row, found in zip(rows, Ball(centre, 0.1, norm).least(rows).tolist(), strict=True):
+        exact = [mpmath.mpf(value) for value in row.tolist()]
+        size = {math.inf: sum(map(abs, exact)), 2.0: mpmath.sqrt(sum(x * x for x in exact)), 1.0: max(map(abs, exact))}[
+            norm
+        ]
+        true = sum(x * mpmath.mpf(c) for x, c in zip(exact, centre.tolist(), strict=True)) - mpmath.mpf(0.1) * size
+        assert 0 < true - mpmath.mpf(found) < 1e-13
+    # Pixels end at 0: for an image of zeros nothing falls.
+    assert -1e-290 < float(Ball(np.zeros(2), 0.1, norm).least(np.ones((1, 2)))[0]) <= 0
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["scale", "divide", "shift", "sum", "relu", "linear"]))
+@settings(max_examples=60)
+def test_every_step_keeps_its_promise(seed: int, kind: str) -> None:
+    """Boxes and rows of a step, against exact values at points of the boxes of its inputs."""
+    random = np.random.default_rng(seed)
+    size = 4
+    factor = random.standard_normal(size)
+    step = {
+        "scale": Scale(factor),
+        "divide": Scale(factor, divide=True),
+        "shift": Shift(factor),
+        "sum": Sum(),
+        "relu": Relu(),
+        "linear": Linear(random.standard_normal((3, size)), random.standard_normal(3)),
+    }[kind]
+    boxes = []
+    for _ in range(2 if kind == "sum" else 1):
+        ends = np.sort(random.standard_normal((2, size)), 0)
+        boxes.append(type(Ball(np.zeros(1), 0.0, math.inf).box)(ends[0], ends[1]))
+    outputs = 3 if kind == "linear" else size
+    rows = random.standard_normal((5, outputs))
+    parts, constants = step.back(rows, boxes, random.random(size))
+    box = step.box(boxes)
+    for _ in range(10):
+        points = [np.where(random.random(size) < 0.3, one.lower, random.uniform(one.lower, one.upper)) for one in boxes]
+        x = [exactly(point) for point in points]
+        scale = exactly(factor)
+        y = {
+            "scale": lambda x=x, s=scale: [a * b for a, b in zip(x[0], s, strict=True)],
+            "divide": lambda x=x, s=scale: [a / b for a, b in zip(x[0], s, strict=True)],
+            "shift": lambda x=x, s=scale: [a + b for a, b in zip(x[0], s, strict=True)],
+            "sum": lambda x=x: [a + b for a, b in zip(*x, strict=True)],
+            "relu": lambda x=x: [max(a, Fraction()) for a in x[0]],
+            "linear": lambda x=x: [
+                dot(row, x[0]) + shift
+                for row, shift in zip(exactly(step.weight), exactly(step.bias), strict=True)  # type: ignore[attr-defined]
+            ],
+        }[kind]()
+        assert all(
+            Fraction(low) <= value <= Fraction(high)
+            for low, value, high in zip(
+                *map(exactly_list, (box.lower,)), y, *map(exactly_list, (box.upper,)), strict=True
+            )
+        )
+        np.testing.assert_allclose(step.value(points), [float(value) for value in y], rtol=1e-12, atol=1e-12)
+        for number, row in enumerate(exactly(rows)):
+            below = sum(
+                (dot(exactly(part[number]), point) for part, point in zip(parts, x, strict=True)),
+                Fraction(float(constants[number])),
+            )
+            assert below <= dot(row, y)
+
+
+def exactly_list(values: Array) -> list[Fraction]:
+    return [Fraction(value) for value in values.tolist()]
+
+
+def test_slopes_must_be_there_and_in_their_range(tmp_path: Path) -> None:
+    network = write_network(tmp_path / "network.onnx")
+    ball, slopes = Ball(np.full(math.prod(SHAPE), 0.5), 0.1, math.inf), half_slopes(network)
+    for changed in (
+        {"first": (0.5,) * 23},
+        {"first": ()},
+        {"second": (0.5,) * 23 + (1.0000001,)},
+        {"second": (math.nan,) * 24},
+    ):
+        with pytest.raises(ValueError, match="slope"):
+            LinearBounds(network, ball, slopes | changed).lower(np.eye(3))
+
+
+# ---- scores
+
+
+class Boxed:
+    """Lower bounds of rows of logits in a box, as linear bounds would have them."""
+
+    def __init__(self, lower: Sequence[float], upper: Sequence[float]) -> None:
+        self.ends = np.array(lower), np.array(upper)
+
+    def __call__(self, rows: Array) -> Array:
+        low, high = self.ends
+        return np.nextafter(np.maximum(rows, 0) @ low + np.minimum(rows, 0) @ high, -np.inf) - 1e-12
+
+
+def true_score(logits: Sequence[float], temperature: float) -> mpmath.mpf:
+    if not temperature:
+        return -mpmath.mpf(max(logits))
+    scale = mpmath.mpf(temperature)
+    return -scale * mpmath.log(sum(mpmath.exp(mpmath.mpf(value) / scale) for value in logits))
+
+
+@given(
+    st.lists(st.tuples(st.floats(-30, 30), st.floats(0, 4)), min_size=2, max_size=5),
+    st.sampled_from([0.0, 0.5, 1.0, 7.0]),
+    st.floats(-20, 20),
+    st.lists(st.integers(0, 1000), min_size=5, max_size=5),
+)
+def test_margins_of_scores_are_below_the_least_on_a_box(
+    box: list[tuple[float, float]], temperature: float, threshold: float, counts: list[int]
+) -> None:
+    lower, upper = [low for low, _ in box], [low + width for low, width in box]
+    bounds, size = Boxed(lower, upper), len(box)
+    # The score falls in every logit: its ends on a box are at two corners.
+    least, largest = true_score(upper, temperature), true_score(lower, temperature)
+    rejected = rejected_margin(bounds, size, size, threshold, temperature)
+    assert mpmath.mpf(rejected.numerator) / rejected.denominator <= least - threshold
+    assert float(least - threshold) - float(rejected) < 1e-6 * (1 + abs(float(least)) + abs(threshold))
+    weights = [count / 1024 for count in counts[: size - 1]]
+    if sum(weights) <= 1:
+        weights.append(1 - sum(weights))
+        accepted = accepted_margin(bounds, size, weights, threshold, temperature)
+        assert mpmath.mpf(accepted.numerator) / accepted.denominator <= threshold - largest
+
+
+def test_an_accepted_margin_is_that_of_the_tangent() -> None:
+    logits = [1.0, 2.0, 0.5]
+    shares = np.exp(logits) / np.exp(logits).sum()
+    weights = [round(share * 2**30) / 2**30 for share in shares[:2]]
+    weights.append(1 - sum(weights))
+    found = accepted_margin(Boxed(logits, logits), 3, weights, 0.25, 1.0)
+    assert float(found) == pytest.approx(0.25 - float(true_score(logits, 1.0)), abs=1e-9)
+    for wrong in ([0.5, 0.5, 0.1], [1.5, -0.5, 0.0], [*weights[:2], weights[2] + 2**-50]):
+        with pytest.raises(ValueError, match="sum to one"):
+            accepted_margin(Boxed(logits, logits), 3, wrong, 0.25, 1.0)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.5, 1.0, 3.0]))
+@settings(max_examples=50)
+def test_chord_rows_are_above_logsumexp(seed: int, temperature: float) -> None:
+    random = np.random.default_rng(seed)
+    size, top = int(random.integers(2, 5)), 0
+    lowest = random.uniform(-6, 2, size)
+    highest = lowest + random.choice([0.0, 0.1, 2.0, 6.0], size)
+    lowest[top] = highest[top] = 0.0
+    rows = list(_chord_rows(lowest, highest, np.eye(size), top, Fraction(20), temperature))
+    gaps = []
+    for _ in range(8):
+        ends = random.random(size)
+        difference = np.where(ends < 0.4, lowest, np.where(ends > 0.6, highest, random.uniform(lowest, highest)))
+        logits = random.uniform(-20, 20) + difference
+        # The difference as it is after rounding, which may be out of its interval by that much.
+        for row, constant in rows:
+            above = sum(mpmath.mpf(r) * mpmath.mpf(z) for r, z in zip(row.tolist(), logits.tolist(), strict=True))
+            gaps.append(
+                float(
+                    above
+                    + mpmath.mpf(constant.numerator) / constant.denominator
+                    + true_score(logits.tolist(), temperature)
+                )
+            )
+    assert min(gaps) > -1e-13
+    if np.ptp(highest - lowest) == 0:
+        assert min(gaps) < 1e-12
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_chords_of_differences_are_tighter_than_the_box_and_sound(temperature: float) -> None:
+    """Logits that move together: the box of each is wide, that of their differences is narrow."""
+    base, reach = np.array([2.0, 1.5, 1.0]), 3.0
+
+    def lower(rows: Array) -> Array:
+        # f = base + t·(1, 1, 1) + s·(1, −1, 0), |t| ≤ 3, |s| ≤ 0.3.
+        return rows @ base - reach * np.abs(rows.sum(1)) - 0.3 * np.abs(rows[:, 0] - rows[:, 1]) - 1e-12
+
+    found = rejected_margin(lower, 3, 3, -20.0, temperature)
+    points = [base + t + s * np.array([1, -1, 0]) for t in (-3, 3) for s in np.linspace(-0.3, 0.3, 61)]
+    least = min(float(true_score(point.tolist(), temperature)) for point in points)
+    assert float(found) <= least + 20
+    assert float(found) > least + 20 - 0.12
+
+
+# ---- reading the file
+
+
+def test_the_network_is_read_as_onnxruntime_evaluates_it(tmp_path: Path) -> None:
+    network = write_network(tmp_path / "network.onnx", seed=3)
+    session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"), providers=["CPUExecutionProvider"])
+    for image in np.random.default_rng(0).random((5, *SHAPE), dtype=np.float32):
+        expected = session.run(None, {"X": image[None]})[0][0]
+        np.testing.assert_allclose(network.value(image.astype(float)), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [((1, 1), (0, 0), (1, 1)), ((2, 3), (1, 2), (2, 1))])
+def test_the_matrix_of_a_convolution(
+    groups: int, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    kernel = torch.randn(4, 4 // groups, 2, 3, generator=generator, dtype=torch.float64)
+    images = torch.randn(3, 4, 6, 7, generator=generator, dtype=torch.float64)
+    matrix, plane = convolution_matrix(kernel.numpy(), (4, 6, 7), stride, (*padding, *padding), dilation, groups)
+    expected = F.conv2d(images, kernel, None, stride, padding, dilation, groups)
+    assert expected.shape[2:] == plane
+    np.testing.assert_allclose(images.flatten(1).numpy() @ matrix.T, expected.flatten(1).numpy(), atol=1e-12)
+
+
+def test_other_operators_and_large_layers_are_refused_by_name(tmp_path: Path) -> None:
+    write_network(tmp_path / "network.onnx")
+    model = onnx.load(tmp_path / "network.onnx")
+    model.graph.node[3].op_type = "Sigmoid"
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(Unchecked, match="not Sigmoid"):
+        read_network(tmp_path / "other.onnx")
+    with pytest.raises(Unchecked, match="too large"):
+        convolution_matrix(np.zeros((64, 64, 3, 3)), (64, 32, 32), (1, 1), (1, 1, 1, 1), (1, 1), 1)
+
+
+# ---- a whole export
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_export(tmp_path / "claims")
+    return tmp_path / "claims"
+
+
+def test_a_whole_export_is_checked_without_torch_and_without_our_bounds(folder: Path) -> None:
+    code = (
+        "import sys\nfrom certood.cli import main\n"
+        f"main(['check', {str(folder)!r}], standalone_mode=False)\n"
+        "print(sorted(name for name in sys.modules if name.startswith(('torch', 'certood.analysis', 'certood.train'))))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "certificates: 2 of 2 hold" in run.stdout
+    assert "sampled: 16 images" in run.stdout
+    assert run.stdout.splitlines()[-1] == "[]"
+    assert all(len(line) <= 80 for line in run.stdout.splitlines())
+    for file in (ROOT / "certood" / "checking").glob("*.py"):
+        assert not re.search(
+            r"^\s*(from|import) (torch|certood\.(analysis|train|scores|onnx))", file.read_text(), re.MULTILINE
+        )
+
+
+def certificates(folder: Path) -> list[Path]:
+    return sorted((folder / "certificates").glob("*.json"))
+
+
+def edited(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def more(values: Sequence[float], place: int, change: float) -> list[float]:
+    return [value + change * (index == place) for index, value in enumerate(values)]
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def of_decision(folder: Path, *, accepted: bool) -> Path:
+    return next(path for path in certificates(folder) if content_of(path)["accepted"] is accepted)
+
+
+def change_centre(folder: Path) -> None:
+    path = certificates(folder)[0]
+    edited(path, centre=more(content_of(path)["centre"], 3, 1e-4 if content_of(path)["centre"][3] < 0.5 else -1e-4))
+
+
+def change_radius(folder: Path) -> None:
+    edited(certificates(folder)[0], radius=0.0041)
+
+
+def change_threshold(folder: Path) -> None:
+    path = certificates(folder)[0]
+    edited(path, threshold=content_of(path)["threshold"] + 1e-9)
+
+
+def change_weights(folder: Path) -> None:
+    path = of_decision(folder, accepted=True)
+    edited(path, weights=more(content_of(path)["weights"], 0, 2.0**-20))
+
+
+def change_decision(folder: Path) -> None:
+    edited(of_decision(folder, accepted=False), accepted=True, weights=[1.0, 0.0, 0.0])
+
+
+def change_slopes(folder: Path) -> None:
+    path = certificates(folder)[0]
+    edited(path, slopes={name: more(values, 0, 0.75) for name, values in content_of(path)["slopes"].items()})
+
+
+def change_network(folder: Path) -> None:
+    path = folder / "conditions" / "network.onnx"
+    content = path.read_bytes()
+    weights = next(tensor.raw_data for tensor in onnx.load(path).graph.initializer if tensor.name == "k1")
+    # The last bit of the first weight.
+    path.write_bytes(content.replace(weights, bytes([weights[0] ^ 1]) + weights[1:]))
+
+
+def change_claim(folder: Path) -> None:
+    content = content_of(folder / "claims.json")
+    content["claims"][0]["eps"] = 0.04
+    (folder / "claims.json").write_text(json.dumps(content))
+
+
+def change_all_thresholds(folder: Path) -> None:
+    content = content_of(folder / "claims.json")
+    content["detector"]["threshold"] -= 100
+    (folder / "claims.json").write_text(json.dumps(content))
+    for path in certificates(folder):
+        edited(path, threshold=content["detector"]["threshold"])
+
+
+def change_all_radii(folder: Path) -> None:
+    content = content_of(folder / "claims.json")
+    for claim in content["claims"]:
+        claim["eps"] = 0.9
+    (folder / "claims.json").write_text(json.dumps(content))
+    for path in certificates(folder):
+        edited(path, radius=0.9)
+
+
+def change_box(folder: Path) -> None:
+    path = next((folder / "scores" / "vnnlib-1.0").iterdir())
+    path.write_text(re.sub(r"\(assert \(<= X_2 0\.\d", "(assert (<= X_2 0.99", path.read_text()))
+
+
+def change_property(folder: Path) -> None:
+    path = next((folder / "scores" / "vnnlib-1.0").iterdir())
+    path.write_text(re.sub(r"Y_0 -?\d", "Y_0 -9", path.read_text()))
+
+
+CHANGES = {
+    change_centre: "not inside the certificate's ball",
+    change_radius: "radius is 0.0041",
+    change_threshold: "threshold is",
+    change_weights: "do not sum to one",
+    change_decision: "accepted is True",
+    change_slopes: "slope is not in",
+    change_network: "network_sha256 is",
+    change_claim: "radius is 0.004, claims.json or the network have 0.04",
+    change_all_thresholds: "the bound does not prove it",
+    change_all_radii: "the bound does not prove it",
+    change_box: "not inside the certificate's ball",
+    change_property: "threshold in scores",
+}
+
+
+@pytest.mark.parametrize("forged", [False, True], ids=["plain", "with new hashes"])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_change_is_found(folder: Path, change: Any, forged: bool) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    change(folder)
+    changed = [path for path, content in before.items() if path.read_bytes() != content]
+    assert changed
+    if forged:
+        rehash(folder)
+    found = check(folder)
+    assert found.exit_code == 1, found.output
+    assert CHANGES[change] in found.output
+    if not forged:
+        for path in changed:
+            name = path.relative_to(folder).as_posix()
+            assert name == "claims.json" or f"{name} was changed" in found.output
+
+
+def test_a_looser_slope_is_still_a_proof_or_is_found(folder: Path) -> None:
+    """The hash of the file says that a slope was changed; without it a slope is whatever proves the claim."""
+    path = certificates(folder)[0]
+    edited(path, slopes={name: [0.5625, *values[1:]] for name, values in content_of(path)["slopes"].items()})
+    found = check(folder)
+    assert found.exit_code == 1
+    assert f"certificates/{path.name} was changed" in found.output
+    rehash(folder)
+    assert check(folder).exit_code == 0
+
+
+def test_a_network_of_other_weights_is_judged_as_it_is(folder: Path) -> None:
+    """Whoever forges every hash, too, must still prove the claim of the forged network, and cannot where it is false."""
+    path = folder / "conditions" / "network.onnx"
+    model = onnx.load(path)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "b")
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(5), "b"))
+    onnx.save(model, path)
+    for one in certificates(folder):
+        edited(one, network_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    rehash(folder)
+    found = check(folder)
+    # Energy falls by five: the rejected image is accepted now.
+    assert found.exit_code == 1
+    assert "certificates: 1 of 2 hold" in found.output
+    assert "the bound does not prove it" in found.output
+    assert "onnxruntime finds the score" in found.output
+
+
+def test_sampled_points_are_evaluated(folder: Path) -> None:
+    assert "sampled" not in check(folder, "--points", "0").output
+    assert "sampled: 6 images" in check(folder, "--points", "3").output
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[1]",
+        '{"format": "certood-certificate", "version": 1}',
+        '{"format": "certood-certificate", "version": 2}',
+    ],
+)
+def test_damaged_certificates_are_one_error(folder: Path, text: str) -> None:
+    path = certificates(folder)[0]
+    path.write_text(text)
+    with pytest.raises(Damaged, match="is no certificate"):
+        read_certificate(path)
+    found = check(folder)
+    assert found.exit_code == 1
+    assert "is no certificate" in found.output
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"radius": -1},
+        {"norm": "3"},
+        {"centre": [2.0]},
+        {"threshold": None},
+        {"temperature": -1.0},
+        {"accepted": 1},
+        {"extra": 0},
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(folder: Path, changes: dict[str, Any]) -> None:
+    path = certificates(folder)[0]
+    edited(path, **changes)
+    with pytest.raises(Damaged):
+        read_certificate(path)
+
+
+def test_a_network_that_cannot_be_read(folder: Path) -> None:
+    path = folder / "conditions" / "network.onnx"
+    path.write_bytes(path.read_bytes()[:300])
+    found = check(folder)
+    assert found.exit_code == 1
+    assert "conditions/network.onnx was changed" in found.output
+    assert "is not a readable ONNX file" in found.output
+
+
+def test_a_folder_that_is_no_export(tmp_path: Path) -> None:
+    found = check(tmp_path)
+    assert found.exit_code == 1
+    assert "name a folder of `certood export`" in found.output
+
+
+def test_a_certificate_of_another_norm(tmp_path: Path) -> None:
+    network = write_network(tmp_path / "network.onnx")
+    image = np.random.default_rng(1).random(SHAPE, dtype=np.float32)
+    score = float(true_score(network.value(image.astype(float)).tolist(), 1.0))
+    plain = certificate(network, "", image, 0.01, accepted=True, threshold=score + 0.2)
+    margins = {}
+    for norm in ("inf", "2", "1"):
+        values = {name: getattr(plain, name) for name in plain.__dataclass_fields__} | {"norm": norm}
+        margins[norm] = float(type(plain)(**values).margin(network))
+    # A ball of the same radius is smaller in l2, and smaller still in l1.
+    assert margins["inf"] < margins["2"] < margins["1"] < 0.2
