@@ -17,7 +17,7 @@ from certood.inference import collect_logits
 from certood.runs import RunDirectory
 from certood.runs.kinds import kind_of
 from certood.train import automatic, loop
-from certood.train.automatic import SHARE, explanation, settle, with_numbers
+from certood.train.automatic import SHARE, explain_run, explanation, settle, with_numbers
 from certood.train.continuing import is_finished
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, load_recipe
@@ -103,6 +103,9 @@ def test_a_run_has_numbers_and_says_how_they_came_about(start: Path, tmp_path: P
         tables["objective"]["margin_in"] == record["objective.margin_in"]["value"] < tables["objective"]["margin_out"]
     )
     assert tables["gradient"]["weight"] == record["gradient.weight"]["value"] > 0
+    assert explain_run(RunDirectory(tmp_path / "run-0")) == explanation(
+        load_recipe(str(tmp_path / "run-0" / "recipe.toml")), record
+    )
     # The numbers of the run, given as numbers, are the same training.
     again = load_recipe(str(tmp_path / "run-0" / "recipe.toml"))
     assert again.automatic == []
@@ -136,8 +139,15 @@ def test_the_explanation_has_the_numbers(start: Path, data: TrainingData) -> Non
     assert str(start) in inside
     assert f"between {found['lower_quartile']:.4g} and {found['upper_quartile']:.4g}" in inside
     assert outside.startswith(f"objective.margin_out = {record['objective.margin_out']['value']:g}: ")
-    assert "has 0.5 of the parameter gradient" in weight
+    assert f"has {SHARE} of the parameter gradient" in weight
     assert explanation(recipe, {}) == []
+
+
+def test_a_run_without_auto_says_so_and_what_is_no_run_is_refused(start: Path, tmp_path: Path) -> None:
+    (line,) = explain_run(RunDirectory(start))
+    assert line.endswith('recipe.toml was given; none was "auto", which takes it from training.init.')
+    with pytest.raises(RunDirectoryError, match=r"has no recipe.toml: it is no run that certood trained"):
+        explain_run(RunDirectory(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,12 @@ from torch import Tensor
 from certood.scores import Score
 
 Weight = Annotated[float, Field(ge=0, description="λ_S, the weight of the outlier term.")]
-MarginIn = Annotated[float, Field(description="m_in, in units of the score.")]
-MarginOut = Annotated[float, Field(description="m_out, in units of the score.")]
+MarginIn = Annotated[
+    float, Field(description='m_in, in units of the score; "auto" is the median of ID images, by training.init.')
+]
+MarginOut = Annotated[
+    float, Field(description='m_out, in units of the score; "auto" is the median of outliers, by training.init.')
+]
 
 
 class Objective(ABC):
