@@ -28,7 +28,7 @@ from certood.train.run_directory import (
     write_recipe,
     write_rows,
 )
-from certood.train.setup import build_fabric, build_network, load_training_data
+from certood.train.setup import build_fabric, build_network, load_training_data, require_start
 
 
 def fit(
@@ -43,6 +43,7 @@ def fit(
     finite, and ScoreCollapsed when certified training makes the score nearly constant.
     """
     out = out or Path("runs") / recipe.recipe
+    require_start(recipe)
     fabric = build_fabric(recipe.run)
     guarded = open_guarded(recipe)
     data = load_training_data(recipe, None if guarded is None else guarded.split)

@@ -1,8 +1,6 @@
 """Recipes: what defines a training run, read from TOML, checked as a whole, and changed with `key=value`."""
 
 import copy
-import difflib
-import importlib.resources
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +21,7 @@ from certood.train.recipe_tables import (
     SamplerSection,
     TrainingSection,
 )
+from certood.train.recipes import recipe_tables
 from certood.train.sections import AUTO, FamilySection, Section, unknown_key
 
 DEFAULT_RECIPE = "digits-greg-plus"
@@ -156,12 +155,6 @@ class Recipe(Section):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-def recipe_names() -> list[str]:
-    """Names of the built-in recipes."""
-    files = importlib.resources.files("certood.train.recipes").iterdir()
-    return sorted(Path(file.name).stem for file in files if file.name.endswith(".toml"))
-
-
 def load_recipe(name: str, settings: Iterable[str] = ()) -> Recipe:
     """The built-in recipe of that name, or a TOML file at that path, with settings `a.b=value` applied.
 
@@ -218,29 +211,8 @@ def known_keys() -> list[str]:
     ]
 
 
-def read_toml(name: str, text: str) -> dict[str, Any]:
-    """The tables of a TOML text; raises RecipeError that names the file."""
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and values nested as deep
-        raise RecipeError(f"{name} is not valid TOML: {error}") from error
-
-
 def _read_toml(name: str) -> dict[str, Any]:
-    if name in recipe_names():
-        text = importlib.resources.files("certood.train.recipes").joinpath(f"{name}.toml").read_text("utf-8")
-    elif name.endswith(".toml"):
-        try:
-            text = Path(name).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"cannot read the recipe {name}: {error}") from error
-    else:
-        near = difflib.get_close_matches(name, recipe_names(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise RecipeError(
-            f"unknown recipe {name!r}; {hint}Expected a path that ends in .toml or one of: {', '.join(recipe_names())}"
-        )
-    tables = read_toml(name, text)
+    tables = recipe_tables(name)
     tables.setdefault("recipe", Path(name).stem)
     # The record of a finished run carries what was found when it ran; it is not part of the recipe.
     tables.pop("record", None)

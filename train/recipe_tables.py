@@ -144,6 +144,7 @@ class GradientSection(Section):
         0.0,
         description='λ_∇, at least 0; zero runs no extra pass, and "auto" gives the gradient term 0.3 of the parameter '
         "gradient of the rest of the loss, at training.init.",
+        json_schema_extra={"anyOf": [{"type": "number", "minimum": 0}, {"const": AUTO}]},
     )
     mode: Literal["exact", "finite-difference"] = Field(
         "exact", description="Double backward, or a finite difference: for smooth networks without one."

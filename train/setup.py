@@ -19,10 +19,12 @@ from certood.errors import ArchitectureError, CheckpointError, DataError
 from certood.models import build_model
 from certood.models.catalogue import runs_user_code
 from certood.models.classifier import Classifier
+from certood.runs import RunDirectory
 from certood.train.batches import seeded_generator
 from certood.train.initialisation import initialise_for_bounds
 from certood.train.recipe import Recipe
 from certood.train.recipe_tables import RunSection
+from certood.train.recipes import recipe_names
 
 NORMALISATION_IMAGES = 10_000
 
@@ -71,6 +73,19 @@ def build_fabric(run: RunSection) -> Fabric:
         num_nodes=nodes,
         strategy="ddp" if several else "auto",
         precision=run.precision,
+    )
+
+
+def require_start(recipe: Recipe) -> None:
+    """Raise CheckpointError where the recipe starts from a checkpoint that is not there, with the ways to have one."""
+    start = recipe.training.init
+    if start is None or (RunDirectory(start).checkpoint if start.is_dir() else start).exists():
+        return
+    elsewhere = "" if start == Path("runs") / start.name else f" --out {start}"
+    make = f"make it with `certood train {start.name}{elsewhere}`, " if start.name in recipe_names() else ""
+    raise CheckpointError(
+        f"recipe {recipe.recipe!r} starts from the checkpoint of {start}, which is not there: {make}name another with "
+        "--init PATH, or train from scratch with --set training.init="
     )
 
 

@@ -14,6 +14,7 @@ from certood.errors import CertoodError
 
 COMMANDS = {
     "demo": "The whole path on bundled images, in about two minutes.",
+    "recipe": "List, show, explain and write recipes.",
     "train": "Train a detector from a recipe.",
     "study": "Train arms × seeds from one file, and compare them.",
     "evaluate": "Measure a detector: every score on every OOD set.",

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 @click.command("train")
 @click.argument("recipe", required=False)
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a recipe key, e.g. training.epochs=5."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a recipe key, e.g. training.epochs=5; `--set help` lists them.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Continue the run in the run directory after its last whole epoch.")
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
     help="Train a certified guard of this run, checkpoint or foreign weights (guard.of); a recipe such as digits-guard.",
 )
 @foreign_options
-@click.option("--list", "list_recipes", is_flag=True, help="List the built-in recipes and stop.")
+@click.option("--list", "list_recipes", is_flag=True, help="Describe the built-in recipes and stop.")
 def command(
     recipe: str | None,
     settings: tuple[str, ...],
@@ -61,8 +65,9 @@ def command(
     With --guard-of the run is one detector of both networks, see docs/guards.md; the options after it describe foreign weights
     that are guarded. The run directory receives recipe.toml, checkpoint.safetensors, training.csv and evaluation.json.
     """
+    from certood.cli.recipe.keys import echo_keys
+    from certood.cli.recipe.listing import echo_recipes
     from certood.errors import CertoodError
-    from certood.train.recipe import DEFAULT_RECIPE, load_recipe, recipe_names
 
     if list_recipes:
         if (
@@ -70,7 +75,10 @@ def command(
             > 1
         ):
             raise CertoodError("--list trains nothing; leave out the other arguments")
-        click.echo("\n".join(recipe_names()))
+        echo_recipes()
+        return
+    if "help" in settings:
+        echo_keys()
         return
     if resume and overwrite:
         raise CertoodError("--resume continues a run and --overwrite replaces it; leave one out")
@@ -89,6 +97,8 @@ def command(
         raise click.UsageError(
             "--architecture, --classes, --input-shape, --mean and --std describe what --guard-of names"
         )
+    from certood.train.recipe import DEFAULT_RECIPE, load_recipe
+
     options = tuple(f"{key}={value}" for key, value in named.items() if value is not None)
     loaded = load_recipe(recipe or DEFAULT_RECIPE, settings + options)
     out = out or Path("runs") / loaded.recipe

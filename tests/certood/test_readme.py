@@ -16,7 +16,8 @@ from PIL import Image
 from certood.analysis import certify_run
 from certood.cli import COMMANDS, main
 from certood.train.loop import fit
-from certood.train.recipe import known_keys, load_recipe, recipe_names
+from certood.train.recipe import known_keys, load_recipe
+from certood.train.recipes import recipe_names
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -12,7 +12,8 @@ from certood.train.objectives.cross_entropy import CrossEntropyOnly
 from certood.train.objectives.energy import EnergyMargin
 from certood.train.optimisers.adam import Adam
 from certood.train.optimisers.sgd import SGD
-from certood.train.recipe import DEFAULT_RECIPE, known_keys, load_recipe, make_recipe, recipe_names, sections
+from certood.train.recipe import DEFAULT_RECIPE, known_keys, load_recipe, make_recipe, sections
+from certood.train.recipes import recipe_names
 from certood.train.samplers.diverse import DiverseSampler
 from certood.train.schedules.cosine import Cosine
 from certood.train.sections import FamilySection
