@@ -17,8 +17,8 @@ from certood.train.batches import steps_in_epoch
 from certood.train.continuing import parse_seeds, runs_of_seeds
 from certood.train.guarding import check_guarded, open_guarded
 from certood.train.recipe import Recipe, load_recipe, make_recipe
-from certood.train.recipes import read_toml
 from certood.train.recipe_tables import DataSection
+from certood.train.recipes import read_toml
 from certood.train.sections import Section
 from certood.train.setup import TrainingData, build_network, load_training_data
 

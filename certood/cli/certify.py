@@ -6,6 +6,7 @@ import click
 from click.core import ParameterSource
 
 from certood.cli.detectors import foreign_options
+from certood.cli.image_sets import ImageSetOptions, image_set_options
 from certood.cli.interruption import interruptible
 
 # The options that are fields of `MedianSmoothing`.
@@ -62,15 +63,7 @@ class EngineName(click.ParamType[str]):
     help="Another score than the detector's own, e.g. msp or energy:temperature=2; γ is computed from validation images.",
 )
 @click.option("--limit", type=click.IntRange(1), help="At most so many images a set, spread evenly over it.")
-@click.option("--id", "id_name", help="In-distribution set.  [default: the run's own]")
-@click.option("--id-test", help="Its test images, where they are a set of their own.")
-@click.option(
-    "--allow-shared", multiple=True, help="Set that may share pictures with sets of another use; an error otherwise."
-)
-@click.option("--ood", multiple=True, help="OOD set; give it once a set.  [default: the run's own]")
-@click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Folder of the image sets.  [default: the run's own]"
-)
+@image_set_options
 @click.option(
     "--parts",
     type=click.IntRange(0),
@@ -115,11 +108,6 @@ def command(
     engine: str,
     score_name: str | None,
     limit: int | None,
-    id_name: str | None,
-    id_test: str | None,
-    ood: tuple[str, ...],
-    allow_shared: tuple[str, ...],
-    data_root: Path | None,
     parts: int,
     dtype: str,
     bound_base: bool,
@@ -134,6 +122,7 @@ def command(
     allow_few: bool,
     overwrite: bool,
     out: Path | None,
+    sets: ImageSetOptions,
     **foreign: str | int | None,
 ) -> None:
     """Certify the detector of RUN, a run directory or a checkpoint file, on its own test images.
@@ -158,7 +147,7 @@ def command(
     from certood.checkpoints import is_onnx
     from certood.cli.detectors import calibrated, open_detector
     from certood.errors import CertoodError
-    from certood.runs import RunDirectory, load_run_data
+    from certood.runs import RunDirectory
 
     wanted = [parse_requirement(text) for text in requirements]
     if allow_few and not wanted:
@@ -177,21 +166,13 @@ def command(
     )
     require_applicable(_given(), settings)
     detector = open_detector(run, foreign)
-    splits, sets = load_run_data(
-        run,
-        id_name=id_name,
-        id_test=id_test,
-        ood=ood,
-        root=data_root,
-        recorded=detector.split,
-        allow_shared=allow_shared,
-    )
-    kinds = {splits.test.name: "id"} | dict.fromkeys(sets, "ood")
+    splits, ood = sets.load(run, detector)
+    kinds = {splits.test.name: "id"} | dict.fromkeys(ood, "ood")
     check_names(wanted, kinds, smoothed=settings.smoothed)
     if not allow_few:
         counts = {
             source.name: len(source) if limit is None else min(limit, len(source))
-            for source in (splits.test, *sets.values())
+            for source in (splits.test, *ood.values())
         }
         require_enough(wanted, {name: (kind, counts[name]) for name, kind in kinds.items()}, smoothed=settings.smoothed)
     somebodys = foreign.get("architecture") is not None or is_onnx(run)
@@ -202,7 +183,7 @@ def command(
         result = certify_sets(
             detector,
             splits.test,
-            sets,
+            ood,
             folder,
             settings,
             limit=limit,

@@ -5,19 +5,12 @@ from pathlib import Path
 import click
 
 from certood.cli.detectors import foreign_options
+from certood.cli.image_sets import ImageSetOptions, image_set_options
 
 
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--id", "id_name", help="In-distribution set.  [default: the run's own]")
-@click.option("--id-test", help="Its test images, where they are a set of their own.")
-@click.option(
-    "--allow-shared", multiple=True, help="Set that may share pictures with sets of another use; an error otherwise."
-)
-@click.option("--ood", multiple=True, help="OOD set; give it once a set.  [default: the run's own]")
-@click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Folder of the image sets.  [default: the run's own]"
-)
+@image_set_options
 @click.option(
     "--score",
     "score_names",
@@ -35,11 +28,6 @@ from certood.cli.detectors import foreign_options
 @foreign_options
 def command(
     run: Path,
-    id_name: str | None,
-    id_test: str | None,
-    ood: tuple[str, ...],
-    allow_shared: tuple[str, ...],
-    data_root: Path | None,
     score_names: tuple[str, ...],
     bootstrap: int,
     calibrate: bool,
@@ -47,6 +35,7 @@ def command(
     device: str,
     overwrite: bool,
     out: Path | None,
+    sets: ImageSetOptions,
     **foreign: str | int | None,
 ) -> None:
     """Measure the detector of RUN: a run directory, a checkpoint, an ONNX file, or foreign weights."""
@@ -66,20 +55,12 @@ def command(
         write_evaluation,
     )
     from certood.files import refuse_foreign
-    from certood.runs import RunDirectory, load_run_data
+    from certood.runs import RunDirectory
     from certood.scores import score_by_name
 
     chosen = resolve_device(device)
     detector = open_detector(run, foreign, chosen)
-    splits, sets = load_run_data(
-        run,
-        id_name=id_name,
-        id_test=id_test,
-        ood=ood,
-        root=data_root,
-        recorded=detector.split,
-        allow_shared=allow_shared,
-    )
+    splits, ood = sets.load(run, detector)
     files = RunDirectory.of(run)
     if calibrate and not is_own(run):
         raise click.UsageError("--calibrate stores γ in a checkpoint of certood; foreign weights have no place for it")
@@ -91,7 +72,7 @@ def command(
         if calibrate:
             detector = detector.calibrated(splits.validation, batch_size=batch_size, device=chosen, progress=True)
         old = None if overwrite else read_evaluation(out)
-        lost = [] if old is None else dropped(old, detector, kept, sets)
+        lost = [] if old is None else dropped(old, detector, kept, ood)
         if lost:
             raise CertoodError(
                 f"{out} also has {', '.join(lost)}, which this command would drop; choose another --out, or --overwrite"
@@ -99,7 +80,7 @@ def command(
         if calibrate:
             save_checkpoint(detector, files.checkpoint if run.is_dir() else run)
         result = evaluate(
-            detector, splits, sets, batch_size=batch_size, device=chosen, scores=scores or None, bootstrap=bootstrap
+            detector, splits, ood, batch_size=batch_size, device=chosen, scores=scores or None, bootstrap=bootstrap
         )
         write_evaluation(out, result)
     Console().print(evaluation_table(result))

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from certood.cli.detectors import foreign_options
+from certood.cli.image_sets import ImageSetOptions, image_set_options
 
 
 @click.command("export")
@@ -14,12 +15,7 @@ from certood.cli.detectors import foreign_options
 @click.option(
     "--certified", type=click.Path(path_type=Path), help="Folder of the certification.  [default: the run directory]"
 )
-@click.option("--id", "id_name", help="In-distribution set.  [default: the run's own]")
-@click.option("--id-test", help="Its test images, where they are a set of their own.")
-@click.option("--ood", multiple=True, help="OOD set; give it once a set.  [default: the run's own]")
-@click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Folder of the image sets.  [default: the run's own]"
-)
+@image_set_options
 @click.option("--overwrite", is_flag=True, help="Replace what was exported to the folder before.")
 @foreign_options
 def command(
@@ -27,11 +23,8 @@ def command(
     out: Path | None,
     limit: int | None,
     certified: Path | None,
-    id_name: str | None,
-    id_test: str | None,
-    ood: tuple[str, ...],
-    data_root: Path | None,
     overwrite: bool,
+    sets: ImageSetOptions,
     **foreign: str | int | None,
 ) -> None:
     """Export what is certified of RUN, so that other verifiers can check it.
@@ -44,14 +37,12 @@ def command(
     from certood.analysis.claims.certified_run import certified_run
     from certood.analysis.claims.export_run import export_claims
     from certood.cli.detectors import open_detector
-    from certood.runs import RunDirectory, load_run_data
+    from certood.runs import RunDirectory
 
     detector = open_detector(run, foreign)
-    splits, sets = load_run_data(
-        run, id_name=id_name, id_test=id_test, ood=ood, root=data_root, recorded=detector.split
-    )
+    splits, ood = sets.load(run, detector)
     own = RunDirectory.of(run).folder
-    sources = {splits.test.name: splits.test, **sets}
+    sources = {splits.test.name: splits.test, **ood}
     found = export_claims(
         certified_run(detector, sources, certified or own), out or own / "claims", limit=limit, overwrite=overwrite
     )

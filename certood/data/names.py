@@ -48,6 +48,11 @@ class SetName:
             raise DataError(f"image set {text!r}: {error}") from error
         return cls(text, source, classes, form)
 
+    def with_colour(self, colour: str) -> str:
+        """The name of the same set in that colour, where the name says nothing of it; raises DataError for another colour."""
+        joined = "&" if "?" in self.text else "?"
+        return self.text if self.form.colour is not None else SetName.parse(f"{self.text}{joined}colour={colour}").text
+
 
 def _number(key: str, value: str) -> int:
     if not value.isascii() or not value.isdigit() or len(value) > 9:
