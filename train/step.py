@@ -1,6 +1,6 @@
 """The whole forward part of a training step."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from certood.errors import CertoodError
+from certood.train.batch_norm import closed_form_normalisation
 from certood.train.batch_statistics import Statistics, recorded_statistics
 from certood.train.certified.bounding import CertifiedTraining
 from certood.train.objectives import Objective
@@ -71,8 +72,7 @@ class TrainingStep(nn.Module):
         if penalty.weight:
             images = images.detach().requires_grad_()
         statistics: Statistics = {}
-        repeated = penalty.weight > 0 and penalty.mode == "finite-difference"
-        with recorded_statistics(self.model, statistics) if repeated else nullcontext():
+        with self._differentiated(statistics):
             logits = at_least_float32(self.model(images_in if bounds_alone else images))
         logits_in, logits_out = logits[: len(labels)], logits[len(labels) :]
         cross_entropy = F.cross_entropy(logits_in, labels) if objective.classifies else logits.new_zeros(())
@@ -98,3 +98,11 @@ class TrainingStep(nn.Module):
         if self.certified is not None:
             total = total + self.certified.term.weight * added
         return Terms(total, cross_entropy, outlier, gradient, added)
+
+    def _differentiated(self, statistics: Statistics) -> AbstractContextManager[None]:
+        """What batch normalisations do in the forward whose gradient a gradient term takes."""
+        if not self.penalty.weight:
+            return nullcontext()
+        if self.penalty.mode == "exact":
+            return closed_form_normalisation(self.model)
+        return recorded_statistics(self.model, statistics)
