@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from certood.devices import resolve_device
-from certood.errors import DataError, RecipeError
+from certood.errors import ArchitectureError, CheckpointError, DataError, DeviceError, RecipeError
 from certood.runs.kinds import SEED, flat_keys
 from certood.scores import SCORES
 from certood.train.batches import steps_in_epoch
@@ -115,16 +115,10 @@ def require_trainable(recipes: Mapping[str, Recipe]) -> None:
     loaded: dict[Any, TrainingData] = {}
     tested: dict[str, dict[str, str]] = {}
     for name, recipe in recipes.items():
-        resolve_device(recipe.run.device)
-        guarded = open_guarded(recipe)
-        key = recipe.data, recipe.validation_auxiliary, None if guarded is None else guarded.split
-        if key not in loaded:
-            loaded[key] = load_training_data(recipe, key[2])
-        data = loaded[key]
-        if guarded is not None:
-            check_guarded(guarded, data, recipe)
-        steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
-        build_network(recipe, data.id)
+        try:
+            data = _prepared(recipe, loaded)
+        except (ArchitectureError, CheckpointError, DataError, DeviceError, RecipeError) as error:
+            raise type(error)(f"arm {name!r}: {error}") from error
         tested[name] = {"id-test": data.id.test.fingerprint, "id-validation": data.id.validation.fingerprint}
         tested[name] |= {set_name: source.fingerprint for set_name, source in data.ood.items()}
     for (first, expected), (name, found) in pairwise(tested.items()):
@@ -134,6 +128,22 @@ def require_trainable(recipes: Mapping[str, Recipe]) -> None:
                 f"arms {first!r} and {name!r} would be measured on different images ({', '.join(differing)} differ); "
                 "a study divides its images once: data.split_seed in [study.set], and one split for all guarded detectors"
             )
+
+
+def _prepared(recipe: Recipe, loaded: dict[Any, TrainingData]) -> TrainingData:
+    """The image sets of a recipe, which are added to those that are `loaded`; raises what training by it would raise."""
+    resolve_device(recipe.run.device)
+    guarded = open_guarded(recipe)
+    split = None if guarded is None else guarded.split
+    key = recipe.data, recipe.validation_auxiliary, split
+    if key not in loaded:
+        loaded[key] = load_training_data(recipe, split)
+    data = loaded[key]
+    if guarded is not None:
+        check_guarded(guarded, data, recipe)
+    steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
+    build_network(recipe, data.id)
+    return data
 
 
 def _read(file: Path) -> StudySection:

@@ -228,7 +228,10 @@ def test_outliers_that_share_pictures_with_a_test_set_are_an_error_before_any_ar
 ) -> None:
     refused = run(shared(3))
     assert refused.exit_code == 2
-    assert "dirty.npz (auxiliary outliers) and npz:test.npz (test outliers) share 3 pictures" in refused.stderr
+    assert (
+        "Error: arm 'dirty': npz:dirty.npz (auxiliary outliers) and npz:test.npz (test outliers) share 3 pictures"
+        in refused.stderr
+    )
     assert not (tmp_path / "runs").exists()
     done = run(shared(0))
     assert done.exit_code == 0, done.output
