@@ -2,6 +2,7 @@
 
 import click
 
+from certood.cli.recipe.explain import explain
 from certood.cli.recipe.keys import keys
 from certood.cli.recipe.listing import list_recipes
 from certood.cli.recipe.new import new
@@ -13,5 +14,5 @@ def command() -> None:
     """List, show, explain and write recipes."""
 
 
-for part in (list_recipes, show, keys, new):
+for part in (list_recipes, show, keys, new, explain):
     command.add_command(part)

@@ -1,0 +1,15 @@
+"""`certood recipe explain`: how numbers of a run came about."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("explain")
+@click.argument("run", type=click.Path(path_type=Path))
+def explain(run: Path) -> None:
+    """Print how the margins and the λ_∇ of RUN came about that its recipe left to the starting network ("auto")."""
+    from certood.runs import RunDirectory
+    from certood.train.automatic import explain_run
+
+    click.echo("\n".join(explain_run(RunDirectory.of(run))))
