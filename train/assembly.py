@@ -74,7 +74,7 @@ def assemble(fabric: Fabric, recipe: Recipe, data: TrainingData, network: Classi
     if fabric.device.type == "cpu" and recipe.run.precision == "bf16-mixed":
         # Processors convolve short floats faster with the channels last; activations follow the weights.
         network.to(memory_format=torch.channels_last)
-    penalty = GradientPenalty(recipe.gradient.number, recipe.gradient.mode, recipe.gradient.step)
+    penalty = GradientPenalty(recipe.gradient.number, recipe.gradient.mode, recipe.gradient.step, recipe.gradient.every)
     step = TrainingStep(network, recipe.objective.objective, penalty, _certified(recipe, data, network))
     groups: list[dict[str, Any]] = [{"params": list(network.parameters())}]
     if step.learned:

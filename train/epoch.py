@@ -40,8 +40,9 @@ def train_epoch(training: Training, shown: TrainingProgress) -> dict[str, Any]:
     training.step.train()
     record = torch.zeros(len(plan), len(Terms._fields), device=fabric.device)
     for index, (images_in, labels, images_out) in enumerate(_epoch_images(training, plan, auxiliary)):
-        eps = training.eps(epoch * training.steps + index) if training.eps is not None else 0.0
-        terms: Terms = training.step(images_in, labels, images_out, eps)
+        number = epoch * training.steps + index
+        eps = training.eps(number) if training.eps is not None else 0.0
+        terms: Terms = training.step(images_in, labels, images_out, eps, number)
         training.optimiser.zero_grad()
         with double_backward_explained():
             fabric.backward(terms.total)

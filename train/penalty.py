@@ -27,6 +27,9 @@ class GradientPenalty:
     between x and x + hv units switch, each of which moves the difference by its weight over h, while the exact term, at a
     point, sees none of them. The two gradients then point in different directions; with softplus in the place of ReLU they agree.
 
+    With `every` = k only each k-th step has the term, at k times its weight (lazy regularisation: Karras et al., CVPR 2020, arXiv
+    1912.04958, appendix B); the first step has it.
+
     With batch normalisation in train mode the two differ: `exact` also sees how an image moves the batch statistics, and
     with them the scores of the others; the finite difference holds the statistics of the first forward.
     """
@@ -34,10 +37,17 @@ class GradientPenalty:
     weight: float = 0.0
     mode: Literal["exact", "finite-difference"] = "exact"
     step: float = 0.01
+    every: int = 1
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.step <= 0:
-            raise CertoodError(f"expected weight >= 0 and step > 0, got {self.weight} and {self.step}")
+        if self.weight < 0 or self.step <= 0 or self.every < 1:
+            raise CertoodError(
+                f"expected weight >= 0, step > 0 and every >= 1, got {self.weight}, {self.step} and {self.every}"
+            )
+
+    def times(self, step: int) -> int:
+        """How often the term counts in a step of training, counted from 0: `every` times in each `every`-th step, else never."""
+        return self.every if self.weight and step % self.every == 0 else 0
 
 
 @contextmanager

@@ -150,6 +150,11 @@ class GradientSection(Section):
         "exact", description="Double backward, or a finite difference: for smooth networks without one."
     )
     step: float = Field(0.01, gt=0, description="h of the finite difference, an l2 distance in pixels.")
+    every: int = Field(
+        1,
+        ge=1,
+        description="k: each k-th step has the gradient term, at k times its weight; the others are energy steps.",
+    )
 
     @field_validator("weight", mode="plain")
     @classmethod

@@ -58,21 +58,25 @@ class TrainingStep(nn.Module):
                 "use gradient.mode = 'exact' or no dropout"
             )
 
-    def forward(self, images_in: Tensor, labels: Tensor, images_out: Tensor | None, eps: float = 0.0) -> Terms:
+    def forward(
+        self, images_in: Tensor, labels: Tensor, images_out: Tensor | None, eps: float = 0.0, number: int = 0
+    ) -> Terms:
         """Terms of ID images (N, C, H, W) with labels (N,), and outliers (M, C, H, W) or None; pixels in [0, 1].
 
-        `eps` is the radius of the balls of certified training in pixels; at 0 there is no bound and no certified term.
+        `eps` is the radius of the balls of certified training in pixels; at 0 there is no bound and no certified term. `number`
+        is that of the step, from 0: a lazy gradient term is none in most, and counts for these in the others.
         """
         objective, penalty = self.objective, self.penalty
+        times = penalty.times(number)
         learned = dict(self.learned.items())
         images = images_in if images_out is None else torch.cat([images_in, images_out])
         certified = self.certified if images_out is not None and eps > 0 else None
         # Where outliers enter by their bounds alone, their values are not computed.
-        bounds_alone = certified is not None and not certified.reads_clean_outliers and not penalty.weight
-        if penalty.weight:
+        bounds_alone = certified is not None and not certified.reads_clean_outliers and not times
+        if times:
             images = images.detach().requires_grad_()
         statistics: Statistics = {}
-        with self._differentiated(statistics):
+        with self._differentiated(statistics) if times else nullcontext():
             logits = at_least_float32(self.model(images_in if bounds_alone else images))
         logits_in, logits_out = logits[: len(labels)], logits[len(labels) :]
         cross_entropy = F.cross_entropy(logits_in, labels) if objective.classifies else logits.new_zeros(())
@@ -89,11 +93,13 @@ class TrainingStep(nn.Module):
                 added = certified.term.added_term(inside, outside, eps)
             elif scores_out is not None:
                 outlier = term(scores_in, scores_out)
-        if penalty.weight:
+        if times:
             scores = objective.score(logits)
             shares = gate_shares(scores.detach(), len(labels), objective.margins(learned))
             if shares.any():
-                gradient = gradient_term(penalty, self.model, objective.score, images, scores, shares, statistics)
+                gradient = times * gradient_term(
+                    penalty, self.model, objective.score, images, scores, shares, statistics
+                )
         total = cross_entropy + objective.weight * outlier + penalty.weight * gradient
         if self.certified is not None:
             total = total + self.certified.term.weight * added
@@ -101,8 +107,6 @@ class TrainingStep(nn.Module):
 
     def _differentiated(self, statistics: Statistics) -> AbstractContextManager[None]:
         """What batch normalisations do in the forward whose gradient a gradient term takes."""
-        if not self.penalty.weight:
-            return nullcontext()
         if self.penalty.mode == "exact":
             return closed_form_normalisation(self.model)
         return recorded_statistics(self.model, statistics)

@@ -25,6 +25,7 @@ from certood.runs import RunDirectory
 from certood.train import candidates
 from certood.train.candidates import score_candidates
 from certood.train.loop import check_shares, fit
+from certood.train.penalty import GradientPenalty
 from certood.train.recipe import Recipe, load_recipe
 from certood.train.setup import build_network
 from certood.train.step import TrainingStep
@@ -128,9 +129,14 @@ def test_resuming_ends_with_the_weights_of_an_uninterrupted_run(tmp_path: Path) 
 
 
 def test_an_interrupt_leaves_a_resumable_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a lazy gradient term, in each third step; steps are counted over all epochs, of 4 steps."""
     from certood.train import epoch
 
-    fit(recipe(), tmp_path / "whole", progress=False)
+    numbers: list[int] = []
+    times = GradientPenalty.times
+    monkeypatch.setattr(GradientPenalty, "times", lambda own, step: numbers.append(step) or times(own, step))
+    own = recipe("digits-greg-plus", "gradient.every=3")
+    fit(own, tmp_path / "whole", progress=False)
     probe = epoch.probe
 
     def interrupted(training: epoch.Training) -> tuple[float, float, float]:
@@ -140,10 +146,12 @@ def test_an_interrupt_leaves_a_resumable_run(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(epoch, "probe", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fit(recipe(), tmp_path / "cut", progress=False)
+        fit(own, tmp_path / "cut", progress=False)
     monkeypatch.setattr(epoch, "probe", probe)
-    fit(recipe(), tmp_path / "cut", resume=True, progress=False)
+    numbers.clear()
+    fit(own, tmp_path / "cut", resume=True, progress=False)
     assert same(tmp_path / "whole", tmp_path / "cut")
+    assert numbers == [*range(4, 4 * own.training.epochs)]
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_a_hint(tmp_path: Path) -> None:
@@ -187,9 +195,9 @@ def test_candidates_are_scored_and_trained_on_in_the_same_augmented_view(
         pools.append((images, found[0]))
         return found
 
-    def stepping(step: TrainingStep, images_in: Tensor, labels: Tensor, images_out: Tensor, eps: float = 0.0) -> Any:
+    def stepping(step: TrainingStep, images_in: Tensor, labels: Tensor, images_out: Tensor, *rest: Any) -> Any:
         trained_on.append(images_out)
-        return forward(step, images_in, labels, images_out, eps)
+        return forward(step, images_in, labels, images_out, *rest)
 
     forward = TrainingStep.forward
     monkeypatch.setattr(candidates, "score_candidates", scoring)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -205,6 +206,27 @@ def test_a_zero_weight_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     terms.total.backward()
     assert (calls, seen, model.forwards) == ([], [False], [10])
     assert terms.gradient.item() == 0
+
+
+def test_a_lazy_term_counts_for_the_steps_without_it() -> None:
+    model = Counted()
+    seen: list[bool] = []
+    model.net[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].requires_grad))
+    plain = TrainingStep(model, OPEN, GradientPenalty(0.7))(*images())
+    seen.clear()
+    lazy = TrainingStep(model, OPEN, GradientPenalty(0.7, every=3))
+    found = [lazy(*images(), number=number) for number in range(7)]
+    assert seen == [True, False, False, True, False, False, True]
+    for number, terms in enumerate(found):
+        gradient = plain.gradient * (0 if number % 3 else 3)
+        torch.testing.assert_close(terms.gradient, gradient)
+        torch.testing.assert_close(terms.total, terms.cross_entropy + 0.7 * gradient)
+
+
+@pytest.mark.parametrize("values", [{"weight": -0.1}, {"step": 0.0}, {"every": 0}])
+def test_a_penalty_refuses_what_means_nothing(values: dict[str, Any]) -> None:
+    with pytest.raises(CertoodError, match=r"expected weight >= 0, step > 0 and every >= 1, got"):
+        GradientPenalty(**values)
 
 
 def test_the_second_forward_repeats_the_first_ones_normalisation() -> None:
