@@ -20,7 +20,7 @@ from certood.train.recipe import Recipe, load_recipe, make_recipe
 from certood.train.recipe_tables import DataSection
 from certood.train.recipes import read_toml
 from certood.train.sections import Section
-from certood.train.setup import TrainingData, build_network, load_training_data
+from certood.train.setup import TrainingData, build_network, load_training_data, require_start
 
 # Keys of [data] in which arms may differ: what is trained on besides the ID images, and how images are changed for it.
 OF_AN_ARM = frozenset({"auxiliary", "validation_auxiliary", "crop_padding", "flip", "allow_shared"})
@@ -133,6 +133,7 @@ def require_trainable(recipes: Mapping[str, Recipe]) -> None:
 def _prepared(recipe: Recipe, loaded: dict[Any, TrainingData]) -> TrainingData:
     """The image sets of a recipe, which are added to those that are `loaded`; raises what training by it would raise."""
     resolve_device(recipe.run.device)
+    require_start(recipe)
     guarded = open_guarded(recipe)
     split = None if guarded is None else guarded.split
     key = recipe.data, recipe.validation_auxiliary, split
