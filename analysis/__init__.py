@@ -1,7 +1,7 @@
 """Bounds, certificates, attacks, certified metrics, figures and the report.
 
-`certify`, `report` and `compare` are the entry points; `certood.analysis.bounds` bounds logits, scores and gradients of any
-network over a ball; `certood.analysis.certification` computes the record of an image,
+`certify`, `read_certificates`, `report` and `compare` are the entry points; `certood.analysis.bounds` bounds logits, scores and
+gradients of any network over a ball; `certood.analysis.certification` computes the record of an image,
 `certood.analysis.summary` the metrics of a run.
 """
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from certood.analysis.records import Certificate
+    from certood.analysis.certificates import Certificates
     from certood.analysis.reporting.comparison import Comparison
     from certood.detector import Detector
 
-__all__ = ["FORMATS", "certify", "compare", "report"]
+__all__ = ["FORMATS", "certify", "compare", "read_certificates", "report"]
 
 FORMATS = ("html", "json", "csv", "latex")
 
@@ -37,28 +37,26 @@ def certify(
     out: Path | str | None = None,
     overwrite: bool = False,
     **effort: Any,
-) -> "list[Certificate]":
-    """Certificates of images, or of the test images of a run: one record per image.
+) -> "Certificates":
+    """Certificates of images, or of the test images of a run: one record per image, and `to_frame()` for pandas.
 
-    `images` (N, C, H, W) are floats in [0, 1] or uint8; `kind` says whether they are "id" or "ood" (a wrong decision has the
-    radius 0). Without `images`, `detector` is a run directory whose own ID and OOD test images are certified, at most `limit`
-    a set, as `certood certify` does: certificates.csv, certification.json and figures are written to `out` (default: the run),
-    and what is there already is not done again unless `overwrite`.
+    `images` (N, C, H, W) are floats in [0, 1] or uint8, tensors or NumPy arrays; `kind` says whether they are "id" or "ood" (a
+    wrong decision has the radius 0). Without `images`, `detector` is a run directory whose own ID and OOD test images are
+    certified, at most `limit` a set, as `certood certify` does: certificates.csv, certification.json and figures are written to
+    `out` (default: the run), and what is there already is not done again unless `overwrite`.
 
     `eps` are radii in pixels, the first being the one of the verdict; `norm` is inf, 2 or 1; `method` is interval, crown-ibp,
     crown, alpha-crown or smoothing; `effort` are further fields of `certood.analysis.certification.Settings`, e.g. `seed` or
     `attack_steps`. Raises CannotCertify for a detector without γ or with an operation that cannot be bounded, and CertoodError
     for images or settings that make no sense.
     """
-    import torch  # noqa: PLC0415 (importing certood.analysis stays light)
-
+    from certood.analysis.certificates import Certificates  # noqa: PLC0415 (importing certood.analysis stays light)
     from certood.analysis.certification import certify as certify_images  # noqa: PLC0415
     from certood.analysis.certify_run import certify_sets  # noqa: PLC0415
-    from certood.analysis.records import read_certificates  # noqa: PLC0415
     from certood.analysis.settings import Settings, require_applicable  # noqa: PLC0415
     from certood.checkpoints import load  # noqa: PLC0415
-    from certood.data import to_pixels  # noqa: PLC0415
     from certood.errors import CertoodError  # noqa: PLC0415
+    from certood.inference import as_pixels  # noqa: PLC0415
     from certood.runs import RunDirectory, load_run_data  # noqa: PLC0415
 
     radii = (float(eps),) if isinstance(eps, (int, float)) else tuple(float(radius) for radius in eps)
@@ -69,16 +67,31 @@ def certify(
     require_applicable(effort.keys(), settings)
     loaded = load(detector) if isinstance(detector, (str, Path)) else detector
     if images is not None:
-        given = torch.as_tensor(images)
-        pixels = to_pixels(given) if given.dtype == torch.uint8 else given
-        return certify_images(loaded, pixels, kind=kind, settings=settings)
+        pixels = as_pixels(images, loaded.input_shape)
+        return Certificates(certify_images(loaded, pixels, kind=kind, settings=settings))
     if not isinstance(detector, (str, Path)):
         raise CertoodError("give images, or the run directory whose own test images are to be certified")
     run = Path(detector)
     splits, sets = load_run_data(run, recorded=loaded.split)
     files = RunDirectory.of(run) if out is None else RunDirectory(Path(out))
     certify_sets(loaded, splits.test, sets, files.folder, settings, limit=limit, overwrite=overwrite)
-    return read_certificates(files.certificates, settings.eps)[0]
+    return Certificates.read(files.certificates, settings.eps)
+
+
+def read_certificates(run: Path | str) -> "Certificates":
+    """The certificates of a run directory, of a folder that `certood certify --out` wrote, or of a certificates.csv.
+
+    One record per image, as `certify` gives them, and `to_frame()` for pandas. Raises RunDirectoryError where nothing was
+    certified, or the file does not read.
+    """
+    from certood.analysis.certificates import Certificates  # noqa: PLC0415 (importing certood.analysis stays light)
+    from certood.errors import RunDirectoryError  # noqa: PLC0415
+    from certood.runs import RunDirectory  # noqa: PLC0415
+
+    path = Path(run) if Path(run).suffix == ".csv" else RunDirectory.of(run).certificates
+    if not path.exists():
+        raise RunDirectoryError(f"there is no {path}: certify the run first, with `certood certify {run}`")
+    return Certificates.read(path)
 
 
 def report(

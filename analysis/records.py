@@ -117,6 +117,14 @@ def columns(eps: Sequence[float]) -> list[str]:
     return [*BEFORE, *_plain_columns(), *AFTER, *per_eps]
 
 
+def row(record: Certificate) -> dict[str, str | bool | int | float]:
+    """The values of a record by the columns of certificates.csv, in their order; not a number where none was computed."""
+    found = {name: getattr(record, name) for name in (*BEFORE, *_plain_columns(), *AFTER)}
+    for part in record.at:
+        found |= {column(name, part.eps): getattr(part, name) for name in (*_per_eps_columns(), "verdict")}
+    return found
+
+
 def append_certificates(path: Path, records: Sequence[Certificate], eps: Sequence[float]) -> None:
     """Append records, and the header to a new file; on disk when this returns. Raises RunDirectoryError where it cannot."""
     text = io.StringIO()
@@ -124,9 +132,7 @@ def append_certificates(path: Path, records: Sequence[Certificate], eps: Sequenc
     if not path.exists() or not path.stat().st_size:
         writer.writerow(columns(eps))
     for record in records:
-        values: list[object] = [getattr(record, name) for name in (*BEFORE, *_plain_columns(), *AFTER)]
-        values += [getattr(part, name) for part in record.at for name in (*_per_eps_columns(), "verdict")]
-        writer.writerow([repr(value) if isinstance(value, float) else value for value in values])
+        writer.writerow([repr(value) if isinstance(value, float) else value for value in row(record).values()])
     try:
         with path.open("a", encoding="utf-8", newline="") as file:
             file.write(text.getvalue())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from certood.data.source import ImageSource
 from certood.data.splits import Split
 from certood.errors import CertoodError, CheckpointError
-from certood.inference import as_pixels, collect_logits, logits_of_batches
+from certood.inference import as_pixels, as_tensor, collect_logits, logits_of_batches
 from certood.metrics import threshold_at_tpr
 from certood.models.guarded import GuardDescription
 from certood.scores import Score
@@ -122,7 +122,7 @@ class Detector:
         """
         share = self.tpr if tpr is None else tpr
         if isinstance(images, Tensor | np.ndarray):
-            batches = (self.pixels(part) for part in torch.as_tensor(images).split(batch_size))
+            batches = (self.pixels(part) for part in as_tensor(images).split(batch_size))
             logits = logits_of_batches(self.model, batches, "images")
         else:
             logits = collect_logits(self.model, images, batch_size=batch_size, device=device, progress=progress)

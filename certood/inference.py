@@ -13,12 +13,19 @@ from certood.data.source import ImageSource, to_pixels
 from certood.errors import DataError
 
 
+def as_tensor(images: Tensor | NDArray[np.generic]) -> Tensor:
+    """Images of a user as a tensor, whatever the strides of an array, and without a warning where it must not be written to."""
+    if isinstance(images, np.ndarray) and (not images.flags.writeable or min(images.strides, default=0) < 0):
+        images = images.copy()
+    return torch.as_tensor(images)
+
+
 def as_pixels(images: Tensor | NDArray[np.generic], shape: Sequence[int]) -> Tensor:
     """Images (N, C, H, W) of a user as floats in [0, 1]: uint8 is divided by 255, everything else must be in [0, 1] already.
 
     Raises DataError for another shape than (N, *shape), a type that is neither floating-point nor uint8, and values outside.
     """
-    found = torch.as_tensor(images)
+    found = as_tensor(images)
     if found.ndim != 4 or tuple(found.shape[1:]) != tuple(shape):
         raise DataError(f"expected images of shape (N, {', '.join(map(str, shape))}), got {tuple(found.shape)}")
     if found.dtype == torch.uint8:

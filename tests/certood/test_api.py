@@ -5,6 +5,7 @@ import math
 import pydoc
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ import torch
 
 import certood
 from certood.analysis import certify_run
-from certood.errors import CannotCertify, CertoodError, CheckpointError, RecipeError
+from certood.analysis.records import append_certificates
+from certood.errors import CannotCertify, CertoodError, CheckpointError, DataError, RecipeError, RunDirectoryError
 from certood.models import build_model
 from certood.scores import MSP
 
@@ -78,6 +80,57 @@ def test_foreign_weights_are_calibrated_and_certified_from_arrays(weights: Path)
     # As outliers, exactly the others are decided rightly.
     outside = certood.certify(detector, images[:4], kind="ood", eps=0.01, norm=2, attack_steps=2)
     assert [record.radius_certified > 0 for record in outside] == [not record.accepted for record in records]
+
+
+def test_every_kind_of_array_gives_the_same_decisions_and_records(weights: Path) -> None:
+    detector = certood.load(weights, architecture="small-mlp", classes=3, **SHAPE)
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8)
+    detector = detector.calibrated(pixels, tpr=0.5)
+    backwards = np.ascontiguousarray(pixels[..., ::-1])[..., ::-1]
+    locked = pixels.copy()
+    locked.flags.writeable = False
+    expected = [record.radius_certified for record in certood.certify(detector, torch.from_numpy(pixels) / 255)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for images in (pixels, backwards, locked, torch.from_numpy(pixels), pixels / 255, (pixels / 255).astype("f4")):
+            assert detector.accepts(images).tolist() == detector.accepts(pixels).tolist()
+            radii = [record.radius_certified for record in certood.certify(detector, images)]
+            np.testing.assert_allclose(radii, expected, rtol=1e-4, atol=1e-6)  # γ is the score of one of them
+    for wrong, message in (
+        (pixels.astype(np.int32), "floats in .0, 1. or as uint8, got torch.int32"),
+        (pixels[0], r"shape \(N, 1, 8, 8\), got \(1, 8, 8\)"),
+        (pixels * 1.0, "what is 0 to 255 is divided by 255"),
+    ):
+        for call in (detector.accepts, lambda images: certood.certify(detector, images)):
+            with pytest.raises(DataError, match=message):
+                call(wrong)
+
+
+def test_certificates_are_read_into_a_flat_table(tmp_path: Path, weights: Path) -> None:
+    pd = pytest.importorskip("pandas", reason="the extra `pandas` is not installed")
+    detector = certood.load(weights, architecture="small-mlp", classes=3, **SHAPE)
+    images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    records = certood.certify(detector.calibrated(images, tpr=0.5), images, eps=(0.01, 0.1))
+    frame = records.to_frame()
+    append_certificates(tmp_path / "certificates.csv", records, (0.01, 0.1))
+    # The oracle is pandas' own reader of the file that is written.
+    text = pd.read_csv(tmp_path / "certificates.csv")
+    pd.testing.assert_frame_equal(frame, text)
+    assert frame["accepted"].dtype == bool
+    assert frame["verdict@0.1"].tolist() == [record.at[1].verdict for record in records]
+    for place in (tmp_path, tmp_path / "certificates.csv"):
+        pd.testing.assert_frame_equal(certood.read_certificates(place).to_frame(), frame)
+
+
+def test_without_pandas_records_are_read_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    append_certificates(tmp_path / "certificates.csv", [], (0.01,))
+    records = certood.read_certificates(tmp_path)
+    assert records == []
+    with pytest.raises(CertoodError, match=r"needs pandas: pip install 'certood\[pandas\]'"):
+        records.to_frame()
+    with pytest.raises(RunDirectoryError, match="certify the run first, with `certood certify nowhere`"):
+        certood.read_certificates("nowhere")
 
 
 def test_a_run_is_trained_loaded_certified_and_reported_in_four_lines(

@@ -109,3 +109,23 @@ def test_the_installed_command_works_beside_a_foreign_train_py(wheel: Path, tmp_
     run = certood("train", "digits-ce", "--set", "training.epochs=1")
     assert run.returncode == 0, run.stderr
     assert (work / "runs" / "digits-ce" / "checkpoint.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "command", [["-c", "import certood; certood.certify; import certood.train.recipes"], ["-m", "certood", "--version"]]
+)
+def test_the_package_is_found_from_the_folder_above_a_checkout(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "certood").symlink_to(ROOT)
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_checkout_that_is_not_installed_says_how_to_install_it(tmp_path: Path) -> None:
+    (tmp_path / "certood").mkdir()
+    for part in ("__init__.py", "certood"):
+        (tmp_path / "certood" / part).symlink_to(ROOT / part)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "import certood"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "but is not installed for this Python; install it with `pip install" in done.stderr
