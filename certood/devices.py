@@ -1,8 +1,13 @@
 """Devices by name."""
 
+from typing import Literal
+
 import torch
 
 from certood.errors import DeviceError
+
+# Lightning Fabric's names of the arithmetic of training.
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -24,3 +29,30 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise DeviceError(f"device {name!r} is not supported; expected auto, cpu, cuda, cuda:N or mps")
     return device
+
+
+def short_products(device: torch.device) -> str:
+    """What of a device is fast at products of bfloat16, in words; empty where nothing is."""
+    if device.type == "cuda":
+        return "GPU with bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
+    if device.type != "cpu":
+        return ""
+    offers = (("AMX", "_is_amx_tile_supported"), ("AVX-512 BF16", "_is_avx512_bf16_supported"))
+    found = [name for name, test in offers if getattr(torch.cpu, test, bool)()]
+    return f"processor with {found[0]}" if found else ""
+
+
+def chosen_precision(precision: Literal["auto"] | Precision, device: torch.device) -> Precision:
+    """The precision of training, for "auto" what is fast on the device: mixed bfloat16, or 32 bits.
+
+    Raises DeviceError for bfloat16 on a device that has no products of it, where it is slower than 32 bits.
+    """
+    fast = short_products(device)
+    if precision == "auto":
+        return "bf16-mixed" if fast else "32-true"
+    if precision == "bf16-mixed" and not fast:
+        raise DeviceError(
+            f"run.precision is {precision!r}, and this {device.type} device has no fast products of bfloat16: use '32-true', or "
+            "'auto'"
+        )
+    return precision

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from certood.data.auxiliary import draw
 from certood.data.source import ImageSource, to_pixels
+from certood.devices import chosen_precision, resolve_device, short_products
 from certood.errors import RecipeError, RunDirectoryError
 from certood.inference import collect_logits
 from certood.models.classifier import Classifier
@@ -36,6 +37,7 @@ BATCHES = 8
 SHARE = 0.3
 MARGINS = ("objective.margin_in", "objective.margin_out")
 WEIGHT = "gradient.weight"
+PRECISION = "run.precision"
 
 Record = dict[str, dict[str, Any]]
 
@@ -62,6 +64,22 @@ def settle(recipe: Recipe, data: TrainingData, network: Classifier, device: torc
     return record
 
 
+def settle_precision(recipe: Recipe, recorded: Mapping[str, Mapping[str, Any]]) -> tuple[Recipe, Record]:
+    """The recipe with a precision, and how "auto" came to be that: as `recorded`, or by what the device is fast at.
+
+    Raises DeviceError for a device that is not there.
+    """
+    if recipe.run.precision != "auto":
+        return recipe, {}
+    device = resolve_device(recipe.run.device)
+    found = recorded.get(PRECISION) or {
+        "value": chosen_precision("auto", device),
+        "device": short_products(device) or f"{device.type} without fast products of bfloat16",
+    }
+    changed = make_recipe(recipe.to_toml(), changes={PRECISION: found["value"]})
+    return changed, {PRECISION: dict(found)}
+
+
 def with_numbers(recipe: Recipe, record: Mapping[str, Mapping[str, Any]]) -> Recipe:
     """The recipe with these numbers in the place of what is "auto"."""
     changes = {key: record[key]["value"] for key in recipe.automatic if key in record}
@@ -76,13 +94,15 @@ def explain_run(run: RunDirectory) -> list[str]:
     if not run.recipe.is_file():
         raise RunDirectoryError(f"{run.folder} has no {run.recipe.name}: it is no run that certood trained")
     found = explanation(read_run_recipe(run), automatic(run.recipe_tables()))
-    return found or [f'Every number of {run.recipe} was given; none was "auto", which takes it from training.init.']
+    return found or [f'Every number of {run.recipe} was given; none was "auto".']
 
 
 def explanation(recipe: Recipe, record: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """How the numbers of a record came about, a sentence each."""
     network = recipe.training.init
     lines = []
+    if PRECISION in record:
+        lines.append(f"{PRECISION} = {record[PRECISION]['value']}: {record[PRECISION]['device']}.")
     for key in MARGINS:
         if key in record:
             found = record[key]

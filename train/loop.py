@@ -13,7 +13,7 @@ from certood.runs.directory import Part
 from certood.runs.kinds import automatic
 from certood.train.alarm import check_score
 from certood.train.assembly import Training, assemble
-from certood.train.automatic import settle, with_numbers
+from certood.train.automatic import settle, settle_precision, with_numbers
 from certood.train.batches import steps_in_epoch
 from certood.train.candidates import SCORING_BATCH
 from certood.train.epoch import train_epoch
@@ -42,8 +42,9 @@ def fit(
     DeviceError, ArchitectureError or RunDirectoryError before anything is written, TrainingDiverged when the loss is not
     finite, and ScoreCollapsed when certified training makes the score nearly constant.
     """
-    out = out or Path("runs") / recipe.recipe
+    run = RunDirectory(out or Path("runs") / recipe.recipe)
     require_start(recipe)
+    recipe, auto = settle_precision(recipe, automatic(run.recipe_tables()) if resume else {})
     fabric = build_fabric(recipe.run)
     guarded = open_guarded(recipe)
     data = load_training_data(recipe, None if guarded is None else guarded.split)
@@ -55,16 +56,14 @@ def fit(
     network = build_network(recipe, data.id)
     fabric.launch()
     check_shares(recipe, fabric.world_size)
-    run = RunDirectory(out)
     if fabric.is_global_zero:
         check_run(run, recipe, resume=resume, overwrite=overwrite)
     with run.writing("train") if fabric.is_global_zero else nullcontext():
-        auto: dict[str, Any] = {}
         if fabric.is_global_zero:
-            auto = {} if resume else settle(recipe, data, network, fabric.device)
+            auto |= {} if resume else settle(recipe, data, network, fabric.device)
             place = prepare_run(run, recipe, resume=resume, overwrite=overwrite, fingerprints=fingerprints)
             if resume:
-                auto = dict(automatic(place.recipe_tables()))
+                auto |= {key: dict(found) for key, found in automatic(place.recipe_tables()).items()}
             else:
                 write_recipe(place, with_numbers(recipe, auto), fingerprints, auto)
         recipe = with_numbers(recipe, fabric.broadcast(auto))

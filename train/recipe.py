@@ -111,6 +111,11 @@ class Recipe(Section):
         return [f"objective.{name}" for name in self.objective.automatic] + weight
 
     @property
+    def open_keys(self) -> list[str]:
+        """The keys that are "auto", and settled when training starts: those above, and the precision."""
+        return [*self.automatic, *(["run.precision"] if self.run.precision == "auto" else [])]
+
+    @property
     def uses_outliers(self) -> bool:
         """Whether a step takes auxiliary outliers."""
         return bool(self.data.auxiliary) and (

@@ -24,8 +24,9 @@ class RunSection(Section):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     devices: int = Field(1, ge=1, description="Processes on this machine; torchrun's own count wins.")
     nodes: int = Field(1, ge=1, description="Machines; torchrun's own count wins.")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="Lightning Fabric's name of the arithmetic."
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true",
+        description="Lightning Fabric's name of the arithmetic; auto is bf16-mixed where the device is fast at it, else 32-true.",
     )
     tensorboard: bool = Field(False, description="Also write the rows of training.csv as TensorBoard events.")
 

@@ -107,7 +107,7 @@ def _differing(run: RunDirectory, recipe: Recipe) -> list[str]:
     """The keys in which the recipe of a run differs from one; "auto" is what the run took for it."""
     settled = automatic(run.recipe_tables())
     found = different_keys(read_run_recipe(run), recipe)
-    return [key for key in found if not (key in recipe.automatic and key in settled)]
+    return [key for key in found if not (key in recipe.open_keys and key in settled)]
 
 
 def _check_images(run: RunDirectory, fingerprints: Mapping[str, str]) -> None:

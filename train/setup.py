@@ -14,7 +14,7 @@ from certood.data import IdSplits, Split, load_id, load_set, seen_in_training
 from certood.data.auxiliary import AuxiliarySet, joined
 from certood.data.overlap import require_disjoint
 from certood.data.source import ImageSource, require_same_shape, to_pixels
-from certood.devices import resolve_device
+from certood.devices import chosen_precision, resolve_device
 from certood.errors import ArchitectureError, CheckpointError, DataError
 from certood.models import build_model
 from certood.models.catalogue import runs_user_code
@@ -72,7 +72,7 @@ def build_fabric(run: RunSection) -> Fabric:
         devices=devices,
         num_nodes=nodes,
         strategy="ddp" if several else "auto",
-        precision=run.precision,
+        precision=chosen_precision(run.precision, device),
     )
 
 

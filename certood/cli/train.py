@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 )
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps (run.device).")
 @click.option("--devices", type=int, help="Processes on this machine (run.devices).")
+@click.option(
+    "--precision", help="auto, 32-true, bf16-mixed or 16-mixed (run.precision); auto is what the device is fast at."
+)
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder of the image sets (data.root).")
 @click.option(
     "--guard-of",
@@ -55,6 +58,7 @@ def command(
     seeds: str | None,
     device: str | None,
     devices: int | None,
+    precision: str | None,
     data_root: Path | None,
     guard_of: Path | None,
     list_recipes: bool,
@@ -89,6 +93,7 @@ def command(
         "run.seed": seed,
         "run.device": device,
         "run.devices": devices,
+        "run.precision": precision,
         "data.root": data_root,
         "guard.of": guard_of,
     }

@@ -67,7 +67,7 @@ def test_defaults_and_ranges_are_those_that_are_checked() -> None:
     described = {(key.name, key.of): key for _, keys in described_tables().values() for key in keys}
     assert described["training.epochs", ""].default == "20"
     assert described["training.epochs", ""].range == "whole number ≥ 1"
-    assert described["run.precision", ""].range == "one of 32-true, bf16-mixed, 16-mixed"
+    assert described["run.precision", ""].range == "one of auto, 32-true, bf16-mixed, 16-mixed"
     assert described["data.id", ""].range == "text, required"
     assert described["data.size", ""].range == "whole number ≥ 4, absent by default"
     assert described["guard.input_shape", ""].range == "list of 3: whole number, absent by default"

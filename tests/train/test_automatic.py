@@ -147,7 +147,7 @@ def test_a_run_without_auto_says_so_and_what_is_no_run_is_refused(start: Path, t
     shown = CliRunner().invoke(main, ["recipe", "explain", str(start)])
     assert shown.exit_code == 0
     (line,) = shown.output.splitlines()
-    assert line.endswith('recipe.toml was given; none was "auto", which takes it from training.init.')
+    assert line.endswith('recipe.toml was given; none was "auto".')
     with pytest.raises(RunDirectoryError, match=r"has no recipe.toml: it is no run that certood trained"):
         explain_run(RunDirectory(tmp_path))
     assert CliRunner().invoke(main, ["recipe", "explain", str(tmp_path)]).exit_code == 2

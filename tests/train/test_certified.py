@@ -359,6 +359,7 @@ def test_a_run_whose_score_collapses_stops_and_leaves_no_detector(
         assert not RunDirectory(tmp_path / "run").checkpoint.exists()
 
 
+@pytest.mark.usefixtures("short_products")
 @pytest.mark.parametrize(
     "settings",
     [

@@ -218,6 +218,7 @@ def test_a_batch_that_processes_cannot_share_is_refused() -> None:
         check_shares(recipe("digits-ce", "training.batch_size=63"), 2)
 
 
+@pytest.mark.usefixtures("short_products")
 def test_bf16_trains(tmp_path: Path) -> None:
     for mode in ("exact", "finite-difference"):
         detector = fit(

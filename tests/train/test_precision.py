@@ -1,0 +1,94 @@
+"""run.precision = "auto": what is fast on the device, said, recorded, and repeated wherever the run goes on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from certood import devices
+from certood.cli import main
+from certood.devices import chosen_precision, short_products
+from certood.errors import DeviceError
+from certood.runs import RunDirectory
+from certood.runs.kinds import kind_of
+from certood.train import automatic, setup
+from certood.train.continuing import is_finished
+from certood.train.loop import fit
+from certood.train.recipe import Recipe, load_recipe
+
+CPU = torch.device("cpu")
+SHORT = ("training.epochs=2", "training.steps_per_epoch=2", "run.device=cpu", "model.options.width=4")
+
+
+def recipe(precision: str = "auto") -> Recipe:
+    return load_recipe("digits-ce", [*SHORT, f"run.precision={precision}"])
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_processor_with_short_products_trains_in_them() -> None:
+    assert short_products(CPU) == "processor with AMX"
+    assert chosen_precision("auto", CPU) == "bf16-mixed"
+    assert {chosen_precision(name, CPU) for name in ("32-true", "16-mixed")} == {"32-true", "16-mixed"}  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("slow")
+def test_another_processor_trains_in_32_bits_and_refuses_bfloat16(tmp_path: Path) -> None:
+    assert chosen_precision("auto", CPU) == chosen_precision("auto", torch.device("mps")) == "32-true"
+    out = tmp_path / "run"
+    with pytest.raises(
+        DeviceError, match=r"'bf16-mixed', and this cpu device has no fast products of bfloat16: use '32-true'"
+    ):
+        fit(recipe("bf16-mixed"), out, progress=False)
+    assert not out.exists()
+
+
+def test_what_was_chosen_is_recorded_and_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    out, seen = tmp_path / "run", []
+    build = setup.Fabric
+
+    def noted(*arguments: object, precision: str, **more: object) -> object:
+        seen.append(precision)
+        return build(*arguments, precision="32-true", **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(setup, "Fabric", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(devices, "short_products", lambda _: "processor with AMX")
+        patch.setattr(automatic, "short_products", lambda _: "processor with AMX")
+        fit(recipe(), out, progress=False)
+    tables = RunDirectory(out).recipe_tables()
+    assert tables["run"]["precision"] == "bf16-mixed"
+    result = CliRunner().invoke(main, ["recipe", "explain", str(out)])
+    assert result.output == "run.precision = bf16-mixed: processor with AMX.\n"
+    # Elsewhere the run is finished all the same, is of one kind with runs there, and goes on in its own precision.
+    request.getfixturevalue("slow")
+    assert is_finished(recipe(), out)
+    other = tmp_path / "other"
+    fit(recipe(), other, progress=False)
+    assert RunDirectory(other).recipe_tables()["run"]["precision"] == "32-true"
+    assert kind_of(tables) == kind_of(RunDirectory(other).recipe_tables())
+    monkeypatch.setattr(devices, "short_products", lambda _: "another")
+    fit(recipe(), out, resume=True, progress=False)
+    assert seen == ["bf16-mixed", "32-true", "bf16-mixed"]
+
+
+def test_the_command_line_asks_for_it(tmp_path: Path) -> None:
+    arguments = ["train", "digits-ce", "--precision", "auto", "--out", str(tmp_path / "run")]
+    for setting in SHORT:
+        arguments += ["--set", setting]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    tables = RunDirectory(tmp_path / "run").recipe_tables()
+    assert tables["record"]["auto"]["run.precision"]["value"] == tables["run"]["precision"]
