@@ -1,0 +1,298 @@
+"""Instances of a verification competition: verified, refuted by an attack, or unknown; certood beside auto_LiRPA.
+
+A folder holds instances.csv with lines `network.onnx,property.vnnlib,seconds`, as the competitions' benchmarks and
+`certood export` have it; files may be compressed (.gz). Properties are VNN-LIB 1.0. An instance is refuted where projected
+gradient descent finds a counterexample that the network, in float64, confirms; it is verified where linear bounds over the box
+of inputs exclude every way of being one, within the seconds that instances.csv allows. Seconds are those of the bounds alone,
+medians over the instances; reading and capturing the network is not counted, but auto_LiRPA parses it in every call.
+
+Without a folder, two networks are trained on the bundled digits, and the conditions of their decisions on test images are written
+as properties, some true and some false.
+
+    python benchmarks/vnncomp.py --make /tmp/properties --json vnncomp.json
+    python benchmarks/vnncomp.py vnncomp2022_benchmarks/benchmarks/mnist_fc --limit 20 --methods crown alpha-crown
+"""
+
+import argparse
+import contextlib
+import csv
+import gzip
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from certood.analysis.bounds import ENGINES, Graph, capture
+from certood.analysis.bounds.box import Box
+from certood.analysis.claims.networks import write_onnx
+from certood.claims.properties import Case, Counterexamples, Property
+from certood.claims.vnnlib import vnnlib_1
+from certood.claims.vnnlib_reading import read_vnnlib
+from certood.data import load_id, load_set, to_pixels
+from certood.errors import CertoodError
+from certood.onnx import read_onnx
+from certood.rounding import box_within
+from certood.train.loop import fit
+from certood.train.recipe import load_recipe
+
+RECIPES = ("digits-greg", "digits-certified-greg")
+RADII = (0.02, 0.05, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A network and a property of it."""
+
+    network: Path
+    described: Path
+    seconds: float
+
+
+@dataclass
+class Loaded:
+    """A network as a module in float64 and as a graph."""
+
+    module: nn.Module
+    graph: Graph
+    shape: tuple[int, int, int]
+
+
+def instances(folder: Path) -> list[Instance]:
+    """The lines of instances.csv."""
+    with (folder / "instances.csv").open(encoding="utf-8") as file:
+        return [Instance(folder / line[0], folder / line[1], float(line[2])) for line in csv.reader(file) if line]
+
+
+@contextlib.contextmanager
+def plain(path: Path) -> Iterator[Path]:
+    """A file, or what is in it where only PATH.gz is there, or PATH is compressed itself."""
+    compressed = path if path.suffix == ".gz" else path.with_name(f"{path.name}.gz")
+    if path.suffix != ".gz" and path.exists():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / compressed.stem
+        copy.write_bytes(gzip.decompress(compressed.read_bytes()))
+        yield copy
+
+
+def loaded(path: Path, inputs: int) -> Loaded:
+    """A network whose input has so many values; one that takes vectors takes them as images of one row."""
+    with plain(path) as file:
+        try:
+            module = read_onnx(file)
+        except CertoodError:
+            module = read_onnx(file, input_shape=(1, 1, inputs))
+    exact = module.double().eval().requires_grad_(False)
+    return Loaded(exact, capture(exact, torch.zeros(1, *module.image_shape).double()), module.image_shape)
+
+
+def refuted(network: Loaded, stated: Property, steps: int, restarts: int, seed: int) -> bool:
+    """Whether an attack finds a counterexample: descent on the largest excess of a row, from random corners and points."""
+    generator = torch.Generator().manual_seed(seed)
+    return any(attacked(network, case, steps, restarts, generator) for case in stated.cases)
+
+
+def attacked(network: Loaded, case: Case, steps: int, restarts: int, generator: torch.Generator) -> bool:
+    lower, upper = (torch.from_numpy(end).view(1, *network.shape) for end in (case.lower, case.upper))
+    rows, bounds = torch.from_numpy(case.rows), torch.from_numpy(case.bounds)
+    start = torch.rand(restarts, *network.shape, generator=generator, dtype=torch.float64)
+    start[::2] = start[::2].round()
+    x = lower + start * (upper - lower)
+    for step in range(steps + 1):
+        x.requires_grad_(True)
+        outputs = network.module(x)
+        excess = (outputs @ rows.T - bounds).amax(1) if len(rows) else outputs.sum(1) - math.inf
+        for place in (excess <= 0).nonzero().flatten().tolist():
+            point, output = x[place].detach().numpy().ravel(), outputs[place].detach().numpy()
+            if case.contains(point, output):
+                return True
+        if step == steps:
+            break
+        (gradient,) = torch.autograd.grad(excess.sum(), x)
+        size = (upper - lower) * 0.25 * (1 - step / steps)
+        x = torch.minimum(torch.maximum(x.detach() - size * gradient.sign(), lower), upper)
+    return False
+
+
+def verified(network: Loaded, stated: Property, engine: str, method: str, iterations: int) -> bool:
+    """Whether bounds exclude every case: one of its rows stays above its bound over the whole box."""
+    left = list(stated.cases)
+    while left:
+        first = left[0]
+        same = [
+            one for one in left if np.array_equal(one.lower, first.lower) and np.array_equal(one.upper, first.upper)
+        ]
+        left = [one for one in left if not any(one is other for other in same)]
+        if not excluded(network, same, engine, method, iterations):
+            return False
+    return True
+
+
+def excluded(network: Loaded, cases: Sequence[Case], engine: str, method: str, iterations: int) -> bool:
+    """The same for cases of one box."""
+    box = Box(*(torch.from_numpy(end).view(1, *network.shape) for end in (cases[0].lower, cases[0].upper)))
+    rows = torch.from_numpy(np.concatenate([case.rows for case in cases]))
+    if any(not len(case.rows) for case in cases):
+        return False
+    analysis = ENGINES[engine].analyse(network.graph, box, method, iterations=iterations)  # type: ignore[arg-type]
+    lower = analysis.lower_rows(rows[None])[0]
+    place = 0
+    for case in cases:
+        own = lower[place : place + len(case.rows)]
+        place += len(case.rows)
+        if not above(own, case).any():
+            return False
+    return True
+
+
+def above(lower: Tensor, case: Case) -> Tensor:
+    """Which rows are never fulfilled: their lower bounds exceed, or reach where that is enough, what they may be at most."""
+    bounds = torch.from_numpy(case.bounds)
+    return (lower > bounds) | ((lower >= bounds) & torch.tensor(case.strict, dtype=torch.bool))
+
+
+def measured(folder: Path, arguments: argparse.Namespace) -> list[dict[str, str | int | float | None]]:
+    """The rows of the table for a folder: one for each engine and method."""
+    chosen = instances(folder)
+    if arguments.limit:
+        chosen = [chosen[index * len(chosen) // arguments.limit] for index in range(min(arguments.limit, len(chosen)))]
+    networks: dict[Path, Loaded] = {}
+    pairs, skipped = [], 0
+    for instance in chosen:
+        with plain(instance.described) as file:
+            stated = read_vnnlib(file.read_text("utf-8"), instance.described.name)
+        try:
+            if instance.network not in networks:
+                networks[instance.network] = loaded(instance.network, stated.inputs)
+            pairs.append((networks[instance.network], stated, instance.seconds))
+        except CertoodError as error:
+            skipped += 1
+            print(f"{instance.network.name} is not read: {error}", flush=True)
+    false = [refuted(network, stated, arguments.steps, arguments.restarts, 0) for network, stated, _ in pairs]
+    table = []
+    for engine in arguments.engines:
+        for method in arguments.methods:
+            found, seconds, problem = [], [], ""
+            for network, stated, allowed in pairs:
+                begin = time.perf_counter()
+                try:
+                    found.append(verified(network, stated, engine, method, arguments.iterations))
+                except CertoodError as error:
+                    problem = problem or str(error)
+                    found.append(False)
+                seconds.append(time.perf_counter() - begin)
+                found[-1] = found[-1] and seconds[-1] <= allowed
+            wrong = sum(one and other for one, other in zip(found, false, strict=True))
+            if wrong:
+                raise AssertionError(f"{engine} {method} verified {wrong} instances that have a counterexample")
+            if problem:
+                print(f"{folder.name}: {engine} {method}: {problem}", flush=True)
+            table.append(
+                {
+                    "folder": folder.name,
+                    "engine": engine,
+                    "method": method,
+                    "instances": len(pairs),
+                    "verified": sum(found),
+                    "refuted": sum(false),
+                    "unknown": len(pairs) - sum(found) - sum(false),
+                    "skipped": skipped,
+                    "median_seconds": statistics.median(seconds) if seconds else None,
+                    "problem": problem or None,
+                }
+            )
+            print(line(table[-1]), flush=True)
+    return table
+
+
+def line(row: dict[str, str | int | float | None]) -> str:
+    seconds = row["median_seconds"]
+    return (
+        f"| {row['folder']} | {row['engine']} {row['method']} | {row['instances']} | {row['verified']} | {row['refuted']} "
+        f"| {row['unknown']} | {math.nan if seconds is None else float(seconds):.4f} |"
+    )
+
+
+def make(folder: Path, images: int) -> list[Path]:
+    """Train the networks of RECIPES on the digits, and write properties of them: that decisions are kept, at several radii."""
+    outside = load_set("digits-near", root=Path("data"), split="test")
+    found = []
+    for name in RECIPES:
+        place = folder / name
+        (place / "vnnlib").mkdir(parents=True)
+        detector = fit(load_recipe(name, ["run.device=cpu"]), folder / f"run-{name}", progress=False)
+        write_onnx(detector.model, detector.input_shape, place / "network.onnx")
+        assert detector.threshold is not None
+        sources = [load_id("digits", root=Path("data"), recorded=detector.split).test, outside]
+        chosen = [source.batch(torch.arange(images) * len(source) // images) for source in sources]
+        pixels, lines = to_pixels(torch.cat(chosen)), []
+        with torch.no_grad():
+            logits = detector.model(pixels).double().tolist()
+        for number, (image, values) in enumerate(zip(pixels.numpy(), logits, strict=True)):
+            accepted = bool(detector.accepts(image[None])[0])
+            condition = detector.output_score.condition(values, detector.threshold, accepted=accepted)
+            assert condition is not None
+            rows = tuple((row, -constant) for row, constant in zip(condition.rows, condition.constants, strict=True))
+            for radius in RADII:
+                lower, upper = box_within(image, radius)
+                text = vnnlib_1(Counterexamples(lower[None], upper[None], rows), [f"image {number}, radius {radius}"])
+                file = f"vnnlib/{number}-{radius}.vnnlib"
+                (place / file).write_text(text, "utf-8")
+                lines.append(f"network.onnx,{file},60\n")
+        (place / "instances.csv").write_text("".join(lines), "utf-8")
+        found.append(place)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, help="folders with an instances.csv")
+    parser.add_argument("--make", type=Path, help="folder in which to train networks and write properties")
+    parser.add_argument(
+        "--images", type=int, default=10, help="ID and OOD images each, about which properties are written"
+    )
+    parser.add_argument("--limit", type=int, help="at most so many instances of a folder, spread evenly over it")
+    parser.add_argument("--methods", nargs="+", default=("crown", "alpha-crown"))
+    parser.add_argument("--engines", nargs="+", choices=tuple(ENGINES), help="by default all that are installed")
+    parser.add_argument("--iterations", type=int, default=20, help="steps of α-CROWN")
+    parser.add_argument("--steps", type=int, default=50, help="steps of the attack")
+    parser.add_argument("--restarts", type=int, default=10, help="starts of the attack")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", help="file for the figures")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.engines = arguments.engines or installed()
+    with contextlib.ExitStack() as stack:
+        folders = list(arguments.folders)
+        if not folders:
+            place = arguments.make or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folders = make(place, arguments.images)
+        print("| folder | bounds | instances | verified | refuted | unknown | median s |\n|" + "---|" * 7)
+        table = [row for folder in folders for row in measured(folder, arguments)]
+    print(f"\nMedian seconds of the bounds of an instance, {arguments.threads} thread(s).")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(table, indent=2) + os.linesep, "utf-8")
+
+
+def installed() -> list[str]:
+    """The engines that can be used here."""
+    found = []
+    for name, engine in ENGINES.items():
+        with contextlib.suppress(CertoodError):
+            engine.require()
+            found.append(name)
+    return found
+
+
+if __name__ == "__main__":
+    main()
