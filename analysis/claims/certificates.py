@@ -1,23 +1,33 @@
 """Certificates of claims: slopes of our own linear bounds, which the checker has found to prove the claim."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from certood.analysis.bounds import Analysis, Graph, LpBall, analyse
+from certood.analysis.bounds import Analysis, Graph, LpBall, analyse, logits_of
+from certood.analysis.bounds.linear.choices import Choices
 from certood.analysis.bounds.operations.base import Elementwise
 from certood.analysis.claims.certified_run import CertifiedRun, Claim
 from certood.analysis.claims.conditions import Conditioned
 from certood.checking.certificates import TEMPERATURES, ClaimCertificate
 from certood.checking.network import Network, Unchecked, read_network
+from certood.detector import Detector
+from certood.rounding import dyadic_simplex
+from certood.scores import Score
 
 # Images that are bounded together.
 BATCH = 32
+# Of the ascent on slopes.
+STEPS = 60
+LEARNING_RATE = 0.1
+
+Named = Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,12 @@ def certificates(run: CertifiedRun, graph: Graph, conditions: Sequence[Condition
         analysis = _analysed(run, graph, part)
         for place, one in enumerate(part):
             slopes = {name: _slopes(analysis, node, place) for (name, _), node in zip(names, nodes, strict=True)}
-            found.append(_proved(run, network, digest, one, slopes))
+
+            def better(analysis: Analysis = analysis, one: Conditioned = one, place: int = place) -> Better:
+                return _optimised(run, analysis, one, place)
+
+            own = dict(zip(nodes, (name for name, _ in names), strict=True))
+            found.append(_proved(run, network, digest, one, slopes, own, better))
     return found
 
 
@@ -84,23 +99,81 @@ def _slopes(analysis: Analysis, node: int, place: int) -> tuple[float, ...]:
     return tuple(found.expand(lower.shape).clamp(0, 1).flatten().tolist())
 
 
+@dataclass(frozen=True)
+class Better:
+    """Slopes of every activation node for the last linear bound, and weights (K,) of the tangent of an accepted image."""
+
+    slopes: Mapping[int, tuple[float, ...]]
+    weights: tuple[float, ...]
+
+
+def _optimised(run: CertifiedRun, analysis: Analysis, one: Conditioned, place: int) -> Better:
+    """What gradient ascent finds better for the one linear bound that is to prove a claim: its slopes, and those of an accepted
+    image also the tangent of logsumexp. Of a rejected image the bound is the best chord."""
+    graph, detector = analysis.graph, run.detector
+    last, classes = len(graph.nodes) - 1, len(detector.classes)
+    start = torch.tensor(one.condition.rows[0][:classes], dtype=torch.float64).clamp_min(1e-9).log().requires_grad_()
+    temperature, missing = _temperature(detector), graph.outputs - classes
+    fixed = None if one.claim.accepted else _best_chord(detector.output_score, analysis, place)
+    ball = LpBall(analysis.ball.centre[place : place + 1], one.claim.eps, run.settings.norm)
+    alone = analyse(graph, ball, "crown")
+    logits = alone.references[last][0]
+    choices, best, kept = Choices(), -math.inf, Better({}, ())
+    for step in range(STEPS):
+        with torch.enable_grad():
+            weights = start.softmax(0)
+            row = F.pad(weights, (0, missing)) if fixed is None else fixed
+            reached, constant = alone.backward.to_image(last, row[None, None], choices=choices)
+            value = (ball.least(reached) + constant).sum() + (row * logits).sum()
+            if fixed is None:
+                value = value - temperature * (weights * start.log_softmax(0)).sum()
+        slopes = choices.slopes
+        if float(value.detach()) > best:
+            best = float(value.detach())
+            flat = {node: tuple(slope.detach().flatten().tolist()) for node, slope in slopes.items()}
+            kept = Better(flat, tuple(map(float, dyadic_simplex(weights.tolist()))) if fixed is None else ())
+        if step == 0:
+            ascent = torch.optim.Adam([*slopes.values(), start], lr=LEARNING_RATE, maximize=True)
+        ascent.zero_grad()
+        value.backward()
+        ascent.step()
+        with torch.no_grad():
+            for slope in slopes.values():
+                slope.clamp_(0, 1)
+    return kept
+
+
+def _best_chord(score: Score, analysis: Analysis, place: int) -> Tensor:
+    """The linear function of the logits (K,) that bounds the score of one image best from below."""
+    logits = logits_of(analysis)
+    found = score.rows(logits, "lower")
+    margins = logits.lower_rows(found.rows[:, 0]) + found.constants[:, 0]
+    return found.rows[place, 0, margins[place].argmax()]
+
+
+def _temperature(detector: Detector) -> float:
+    fixed = TEMPERATURES[detector.score.name]
+    return float(detector.score.parameters["temperature"]) if fixed is None else fixed
+
+
 def _proved(
     run: CertifiedRun,
     network: Network,
     digest: str,
     one: Conditioned,
-    slopes: Mapping[str, tuple[float, ...]],
+    slopes: Named,
+    names: Mapping[int, str],
+    better: Callable[[], Better],
 ) -> Certified:
-    """The certificate of a claim, if the checker proves it."""
+    """The certificate of a claim, if the checker proves it with these slopes, or with better ones for the last bound."""
     detector, claim = run.detector, one.claim
     assert detector.threshold is not None
-    temperature = TEMPERATURES[detector.score.name]
     classes = len(detector.classes)
     certificate = ClaimCertificate(
         network_sha256=digest,
         accepted=claim.accepted,
         threshold=detector.threshold,
-        temperature=detector.score.parameters["temperature"] if temperature is None else temperature,
+        temperature=_temperature(detector),
         classes=classes,
         norm=run.settings.record()["norm"],
         radius=claim.eps,
@@ -108,7 +181,11 @@ def _proved(
         weights=one.condition.rows[0][:classes] if claim.accepted else (),
         slopes=dict(slopes),
     )
-    margin: Fraction = certificate.margin(network)
-    if certificate.holds(margin):
+    if certificate.holds(certificate.margin(network)):
+        return Certified(claim, certificate)
+    found = better()
+    last_slopes = {names[node]: values for node, values in found.slopes.items()}
+    certificate = replace(certificate, last_slopes=last_slopes, weights=found.weights)
+    if certificate.holds(certificate.margin(network)):
         return Certified(claim, certificate)
     return Certified(claim, None, "the checker's linear bounds are too loose for it")

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ class ClaimCertificate:
     """That −T·logsumexp(f/T), T = `temperature`, of the first `classes` logits f is at most `threshold` (accepted), or above it.
 
     It holds on the ball of the norm inf, 2 or 1 around `centre` (d,) in pixels, cut off at 0 and 1, for the network in the file
-    of this SHA-256. `slopes` are those of the lower lines of its ReLU, by the names of their outputs in the file; `weights` (K,)
-    those of the tangent of logsumexp that proves an accepted image, none of a rejected one. Numbers are float64.
+    of this SHA-256. `slopes` are those of the lower lines of its ReLU, by the names of their outputs in the file, and
+    `last_slopes`, where there are any, are better ones for the last linear bound alone; `weights` (K,) are those of the tangent
+    of logsumexp that proves an accepted image, none of a rejected one. Numbers are float64.
     """
 
     network_sha256: str
@@ -46,6 +47,7 @@ class ClaimCertificate:
     centre: tuple[float, ...]
     weights: tuple[float, ...]
     slopes: Mapping[str, tuple[float, ...]]
+    last_slopes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def ball(self) -> Ball:
@@ -61,12 +63,14 @@ class ClaimCertificate:
             raise ValueError(f"the centre has {len(self.centre)} pixels, the network takes {math.prod(network.shape)}")
         if not 1 <= self.classes <= network.outputs:
             raise ValueError(f"{self.classes} classes of {network.outputs} logits")
-        bounds = LinearBounds(network, self.ball, self.slopes)
+        bounds = LinearBounds(network, self.ball, self.slopes, self.last_slopes)
         if not self.accepted:
-            return rejected_margin(bounds.lower, network.outputs, self.classes, self.threshold, self.temperature)
+            return rejected_margin(
+                bounds.lower, bounds.last, network.outputs, self.classes, self.threshold, self.temperature
+            )
         if len(self.weights) != self.classes:
             raise ValueError(f"{len(self.weights)} weights of {self.classes} classes")
-        return accepted_margin(bounds.lower, network.outputs, self.weights, self.threshold, self.temperature)
+        return accepted_margin(bounds.last, network.outputs, self.weights, self.threshold, self.temperature)
 
     def holds(self, margin: Fraction) -> bool:
         """Whether a margin proves the claim: S ≤ γ, or S > γ."""
@@ -89,14 +93,16 @@ def read_certificate(path: Path) -> ClaimCertificate:
 
 
 def _tuples(content: dict[str, Any]) -> dict[str, Any]:
-    slopes = {name: tuple(values) for name, values in content["slopes"].items()}
-    return content | {"slopes": slopes, "centre": tuple(content["centre"]), "weights": tuple(content["weights"])}
+    found = {
+        part: {name: tuple(values) for name, values in content[part].items()} for part in ("slopes", "last_slopes")
+    }
+    return content | found | {"centre": tuple(content["centre"]), "weights": tuple(content["weights"])}
 
 
 def _checked(found: ClaimCertificate) -> ClaimCertificate:
     """The certificate, if its numbers are such as its docstring says."""
     numbers = [found.threshold, found.temperature, found.radius, *found.centre, *found.weights]
-    numbers += [slope for values in found.slopes.values() for slope in values]
+    numbers += [slope for part in (found.slopes, found.last_slopes) for values in part.values() for slope in values]
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
         raise ValueError("a number is missing or not finite")
     if not all(0 <= pixel <= 1 for pixel in found.centre):

@@ -93,7 +93,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
             raise ValueError("unknown format, or a claim stands there twice")
         content["files"].items()
         content["detector"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise NotProved(
+            f"cannot read {folder / MANIFEST}: {error.strerror}; name a folder of `certood export`"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise NotProved(
             f"{folder / MANIFEST} is not that of an export ({error}); name a folder of `certood export`"
         ) from error

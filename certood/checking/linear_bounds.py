@@ -42,25 +42,44 @@ class Ball:
 class LinearBounds:
     """Boxes of every value of a network over a ball, and lower bounds of rows of its logits.
 
-    `slopes` are those of the lower lines of every ReLU, by the step's name. The box before a ReLU is that of intervals, and for
-    neurons whose sign that leaves open also that of linear bounds. Raises ValueError where slopes are missing or out of [0, 1].
+    `slopes` are those of the lower lines of every ReLU, by the step's name, and `last_slopes`, if there are any, those of `last`.
+    The box before a ReLU is that of intervals, and for neurons whose sign that leaves open also that of linear bounds. Raises
+    ValueError where slopes are missing or out of [0, 1].
     """
 
-    def __init__(self, network: Network, ball: Ball, slopes: Mapping[str, Sequence[float]]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        ball: Ball,
+        slopes: Mapping[str, Sequence[float]],
+        last_slopes: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
         self.network, self.ball = network, ball
         self.slopes = {name: np.array(values, dtype=np.float64) for name, values in slopes.items()}
+        given = {name: np.array(values, dtype=np.float64) for name, values in (last_slopes or {}).items()}
+        self.last_slopes = self.slopes | given
         self.boxes = [ball.box]
         bent = {source for placed in network.steps if placed.step.bends for source in placed.inputs}
         for place, placed in enumerate(network.steps, start=1):
             self.boxes.append(placed.step.box([self.boxes[source] for source in placed.inputs]))
-            if placed.step.bends and len(self.slopes.get(placed.name, ())) != len(self.boxes[place].lower):
-                raise ValueError(f"expected {len(self.boxes[place].lower)} slopes for {placed.name}")
+            count = len(self.boxes[place].lower)
+            if placed.step.bends and {len(of.get(placed.name, ())) for of in (self.slopes, self.last_slopes)} != {
+                count
+            }:
+                raise ValueError(f"expected {count} slopes for {placed.name}")
             if place in bent:
                 self._tighten(place)
 
-    def lower(self, rows: Array, place: int | None = None) -> Array:
-        """Lower bounds (R,) of rows (R, m) of a value, by default of the logits."""
-        last = len(self.network.steps) if place is None else place
+    def last(self, rows: Array) -> Array:
+        """Lower bounds (R,) of rows (R, K) of the logits that decide, by either slopes."""
+        return np.maximum(self.lower(rows), self._lower(rows, len(self.network.steps), self.last_slopes))
+
+    def lower(self, rows: Array) -> Array:
+        """Lower bounds (R,) of rows (R, K) of the logits."""
+        return self._lower(rows, len(self.network.steps), self.slopes)
+
+    def _lower(self, rows: Array, last: int, slopes: Mapping[str, Array]) -> Array:
+        """Lower bounds (R,) of rows (R, m) of a value."""
         pending: dict[int, Array] = {last: rows}
         constant = np.zeros(len(rows))
         for index in range(last, 0, -1):
@@ -68,7 +87,7 @@ class LinearBounds:
                 continue
             placed = self.network.steps[index - 1]
             inputs = [self.boxes[source] for source in placed.inputs]
-            parts, added = placed.step.back(pending.pop(index), inputs, self.slopes.get(placed.name))
+            parts, added = placed.step.back(pending.pop(index), inputs, slopes.get(placed.name))
             constant = down(constant + added)
             for source, part in zip(placed.inputs, parts, strict=True):
                 if source in pending:
@@ -89,6 +108,6 @@ class LinearBounds:
             chosen = unsure[start : start + CHUNK]
             rows = np.zeros((len(chosen), len(lower)))
             rows[np.arange(len(chosen)), chosen] = 1
-            lower[chosen] = np.maximum(lower[chosen], self.lower(rows, place))
-            upper[chosen] = np.minimum(upper[chosen], -self.lower(-rows, place))
+            lower[chosen] = np.maximum(lower[chosen], self._lower(rows, place, self.slopes))
+            upper[chosen] = np.minimum(upper[chosen], -self._lower(-rows, place, self.slopes))
         self.boxes[place] = Box(lower, upper)

@@ -3,6 +3,7 @@
 In decimals of sixty digits where logarithms and exponentials enter. T = 0 is the maximum in place of T·logsumexp(f/T).
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
@@ -36,8 +37,13 @@ def accepted_margin(
     return Fraction(bound) + entropy + Fraction(threshold)
 
 
-def rejected_margin(lower: Lower, outputs: int, classes: int, threshold: float, temperature: float) -> Fraction:
-    """A lower bound of S − γ: the best of several upper bounds of T·LSE(f/T) over the first `classes` outputs."""
+def rejected_margin(
+    lower: Lower, last: Lower, outputs: int, classes: int, threshold: float, temperature: float
+) -> Fraction:
+    """A lower bound of S − γ: the best of several upper bounds of T·LSE(f/T) over the first `classes` outputs.
+
+    `lower` bounds logits and their differences, `last` the linear functions above T·LSE(f/T) that are made of these.
+    """
     units = np.eye(outputs)[:classes]
     upper, least = -lower(-units), lower(units)
     if not (np.isfinite(upper).all() and np.isfinite(least).all()):
@@ -54,8 +60,12 @@ def rejected_margin(lower: Lower, outputs: int, classes: int, threshold: float, 
         Fraction(float(upper[top])) + _logsumexp_above(highest, temperature),
     ]
     size = Fraction(float(max(abs(upper[top]), abs(least[top]))))
-    rows, constants = zip(*_chord_rows(lowest, highest, units, top, size, temperature), strict=True)
-    bounds = -lower(-np.stack(rows))
+    chords = [
+        *_chord_rows(lowest, highest, units, top, size, temperature),
+        *_chord_rows(least, upper, units, None, Fraction(), temperature),
+    ]
+    rows, constants = zip(*chords, strict=True)
+    bounds = -last(-np.stack(rows))
     candidates += [
         Fraction(float(bound)) + constant
         for bound, constant in zip(bounds, constants, strict=True)
@@ -78,31 +88,39 @@ def _exp(value: Fraction, temperature: float) -> tuple[Decimal, Decimal]:
 
 
 def _chord_rows(
-    lowest: Array, highest: Array, units: Array, top: int, size: Fraction, temperature: float
+    lowest: Array, highest: Array, units: Array, top: int | None, size: Fraction, temperature: float
 ) -> Iterator[tuple[Array, Fraction]]:
     """Linear functions row·f + constant ≥ T·LSE(f/T), where f_j − f_top lies in [lowest, highest] and |f_top| ≤ size.
 
-    With d_j = (f_j − f_top)/T: e^d ≤ a·d + b on its interval for the chord, and for every a if b is such at both ends, since
-    e^d is convex. Then T·LSE(f/T) = f_top + T·log Σ e^d ≤ f_top + T·(log w + (Σ(a·d + b) − w)/w) for every w > 0. Rows are
-    rounded to float64; what that may change goes into the constants.
+    Without `top` the f_j themselves lie there, and the largest end takes the place of f_top. With d_j = (f_j − f_top)/T:
+    e^d ≤ a·d + b on its interval for the chord, and for every a if b is such at both ends, since e^d is convex. Then
+    T·LSE(f/T) = f_top + T·log Σ e^d ≤ f_top + T·(log w + (Σ(a·d + b) − w)/w) for every w > 0. Rows are rounded to float64; what
+    that may change goes into the constants.
     """
-    slopes, shift, scale = [], Fraction(), Fraction(temperature)
-    ends = [(Fraction(low), Fraction(high)) for low, high in zip(lowest.tolist(), highest.tolist(), strict=True)]
+    base = Fraction(float(highest.max())) if top is None else Fraction()
+    scale = Fraction(temperature)
+    ends = [
+        (Fraction(low) - base, Fraction(high) - base)
+        for low, high in zip(lowest.tolist(), highest.tolist(), strict=True)
+    ]
+    slopes, shift, start = [], Fraction(), 0.0
     for low, high in ends:
         values = [Fraction(_exp(end, temperature)[1]) for end in (low, high)]
         slope = Fraction(float((values[1] - values[0]) * scale / (high - low))) if high > low else Fraction()
         slopes.append(slope)
         shift += max(value - slope * end / scale for value, end in zip(values, (low, high), strict=True))
-    start = float(np.exp(np.minimum((lowest + highest) / (2 * temperature), 600)).sum())
+        start += math.exp(max(min(float((low + high) / 2 / scale), 600.0), -600.0))
     for factor in REFERENCES:
         level = Fraction(factor * start)
-        constant = scale * (Fraction(log_enclosure(level)[1]) + (shift - level) / level)
+        constant = scale * (Fraction(log_enclosure(level)[1]) + (shift - level) / level) + base
         row, rest = np.zeros_like(units[0]), Fraction(1)
         for place, slope in enumerate(slopes):
             if place != top:
-                row += float(slope / level) * units[place]
                 rounded = Fraction(float(slope / level))
+                row += float(rounded) * units[place]
                 rest -= rounded
-                constant += abs(slope / level - rounded) * max(map(abs, ends[place]))
-        row += float(rest) * units[top]
-        yield row, constant + abs(rest - Fraction(float(rest))) * size
+                constant += abs(slope / level - rounded) * max(map(abs, ends[place])) - rounded * base
+        if top is not None:
+            row += float(rest) * units[top]
+            constant += abs(rest - Fraction(float(rest))) * size
+        yield row, constant

@@ -24,7 +24,12 @@ def command(folder: Path, points: int) -> None:
 
     found = check_folder(folder, points)
     click.echo(f"files: {found.files} listed in claims.json")
-    click.echo(f"certificates: {found.proved} of {found.claims - len(found.without)} hold")
+    written = found.claims - len(found.without)
+    click.echo(
+        f"certificates: {found.proved} of {written} hold"
+        if written
+        else "certificates: there are none, so nothing is proved"
+    )
     if found.proved:
         click.echo(f"  smallest proved distance of a score from γ: {found.smallest_margin:.3g}")
     if found.points:
@@ -35,7 +40,7 @@ def command(folder: Path, points: int) -> None:
     elif points and found.proved and math.isnan(found.network_difference):
         click.echo("sampled: nothing, because onnxruntime is not installed")
     for reason, count in Counter(line.partition(": ")[2] for line in found.without).items():
-        click.echo(f"not certified here: {count} of {found.claims} claims\n  {reason}")
+        click.echo(f"without a certificate: {count} of {found.claims} claims\n  {reason}")
     if found.wrong:
         for line in found.wrong[:SHOWN]:
             click.echo(f"WRONG: {line}", err=True)

@@ -43,9 +43,8 @@ def command(
     splits, ood = sets.load(run, detector)
     own = RunDirectory.of(run).folder
     sources = {splits.test.name: splits.test, **ood}
-    found = export_claims(
-        certified_run(detector, sources, certified or own), out or own / "claims", limit=limit, overwrite=overwrite
-    )
+    finished = certified_run(detector, sources, certified or own)
+    found = export_claims(finished, out or own / "claims", limit=limit, overwrite=overwrite)
     images = len({(entry["set"], entry["index"]) for entry in found.entries})
     click.echo(f"{len(found.entries)} claims about {images} images")
     for name, comparison in found.networks.items():
@@ -54,14 +53,15 @@ def command(
             f"  largest relative difference: onnxruntime {comparison.onnxruntime_float32:.1e}, float64 {comparison.float64:.1e}"
         )
     if not found.conditions:
-        click.echo(f"conditions: none is known for the score {detector.score.label}")
+        click.echo(f"conditions: none is known for the score {finished.detector.score.label}")
     for accepted, word in ((True, "accepted"), (False, "rejected")):
         group = [one for one in found.conditions if one.claim.accepted == accepted]
         if group:
             proved = sum(one.proved for one in group)
             click.echo(f"{word}: own bounds prove the sufficient condition of {proved} of {len(group)} claims")
-    written = sum(one.certificate is not None for one in found.certificates)
+    missing = Counter(entry["no_certificate"] for entry in found.entries if not entry["certificate"])
+    written = len(found.entries) - missing.total()
     click.echo(f"certificates: {written} of {len(found.entries)} claims have one, for `certood check`")
-    for reason, count in Counter(one.reason for one in found.certificates if one.certificate is None).items():
-        click.echo(f"  {count} have none: {reason}")
+    for reason, count in missing.items():
+        click.echo(f"  {count} {'has' if count == 1 else 'have'} none: {reason}")
     click.echo(f"Written: {found.folder}")

@@ -262,3 +262,26 @@ def test_an_export_is_replaced_whole(certified: Path, exported: tuple[Path, str]
         "claims.json",
         *content["files"],
     }
+
+
+def test_a_claim_near_its_limit_needs_optimised_slopes(exported: tuple[Path, str], certified: Path) -> None:
+    """Between what CROWN's slopes prove and the largest radius: some certificate has better slopes for the last bound."""
+    from certood.analysis.bounds import capture
+    from certood.analysis.claims.certificates import certificates
+    from certood.analysis.claims.conditions import conditioned
+
+    detector = load_checkpoint(certified)
+    splits, sets = load_run_data(certified, recorded=detector.split)
+    run_ = certified_run(detector, {splits.test.name: splits.test, **sets}, certified)
+    graph = capture(detector.model, torch.zeros(1, 1, 8, 8))
+    claims = [
+        replace(claim, name=f"{claim.name}-{factor}", eps=claim.record.radius_certified * factor)
+        for claim in run_.claims(1)
+        if claim.eps == 0.004
+        for factor in (0.9, 1.0, 1.02, 1.04)
+    ]
+    path = exported[0] / "conditions" / "network.onnx"
+    found = [one.certificate for one in certificates(run_, graph, conditioned(run_, graph, claims), path)]
+    written = [one for one in found if one is not None]
+    assert any(not one.last_slopes for one in written)
+    assert any(one.last_slopes for one in written)

@@ -277,7 +277,7 @@ def test_margins_of_scores_are_below_the_least_on_a_box(
     bounds, size = Boxed(lower, upper), len(box)
     # The score falls in every logit: its ends on a box are at two corners.
     least, largest = true_score(upper, temperature), true_score(lower, temperature)
-    rejected = rejected_margin(bounds, size, size, threshold, temperature)
+    rejected = rejected_margin(bounds, bounds, size, size, threshold, temperature)
     assert mpmath.mpf(rejected.numerator) / rejected.denominator <= least - threshold
     assert float(least - threshold) - float(rejected) < 1e-6 * (1 + abs(float(least)) + abs(threshold))
     weights = [count / 1024 for count in counts[: size - 1]]
@@ -299,20 +299,21 @@ def test_an_accepted_margin_is_that_of_the_tangent() -> None:
             accepted_margin(Boxed(logits, logits), 3, wrong, 0.25, 1.0)
 
 
-@given(st.integers(0, 10**6), st.sampled_from([0.5, 1.0, 3.0]))
-@settings(max_examples=50)
-def test_chord_rows_are_above_logsumexp(seed: int, temperature: float) -> None:
+@given(st.integers(0, 10**6), st.sampled_from([0.5, 1.0, 3.0]), st.sampled_from([0, None]))
+@settings(max_examples=60)
+def test_chord_rows_are_above_logsumexp(seed: int, temperature: float, top: int | None) -> None:
     random = np.random.default_rng(seed)
-    size, top = int(random.integers(2, 5)), 0
+    size = int(random.integers(2, 5))
     lowest = random.uniform(-6, 2, size)
     highest = lowest + random.choice([0.0, 0.1, 2.0, 6.0], size)
-    lowest[top] = highest[top] = 0.0
+    if top is not None:
+        lowest[top] = highest[top] = 0.0
     rows = list(_chord_rows(lowest, highest, np.eye(size), top, Fraction(20), temperature))
     gaps = []
     for _ in range(8):
         ends = random.random(size)
         difference = np.where(ends < 0.4, lowest, np.where(ends > 0.6, highest, random.uniform(lowest, highest)))
-        logits = random.uniform(-20, 20) + difference
+        logits = (0.0 if top is None else random.uniform(-20, 20)) + difference
         # The difference as it is after rounding, which may be out of its interval by that much.
         for row, constant in rows:
             above = sum(mpmath.mpf(r) * mpmath.mpf(z) for r, z in zip(row.tolist(), logits.tolist(), strict=True))
@@ -324,7 +325,7 @@ def test_chord_rows_are_above_logsumexp(seed: int, temperature: float) -> None:
                 )
             )
     assert min(gaps) > -1e-13
-    if np.ptp(highest - lowest) == 0:
+    if (highest == lowest).all():
         assert min(gaps) < 1e-12
 
 
@@ -337,7 +338,7 @@ def test_chords_of_differences_are_tighter_than_the_box_and_sound(temperature: f
         # f = base + t·(1, 1, 1) + s·(1, −1, 0), |t| ≤ 3, |s| ≤ 0.3.
         return rows @ base - reach * np.abs(rows.sum(1)) - 0.3 * np.abs(rows[:, 0] - rows[:, 1]) - 1e-12
 
-    found = rejected_margin(lower, 3, 3, -20.0, temperature)
+    found = rejected_margin(lower, lower, 3, 3, -20.0, temperature)
     points = [base + t + s * np.array([1, -1, 0]) for t in (-3, 3) for s in np.linspace(-0.3, 0.3, 61)]
     least = min(float(true_score(point.tolist(), temperature)) for point in points)
     assert float(found) <= least + 20
@@ -610,6 +611,31 @@ def test_a_network_that_cannot_be_read(folder: Path) -> None:
     assert found.exit_code == 1
     assert "conditions/network.onnx was changed" in found.output
     assert "is not a readable ONNX file" in found.output
+
+
+def test_better_slopes_for_the_last_bound_alone(tmp_path: Path) -> None:
+    """They change that bound, in either direction, and no box; a worse choice does not make it worse than the others."""
+    network = write_network(tmp_path / "network.onnx")
+    ball, slopes = Ball(np.full(math.prod(SHAPE), 0.5), 0.1, math.inf), half_slopes(network)
+    rows = np.concatenate([np.eye(3), -np.eye(3)])
+    plain = LinearBounds(network, ball, slopes)
+    found = []
+    for slope in (0.0, 0.25, 0.75, 1.0):
+        other = LinearBounds(network, ball, slopes, {name: (slope,) * len(values) for name, values in slopes.items()})
+        for one, two in zip(plain.boxes, other.boxes, strict=True):
+            np.testing.assert_array_equal(np.stack(one), np.stack(two))
+        np.testing.assert_array_equal(other.lower(rows), plain.lower(rows))
+        found.append(other.last(rows) - plain.lower(rows))
+    assert (np.min(found, 0) >= 0).all()
+    assert (np.max(found, 0) > 1e-3).any()
+    random = np.random.default_rng(0)
+    points = np.clip(0.5 + 0.1 * np.sign(random.standard_normal((200, math.prod(SHAPE)))), 0, 1)
+    least = np.min([rows @ network.value(point) for point in points], 0)
+    assert (plain.lower(rows) + np.max(found, 0) <= least).all()
+    with pytest.raises(ValueError, match="slope"):
+        LinearBounds(network, ball, slopes, {"first": (1.5,) * 24}).last(rows)
+    with pytest.raises(ValueError, match="slopes for first"):
+        LinearBounds(network, ball, slopes, {"first": (0.5,)})
 
 
 def test_a_folder_that_is_no_export(tmp_path: Path) -> None:
