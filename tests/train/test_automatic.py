@@ -14,6 +14,7 @@ from certood.checkpoints import load_checkpoint
 from certood.cli import main
 from certood.errors import RecipeError, RunDirectoryError
 from certood.inference import collect_logits
+from certood.models import build_model
 from certood.runs import RunDirectory
 from certood.runs.kinds import kind_of
 from certood.train import automatic, loop
@@ -92,6 +93,19 @@ def test_the_weight_gives_the_gradient_term_its_share(
     assert length(weight * term) / length(rest) == pytest.approx(SHARE, rel=0.01)
     assert record["gradient.weight"]["norm_rest"] == pytest.approx(length(rest), rel=1e-4)
     assert record["gradient.weight"]["norm_gradient_term"] == pytest.approx(length(term), rel=1e-4)
+
+
+def test_the_network_keeps_its_running_statistics_and_its_mode(start: Path, data: TrainingData) -> None:
+    torch.manual_seed(0)
+    shape = {"input_shape": (1, 8, 8), "mean": (0.3,), "std": (0.4,)}
+    network = build_model("resnet20", num_classes=6, **shape).train()  # type: ignore[arg-type]
+    before = copy.deepcopy(network.state_dict())
+    assert any("running_mean" in name for name in before)
+    recipe = recipe_of(start, "objective.margin_in=-1.0", "objective.margin_out=-2.5", "sampler.candidates=1")
+    record = settle(recipe, data, network, CPU)
+    assert record.keys() == {"gradient.weight"}
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def test_a_run_has_numbers_and_says_how_they_came_about(start: Path, tmp_path: Path) -> None:
