@@ -213,7 +213,8 @@ def test_candidates_are_scored_in_eval_mode_without_gradients_and_the_mode_comes
 
 
 def points_and_targets() -> tuple[Tensor, Tensor]:
-    points = torch.randn(30, 4, dtype=torch.float64, generator=generator())
+    """Thirty points whose four features go together, so that the weights' posterior is far from round."""
+    points = torch.randn(30, 4, dtype=torch.float64, generator=generator()).cumsum(1)
     return points, torch.randn(30, dtype=torch.float64, generator=generator(1))
 
 
