@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -52,11 +52,13 @@ def certify(
     settings: Settings | None = None,
     batch_size: int = 64,
     question: Question | None = None,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> list[Certificate]:
     """Certificates of images (N, C, H, W) in [0, 1], which are `kind` "id" or "ood".
 
     `indices` are what the records call the images, 0 … N − 1 by default; attacks draw their random numbers by them.
-    `question` spares capturing the network again (see `question_of`). Raises CertoodError for images of another shape or
+    `question` spares capturing the network again (see `question_of`); `advance` is told how many images' worth of the work is
+    newly done, several times a batch. Raises CertoodError for images of another shape or
     range, and CannotCertify for a detector without threshold or with an unsupported operation.
     """
     if kind not in ("id", "ood"):
@@ -82,7 +84,7 @@ def certify(
         begin = time.perf_counter()
         pixels = LpBall(images[part], 0.0, settings.norm).centre
         known = _scored(question, pixels, kind, name, numbers[part], settings)
-        _gather(question, pixels, known, settings)
+        _gather(question, pixels, known, settings, advance)
         difference = (_own_scores(detector, pixels) - known.scores).abs()
         seconds = (time.perf_counter() - begin) / len(pixels)
         found += _records(question, known, name, settings, difference, seconds)
@@ -102,9 +104,12 @@ def _scored(
     return Known(kind, indices, scores, margins, accepted, copied)
 
 
-def _gather(question: Question, images: Tensor, known: Known, settings: Settings) -> None:
+def _gather(
+    question: Question, images: Tensor, known: Known, settings: Settings, advance: Callable[[float], None]
+) -> None:
     """Ask all evidence that the settings want; wrong decisions have the radius 0."""
-    for evidence in evidence_for(settings):
+    wanted = evidence_for(settings)
+    for evidence in wanted:
         found = evidence(question, images, known)
         known.values.update(found)
         computed = [quantity for quantity in evidence.quantities if quantity.name in found]
@@ -112,6 +117,7 @@ def _gather(question: Question, images: Tensor, known: Known, settings: Settings
         for quantity in computed:
             if quantity.zero_where_wrong:
                 known.values[quantity.name] = torch.where(known.correct, known[quantity.name], 0.0)
+        advance(len(images) / len(wanted))
 
 
 def _own_scores(detector: Detector, images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from certood.files import refuse_foreign, write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part, read_json
 from certood.runs.identity import SCHEMA_VERSION, detector_identity, differences, versions
+from certood.waiting import busy
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def certify_sets(
     for name, (_, source) in sources.items():
         _check(name, source, detector)
     engine_by_name(settings.engine).require()
-    question = question_of(detector, settings.norm, smoothed=settings.smoothed, bound_base=settings.bound_base)
+    with busy("Reading the network", enabled=progress):
+        question = question_of(detector, settings.norm, smoothed=settings.smoothed, bound_base=settings.bound_base)
     for evidence in evidence_for(settings):
         evidence.check(question)
     sets = {name: _Set(kind, source, _chosen(source, limit)) for name, (kind, source) in sources.items()}
@@ -85,10 +88,12 @@ def certify_sets(
             _require_unchanged(place)
         with _progress(enabled=progress) as bar:
             task = bar.add_task("certify", total=sum(len(part.indices) for part in sets.values()), completed=len(done))
-            for records in results(detector, sources, jobs, settings, question, devices):
+            finished = len(done)
+            for records in results(detector, sources, jobs, settings, question, devices, partial(bar.advance, task)):
                 fresh = [one for one in records if (one.set, one.index) not in done]
                 append_certificates(place.certificates, fresh, settings.eps)
-                bar.advance(task, len(fresh))
+                finished += len(fresh)
+                bar.update(task, completed=finished)
         # Processes finish in any order; what is computed from the records does not depend on it.
         found = _read(place.certificates, sets, settings)
         ordered = [found[name, index] for name, part in sets.items() for index in part.indices]

@@ -7,15 +7,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
-
-from rich.markup import escape
-from rich.table import Table
 
 from certood.analysis.intervals import Interval, area_interval, median_interval, share_interval
 from certood.analysis.records import Certificate
 from certood.analysis.summary import AREAS, FALSE_POSITIVES, FRACTIONS, RUN_NUMBERS, entry_numbers, median_samples
 from certood.errors import CertoodError, RequirementNotMet
+from certood.text_tables import TextTable
 
 PATTERN = re.compile(r"\s*([a-z0-9_]+)(?:@([^<>=\s]+))?\s*(>=|<=|>|<)\s*([-+0-9.eE]+)\s*")
 COMPARISONS = {
@@ -133,15 +132,17 @@ def judge(
     return [outcome for requirement in requirements for outcome in _outcomes(requirement, result, records)]
 
 
-def outcome_table(outcomes: Sequence[Outcome]) -> Table:
+def outcome_table(outcomes: Sequence[Outcome]) -> TextTable:
     """A row for every requirement and set: the number, from how many images, its 95 % interval, and whether it holds."""
-    table = Table(title="requirements; the end of the 95 % interval that is less favourable decides")
-    for head in ("requirement", "set", "value", "n", "95 % interval", "holds"):
-        table.add_column(head, justify="left" if head in ("requirement", "set") else "right", overflow="fold")
-    for found in outcomes:
-        interval = "–" if found.interval is None else f"{found.interval[0]:.4g} to {found.interval[1]:.4g}"
-        cells = (found.requirement.text, found.where, _shown(found.value), str(found.n), interval)
-        table.add_row(*map(escape, cells), "yes" if found.holds else "NO")
+    table = TextTable(
+        ("set", "value", "n", "95 % interval", "holds"),
+        title="requirements; the end of the 95 % interval that is less favourable decides",
+    )
+    for text, of_one in groupby(outcomes, lambda found: found.requirement.text):
+        table.line(text)
+        for found in of_one:
+            interval = "–" if found.interval is None else f"{found.interval[0]:.4g} to {found.interval[1]:.4g}"
+            table.row(found.where, _shown(found.value), str(found.n), interval, "yes" if found.holds else "NO")
     return table
 
 

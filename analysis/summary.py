@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from certood.analysis.certified_metrics import threat_metrics
 from certood.analysis.evidence.quantities import Kind, Quantity, Side
 from certood.analysis.evidence.registry import quantities
 from certood.analysis.records import AtRadius, Certificate
 from certood.errors import CertoodError
+from certood.text_tables import TextTable
 
 RUN_NUMBERS = ("violations", "seconds", "float32_difference", "global_lipschitz")
 COUNTS = ("n", "correct")
@@ -142,18 +141,18 @@ def _least(part: AtRadius, kind: Kind, side: Side | None, *, sign: int = 1) -> f
     return min((value for value in values if not math.isnan(value)), default=math.nan)
 
 
-def summary_table(summary: dict[str, Any], eps: Sequence[float], *, place: int = 0) -> Table:
-    """A table with one row per set at one ε; fractions and AUC in per cent."""
+def summary_table(summary: dict[str, Any], eps: Sequence[float], *, place: int = 0) -> TextTable:
+    """One row per set at one ε; fractions and AUC in per cent, radii the medians, in pixels."""
     smoothed = any("smoothed_fraction" in entry for entry in summary["sets"].values())
-    table = Table(title=f"ε = {eps[place]:g} in pixels; {summary['violations']} violations")
-    table.add_column("set")
-    heads = ("n", "correct %", "smoothed %", "median radius") if smoothed else (
-        "n", "correct %", "certified %", "refuted %", "radius certified", "radius attack", "AUC / AAUC / GAUC %"
+    heads = ("n", "correct", "smoothed", "median radius") if smoothed else (
+        "n", "correct", "certified", "refuted", "radius", "attack", "AUC", "AAUC", "GAUC"
     )  # fmt: skip
-    for head in heads:
-        table.add_column(head, justify="right")
+    medians = "" if smoothed else "; radius, attack: medians of the certified and attack radius"
+    title = f"ε = {eps[place]:g} in pixels; {summary['violations']} violations\nshares and AUC in %{medians}"
+    table = TextTable(heads, title=title, left=())
     for name, entry in summary["sets"].items():
-        cells = [escape(f"{name} ({entry['kind']})"), str(entry["n"]), f"{100 * entry['correct']:.1f}"]
+        table.line(f"{name} ({entry['kind']})")
+        cells = [str(entry["n"]), f"{100 * entry['correct']:.1f}"]
         if smoothed:
             cells += [f"{100 * entry['smoothed_fraction'][place]:.1f}", f"{entry['median_radius_smoothing']:.4g}"]
         else:
@@ -163,13 +162,9 @@ def summary_table(summary: dict[str, Any], eps: Sequence[float], *, place: int =
                 f"{entry['median_radius_certified']:.4g}",
                 f"{entry['median_radius_attack']:.4g}",
             ]
-            metrics = "–"
             if "auc" in entry:
-                metrics = (
-                    f"{100 * entry['auc']:.1f} / {100 * entry['aauc'][place]:.1f} / {100 * entry['gauc'][place]:.1f}"
-                )
-            cells.append(metrics)
-        table.add_row(*cells)
+                cells += [f"{100 * value:.1f}" for value in (entry["auc"], entry["aauc"][place], entry["gauc"][place])]
+        table.row(*cells)
     return table
 
 

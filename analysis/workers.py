@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -36,6 +36,7 @@ class Worker:
     sources: Mapping[str, tuple[str, ImageSource]]
     settings: Settings
     question: Question
+    advance: Callable[[float], None] = lambda _: None
 
     def __call__(self, job: Job) -> list[Certificate]:
         """The certificates of a batch."""
@@ -49,6 +50,7 @@ class Worker:
             settings=self.settings,
             batch_size=len(job.indices),
             question=self.question,
+            advance=self.advance,
         )
 
 
@@ -59,13 +61,16 @@ def results(
     settings: Settings,
     question: Question,
     devices: int,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> Iterator[list[Certificate]]:
     """The certificates of every batch, in the order in which they finish; the records do not depend on the number of processes.
+
+    `advance` is told how many images' worth of a batch is newly done, where one process does all.
 
     Raises CertoodError where a process ends unexpectedly; what was yielded before is complete.
     """
     if devices <= 1 or len(jobs) <= 1:
-        yield from map(Worker(detector, sources, settings, question), jobs)
+        yield from map(Worker(detector, sources, settings, question, advance), jobs)
         return
     threads = max(1, torch.get_num_threads() // devices)
     arguments = threads, detector, sources, settings

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.markup import escape
-from rich.table import Table
 
 from certood.data import IdSplits, ImageSource, require_same_classes
 from certood.detector import Detector
@@ -20,6 +18,7 @@ from certood.metrics import Metric, aupr_in, aupr_out, auroc, bootstrap_interval
 from certood.runs.identity import SCHEMA_VERSION, detector_identity, differences, versions
 from certood.runs.schema import EvaluationFile, read_checked
 from certood.scores import Score, suitable_scores
+from certood.text_tables import TextTable
 
 # What is measured for every OOD set, by the names in files, and as tables head it.
 METRICS = {"fpr95": "FPR95", "auroc": "AUROC", "aupr_in": "AUPR-in", "aupr_out": "AUPR-out"}
@@ -143,27 +142,32 @@ def one_line(result: Mapping[str, Any]) -> str:
     )
 
 
-def evaluation_table(result: Mapping[str, Any]) -> Table:
-    """Accuracy, and FPR95, AUROC and both AUPR in per cent: one row per OOD set and score, the detector's own score first."""
+def evaluation_table(result: Mapping[str, Any]) -> TextTable:
+    """Accuracy, and FPR95, AUROC and both AUPR in per cent: one row per OOD set and score, the detector's own score first.
+
+    Where intervals were computed, those of a row are below it.
+    """
     scores = result["scores"]
     if not scores:
         raise CertoodError("the evaluation holds no score")
-    table = Table(title=f"accuracy {100 * result['accuracy']:.2f} %", caption="in %; * the detector's own score")
-    table.add_column("OOD set", overflow="fold")
-    table.add_column("score")
-    for heading in METRICS.values():
-        table.add_column(heading, justify="right")
+    accuracy = f"accuracy {100 * result['accuracy']:.2f} %"
+    table = TextTable(("score", *METRICS.values()), title=f"{accuracy}; OOD sets in %; * the detector's own score")
     ordered = sorted(scores, key=lambda name: name != result.get("score"))
-    groups = [(escape(name), {score: scores[score]["sets"][name] for score in ordered}) for name in _sets(scores)]
+    groups = [(name, {score: scores[score]["sets"][name] for score in ordered}) for name in _sets(scores)]
     if all("mean" in entry for entry in scores.values()):
         groups.append(("mean", {score: scores[score]["mean"] for score in ordered}))
     for title, parts in groups:
-        table.add_section()
-        for place, (score, part) in enumerate(parts.items()):
+        table.line(title)
+        for score, part in parts.items():
             shown = f"{score} *" if score == result.get("score") else score
-            cells = [f"{100 * part[key]:.2f}" for key in METRICS]
-            table.add_row("" if place else title, escape(shown), *cells, style="bold" if title == "mean" else None)
+            table.row(shown, *(f"{100 * part[key]:.2f}" for key in METRICS))
+            if any(f"{key}_interval" in part for key in METRICS):
+                table.row("  95 %", *(_interval(part.get(f"{key}_interval")) for key in METRICS))
     return table
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "" if ends is None else f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
 
 
 def _sets(scores: Mapping[str, Any]) -> list[str]:

@@ -1,12 +1,13 @@
 """Logits of whole image sets, batch by batch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from certood.data.source import ImageSource, to_pixels
@@ -53,10 +54,20 @@ def collect_logits(
 
     Raises DataError where a logit is not finite.
     """
-    with Progress(disable=not progress, transient=True) as shown:
-        indices = shown.track(torch.arange(len(source)).split(batch_size), description=escape(source.name))
-        batches = (to_pixels(source.batch(part).to(device)) for part in indices)
-        return logits_of_batches(model, batches, source.name)
+    with _bar(progress) as shown:
+        task = shown.add_task(escape(source.name), total=len(source))
+
+        def batches() -> Iterator[Tensor]:
+            for part in torch.arange(len(source)).split(batch_size):
+                yield to_pixels(source.batch(part).to(device))
+                shown.advance(task, len(part))
+
+        return logits_of_batches(model, batches(), source.name)
+
+
+def _bar(enabled: bool) -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True), disable=not enabled, transient=True)
 
 
 def logits_of_batches(model: nn.Module, batches: Iterable[Tensor], name: str) -> Tensor:

@@ -9,13 +9,21 @@ import click
 from certood.cli import main
 
 PAGE = Path(__file__).with_name("cli.md")
-HEAD = """# Command line
+HEAD = r"""# Command line
 
 Made from the commands by `python docs/generate_cli.py`; a test compares.
 
 Every command has `--help`; `--debug`, anywhere on the line, adds the traceback to an error. Exit codes: 0 done, 1 a requirement
 not met or training diverged, 2 usage or bad input, 3 cannot be certified, 130 interrupted. Errors go to stderr. Long jobs show
 their progress on a terminal, and continue where they stopped.
+
+A shell completes commands, options and the names of recipes after one line in its start-up file:
+
+| shell | file | line |
+| --- | --- | --- |
+| bash | `~/.bashrc` | `eval "$(_CERTOOD_COMPLETE=bash_source certood)"` |
+| zsh | `~/.zshrc` | `eval "$(_CERTOOD_COMPLETE=zsh_source certood)"` |
+| fish | `~/.config/fish/completions/certood.fish` | `_CERTOOD_COMPLETE=fish_source certood \| source` |
 """
 
 

@@ -29,6 +29,7 @@ from certood.train.run_directory import (
     write_rows,
 )
 from certood.train.setup import build_fabric, build_network, load_training_data, require_start
+from certood.waiting import busy
 
 
 def fit(
@@ -47,8 +48,9 @@ def fit(
     recipe, auto = settle_precision(recipe, automatic(run.recipe_tables()) if resume else {})
     fabric = build_fabric(recipe.run)
     guarded = open_guarded(recipe)
-    data = load_training_data(recipe, None if guarded is None else guarded.split)
-    fingerprints = data.fingerprints
+    with busy("Reading image sets", enabled=progress):
+        data = load_training_data(recipe, None if guarded is None else guarded.split)
+        fingerprints = data.fingerprints
     if guarded is not None:
         check_guarded(guarded, data, recipe)
         fingerprints |= {"guarded-detector": fingerprint(guarded)}

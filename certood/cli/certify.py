@@ -8,6 +8,7 @@ from click.core import ParameterSource
 from certood.cli.detectors import foreign_options
 from certood.cli.image_sets import ImageSetOptions, image_set_options
 from certood.cli.interruption import interruptible
+from certood.waiting import busy
 
 # The options that are fields of `MedianSmoothing`.
 SMOOTHING = ("sigma", "samples", "confidence")
@@ -20,14 +21,16 @@ class EngineName(click.ParamType[str]):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """The names of all engines."""
-        from certood.analysis.bounds import ENGINES
+        with busy("Loading PyTorch"):
+            from certood.analysis.bounds import ENGINES
 
         return f"[{'|'.join(ENGINES)}]"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, if it is one."""
-        from certood.analysis.bounds import engine_by_name
-        from certood.errors import CertoodError
+        with busy("Loading PyTorch"):
+            from certood.analysis.bounds import engine_by_name
+            from certood.errors import CertoodError
 
         try:
             return engine_by_name(value).name
@@ -129,25 +132,24 @@ def command(
 
     Writes certificates.csv (a row an image; a killed run continues where it stopped), certification.json and figures/.
     """
-    from rich.console import Console
-
-    from certood.analysis.certify_run import certify_sets
-    from certood.analysis.evidence.smoothing import MedianSmoothing
-    from certood.analysis.records import read_certificates
-    from certood.analysis.requirements import (
-        check_names,
-        check_outcomes,
-        judge,
-        outcome_table,
-        parse_requirement,
-        require_enough,
-    )
-    from certood.analysis.settings import Settings, require_applicable
-    from certood.analysis.summary import summary_table
-    from certood.checkpoints import is_onnx
-    from certood.cli.detectors import calibrated, open_detector
-    from certood.errors import CertoodError
-    from certood.runs import RunDirectory
+    with busy("Loading PyTorch"):
+        from certood.analysis.certify_run import certify_sets
+        from certood.analysis.evidence.smoothing import MedianSmoothing
+        from certood.analysis.records import read_certificates
+        from certood.analysis.requirements import (
+            check_names,
+            check_outcomes,
+            judge,
+            outcome_table,
+            parse_requirement,
+            require_enough,
+        )
+        from certood.analysis.settings import Settings, require_applicable
+        from certood.analysis.summary import summary_table
+        from certood.checkpoints import is_onnx
+        from certood.cli.detectors import calibrated, open_detector
+        from certood.errors import CertoodError
+        from certood.runs import RunDirectory
 
     wanted = [parse_requirement(text) for text in requirements]
     if allow_few and not wanted:
@@ -191,9 +193,7 @@ def command(
             devices=devices,
             overwrite=overwrite,
         )
-    console = Console()
-    # A table that is written to a file need not fold itself to 80 columns.
-    (console if console.is_terminal else Console(width=120)).print(summary_table(result, settings.eps))
+    click.echo(summary_table(result, settings.eps))
     if result["violations"]:
         click.echo(
             f"WARNING: {result['violations']} inequalities that must hold do not (column violations of certificates.csv): "
@@ -204,7 +204,7 @@ def command(
     if wanted:
         records, _ = read_certificates(RunDirectory(folder).certificates, settings.eps)
         outcomes = judge(wanted, result, records)
-        (console if console.is_terminal else Console(width=120)).print(outcome_table(outcomes))
+        click.echo(outcome_table(outcomes))
         check_outcomes(outcomes)
 
 

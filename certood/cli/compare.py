@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from certood.waiting import busy
+
 
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -39,6 +41,7 @@ def command(
     from certood.cli.comparing import print_comparison, require_writable, write_comparison
 
     require_writable(json_file, csv_file)
-    found = compare(runs, against=against, near=near, score=score)
+    with busy("Reading the runs"):
+        found = compare(runs, against=against, near=near, score=score)
     print_comparison(found, by_set=by_set)
     write_comparison(found, json_file, csv_file)

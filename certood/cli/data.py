@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from certood.waiting import busy
+
 ROOT = click.option(
     "--data-root", type=click.Path(path_type=Path), default=Path("data"), show_default=True, help="Folder of the sets."
 )
@@ -18,25 +20,24 @@ def command() -> None:
 @ROOT
 def list_sets(data_root: Path) -> None:
     """List the sets that have a name, and whether they are here."""
-    from rich.console import Console
-    from rich.table import Table
+    with busy("Loading PyTorch"):
+        from certood.data import load_set
+        from certood.data.catalogue import NAMED_SETS
+        from certood.errors import DataError
+        from certood.text_tables import TextTable
 
-    from certood.data import load_set
-    from certood.data.catalogue import NAMED_SETS
-    from certood.errors import DataError
-
-    table = Table("name", "what", "images (train / test)", "here")
+    table = TextTable(("name", "here", "what", "train / test"), left=(0, 1, 2))
     for name, known in NAMED_SETS.items():
         try:
             found = load_set(name, root=data_root, size=32 if known.any_size else None)
             here, count = "yes", f"{len(found):,}"
         except DataError:
             here, count = "no", ""
-        table.add_row(name, known.title, known.sizes or count, here)
-    table.add_row("npz:PATH", "images uint8 NHWC or NHW, labels, classes", "", "")
-    table.add_row("folder:PATH", "pictures in class folders, or flat", "", "")
-    Console().print(table)
-    click.echo("Options: NAME?classes=a-m,x&colour=grey|rgb&size=N|crop=N|pad=N&background=black|white")
+        table.row(name, here, known.title, known.sizes or count)
+    table.row("npz:PATH", "", "uint8 images, labels, classes")
+    table.row("folder:PATH", "", "pictures in class folders, or flat")
+    click.echo(table)
+    click.echo("Options: NAME?classes=a-m,x&colour=grey|rgb&size=N|crop=N|pad=N\n         &background=black|white")
 
 
 @command.command("check")
@@ -46,8 +47,9 @@ def list_sets(data_root: Path) -> None:
 @ROOT
 def check(names: tuple[str, ...], size: int | None, split: str, data_root: Path) -> None:
     """Load sets whole, count what is in them, and look for images that stand in two."""
-    from certood.data import load_set
-    from certood.data.check import describe, shared_images
+    with busy("Loading PyTorch"):
+        from certood.data import load_set
+        from certood.data.check import describe, shared_images
 
     loaded = [load_set(name, root=data_root, split=split, size=size) for name in names]
     for source in loaded:
@@ -62,7 +64,8 @@ def check(names: tuple[str, ...], size: int | None, split: str, data_root: Path)
 @ROOT
 def fetch_sets(names: tuple[str, ...], data_root: Path) -> None:
     """Download torchvision's sets."""
-    from certood.data import fetch
+    with busy("Loading PyTorch"):
+        from certood.data import fetch
 
     for name in names:
         fetch(name, root=data_root)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from certood.cli.interruption import interruptible
+from certood.waiting import busy
 
 if TYPE_CHECKING:
     from certood.analysis.settings import Settings
@@ -35,12 +36,13 @@ def command(out: Path, limit: int, epochs: int | None, seed: int, overwrite: boo
 
     What is done already is skipped, so that the same command continues after an interruption.
     """
-    import torch
+    with busy("Loading PyTorch"):
+        import torch
 
-    from certood.analysis import report
-    from certood.analysis.reporting.plots import write_curves
-    from certood.analysis.reporting.runs import read_runs
-    from certood.analysis.settings import Settings
+        from certood.analysis import report
+        from certood.analysis.reporting.plots import write_curves
+        from certood.analysis.reporting.runs import read_runs
+        from certood.analysis.settings import Settings
 
     # Images of 8×8 pixels gain nothing from more threads, which wait for each other on a busy machine.
     torch.set_num_threads(1)

@@ -6,6 +6,7 @@ import click
 
 from certood.cli.detectors import foreign_options
 from certood.cli.image_sets import ImageSetOptions, image_set_options
+from certood.waiting import busy
 
 
 @click.command("evaluate")
@@ -39,24 +40,23 @@ def command(
     **foreign: str | int | None,
 ) -> None:
     """Measure the detector of RUN: a run directory, a checkpoint, an ONNX file, or foreign weights."""
-    from rich.console import Console
-
-    from certood.checkpoints import save_checkpoint
-    from certood.checkpoints.own import is_own
-    from certood.cli.detectors import open_detector
-    from certood.devices import resolve_device
-    from certood.errors import CertoodError
-    from certood.evaluation import (
-        dropped,
-        evaluate,
-        evaluation_table,
-        measured_scores,
-        read_evaluation,
-        write_evaluation,
-    )
-    from certood.files import refuse_foreign
-    from certood.runs import RunDirectory
-    from certood.scores import score_by_name
+    with busy("Loading PyTorch"):
+        from certood.checkpoints import save_checkpoint
+        from certood.checkpoints.own import is_own
+        from certood.cli.detectors import open_detector
+        from certood.devices import resolve_device
+        from certood.errors import CertoodError
+        from certood.evaluation import (
+            dropped,
+            evaluate,
+            evaluation_table,
+            measured_scores,
+            read_evaluation,
+            write_evaluation,
+        )
+        from certood.files import refuse_foreign
+        from certood.runs import RunDirectory
+        from certood.scores import score_by_name
 
     chosen = resolve_device(device)
     detector = open_detector(run, foreign, chosen)
@@ -83,5 +83,5 @@ def command(
             detector, splits, ood, batch_size=batch_size, device=chosen, scores=scores or None, bootstrap=bootstrap
         )
         write_evaluation(out, result)
-    Console().print(evaluation_table(result))
+    click.echo(evaluation_table(result))
     click.echo(f"Written: {out}")

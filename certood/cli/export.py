@@ -6,6 +6,7 @@ import click
 
 from certood.cli.detectors import foreign_options
 from certood.cli.image_sets import ImageSetOptions, image_set_options
+from certood.waiting import busy
 
 
 @click.command("export")
@@ -34,10 +35,11 @@ def command(
     """
     from collections import Counter
 
-    from certood.analysis.claims.certified_run import certified_run
-    from certood.analysis.claims.export_run import export_claims
-    from certood.cli.detectors import open_detector
-    from certood.runs import RunDirectory
+    with busy("Loading PyTorch"):
+        from certood.analysis.claims.certified_run import certified_run
+        from certood.analysis.claims.export_run import export_claims
+        from certood.cli.detectors import open_detector
+        from certood.runs import RunDirectory
 
     detector = open_detector(run, foreign)
     splits, ood = sets.load(run, detector)

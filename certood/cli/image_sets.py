@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from certood.waiting import busy
+
 if TYPE_CHECKING:
     from certood.data import IdSplits, ImageSource
     from certood.detector import Detector
@@ -37,15 +39,16 @@ class ImageSetOptions:
         coloured = {
             name: name if self.channels is None else SetName.parse(name).with_colour(self.channels) for name in named
         }
-        return load_run_data(
-            run,
-            id_name=None if self.id_name is None else coloured[self.id_name],
-            id_test=None if self.id_test is None else coloured[self.id_test],
-            ood=[coloured[name] for name in self.ood],
-            root=self.data_root,
-            recorded=detector.split,
-            allow_shared=[coloured.get(name, name) for name in self.allow_shared],
-        )
+        with busy("Reading image sets"):
+            return load_run_data(
+                run,
+                id_name=None if self.id_name is None else coloured[self.id_name],
+                id_test=None if self.id_test is None else coloured[self.id_test],
+                ood=[coloured[name] for name in self.ood],
+                root=self.data_root,
+                recorded=detector.split,
+                allow_shared=[coloured.get(name, name) for name in self.allow_shared],
+            )
 
 
 def image_set_options(command: Command) -> Command:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from certood.cli.detectors import foreign_options
+from certood.waiting import busy
 
 
 @click.command("inspect")
@@ -24,12 +25,12 @@ def command(checkpoint: Path, score_name: str | None, bound_base: bool, **foreig
     import sys
     from dataclasses import replace
 
-    import torch
-    from rich.console import Console
-    from rich.table import Table
+    with busy("Loading PyTorch"):
+        import torch
 
-    from certood.analysis.bounds import list_operations
-    from certood.cli.detectors import chosen_score, open_detector
+        from certood.analysis.bounds import list_operations
+        from certood.cli.detectors import chosen_score, open_detector
+        from certood.text_tables import TextTable
 
     detector = open_detector(checkpoint, foreign)
     score = chosen_score(detector, score_name)
@@ -43,17 +44,15 @@ def command(checkpoint: Path, score_name: str | None, bound_base: bool, **foreig
         bounded = f"it and {detector.architecture} are" if bound_base else "it alone is"
         click.echo(f"guarded by {detector.guard.architecture}; {bounded} bounded")
     found = list_operations(part, torch.zeros(1, *detector.input_shape))
-    table = Table()
-    for head in ("operation", "times", "bounded", "first place in the source"):
-        table.add_column(head, justify="right" if head == "times" else "left")
+    table = TextTable(("operation", "times", "bounded", "first place in the source"), left=(0, 2, 3))
     for name in dict.fromkeys(part.name for part in found):
         same = [part for part in found if part.name == name]
         why = next((part.problem for part in same if part.problem), "")
         first = next((part for part in same if part.problem), same[0])
-        table.add_row(name, str(len(same)), f"no: {why}" if why else "yes", _near(first.source) or "–")
-    console = Console()
-    # What is written to a file, or searched, is not folded.
-    (console if console.is_terminal else Console(width=1000)).print(table)
+        table.row(name, str(len(same)), "no" if why else "yes", _near(first.source).partition(" in ")[0] or "–")
+        if why:
+            table.line(f"    {why}")
+    click.echo(table)
     missing = sum(bool(part.problem) for part in found)
     if missing:
         click.echo(

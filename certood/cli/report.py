@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from certood.waiting import busy
+
 
 @click.command("report")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -24,7 +26,8 @@ def command(runs: tuple[Path, ...], out: Path | None, kind: str) -> None:
 
     if kind == "html":
         out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
-    text = report(runs, out, format=kind)
+    with busy("Reading the runs"):
+        text = report(runs, out, format=kind)
     if out is None:
         click.echo(text, nl=False)
     else:

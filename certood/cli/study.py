@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from certood.cli.interruption import interruptible
+from certood.waiting import busy
 
 if TYPE_CHECKING:
     from certood.analysis.reporting.comparison import Comparison
@@ -40,7 +41,9 @@ def command(
     The same command continues: finished runs are left as they are, and started ones go on after their last whole epoch.
     """
     from certood.cli.comparing import print_comparison, require_writable, write_comparison
-    from certood.train.study import load_study
+
+    with busy("Loading PyTorch"):
+        from certood.train.study import load_study
 
     study = load_study(file, settings, out)
     arms = study.chosen(only)

@@ -8,13 +8,15 @@ from click.core import ParameterSource
 
 from certood.cli.detectors import foreign_options
 from certood.cli.interruption import interruptible
+from certood.cli.recipe.names import RecipeName
+from certood.waiting import busy
 
 if TYPE_CHECKING:
     from certood.train.recipe import Recipe
 
 
 @click.command("train")
-@click.argument("recipe", required=False)
+@click.argument("recipe", required=False, type=RecipeName())
 @click.option(
     "--set",
     "settings",
@@ -102,7 +104,8 @@ def command(
         raise click.UsageError(
             "--architecture, --classes, --input-shape, --mean and --std describe what --guard-of names"
         )
-    from certood.train.recipe import DEFAULT_RECIPE, load_recipe
+    with busy("Loading PyTorch"):
+        from certood.train.recipe import DEFAULT_RECIPE, load_recipe
 
     options = tuple(f"{key}={value}" for key, value in named.items() if value is not None)
     loaded = load_recipe(recipe or DEFAULT_RECIPE, settings + options)
@@ -125,25 +128,25 @@ def _source(name: str) -> ParameterSource | None:
 def _train(recipe: "Recipe", out: Path, *, resume: bool, overwrite: bool) -> None:
     import json
 
-    from rich.console import Console
-
-    from certood.evaluation import evaluation_table
-    from certood.runs import RunDirectory
-    from certood.train.loop import fit
+    with busy("Loading PyTorch"):
+        from certood.evaluation import evaluation_table
+        from certood.runs import RunDirectory
+        from certood.train.loop import fit
 
     instead = " instead of --overwrite" if overwrite else ""
     with interruptible(f"Whole epochs are kept in {out}; the same command with --resume{instead} continues."):
         fit(recipe, out, resume=resume, overwrite=overwrite)
-    Console().print(evaluation_table(json.loads(RunDirectory(out).evaluation.read_text("utf-8"))))
+    click.echo(evaluation_table(json.loads(RunDirectory(out).evaluation.read_text("utf-8"))))
     click.echo(f"Run directory: {out}")
 
 
 def _train_seeds(recipe: "Recipe", out: Path, seeds: str, *, overwrite: bool) -> None:
     import json
 
-    from certood.evaluation import one_line
-    from certood.runs import RunDirectory
-    from certood.train.continuing import fit_or_continue, is_finished, parse_seeds, runs_of_seeds
+    with busy("Loading PyTorch"):
+        from certood.evaluation import one_line
+        from certood.runs import RunDirectory
+        from certood.train.continuing import fit_or_continue, is_finished, parse_seeds, runs_of_seeds
 
     runs = runs_of_seeds(recipe, out, parse_seeds(seeds), overwrite=overwrite)
     with interruptible(f"What was done is kept in {out}-SEED; the same command continues."):

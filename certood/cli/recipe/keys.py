@@ -6,6 +6,8 @@ import textwrap
 
 import click
 
+from certood.waiting import busy
+
 
 @click.command("keys")
 @click.argument("table", required=False)
@@ -19,8 +21,9 @@ def keys(table: str | None) -> None:
 
 def echo_keys(table: str | None = None) -> None:
     """Print the keys, which also is what `certood train --set help` prints."""
-    from certood.errors import RecipeError
-    from certood.train.recipe_keys import described_tables
+    with busy("Loading PyTorch"):
+        from certood.errors import RecipeError
+        from certood.train.recipe_keys import described_tables
 
     tables = described_tables()
     if table is not None and table not in tables:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from certood.cli.recipe.names import RecipeName
+
 
 @click.command("new")
 @click.argument("name")
@@ -12,6 +14,7 @@ import click
     "--from",
     "source",
     required=True,
+    type=RecipeName(),
     metavar="NAME",
     help="Recipe to begin with: a built-in name (certood recipe list) or a TOML file.",
 )

@@ -2,9 +2,12 @@
 
 import click
 
+from certood.cli.recipe.names import RecipeName
+from certood.waiting import busy
+
 
 @click.command("show")
-@click.argument("name")
+@click.argument("name", type=RecipeName())
 @click.option("--all", "resolved", is_flag=True, help="Every key with its value, also those left at their default.")
 def show(name: str, resolved: bool) -> None:
     """Print the recipe NAME, a built-in one or a TOML file, as TOML: `certood train` takes what is printed."""
@@ -15,6 +18,7 @@ def show(name: str, resolved: bool) -> None:
         return
     import tomli_w
 
-    from certood.train.recipe import load_recipe
+    with busy("Loading PyTorch"):
+        from certood.train.recipe import load_recipe
 
     click.echo(tomli_w.dumps(load_recipe(name).to_toml()), nl=False)
