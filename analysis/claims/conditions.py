@@ -24,6 +24,15 @@ class Conditioned:
     proved: bool
 
 
+def has_condition(run: CertifiedRun, claim: Claim) -> bool:
+    """Whether the detector's score has a condition at all."""
+    detector = run.detector
+    assert detector.threshold is not None
+    with torch.no_grad():
+        logits = detector.model(detector.pixels(claim.image[None]))[0].tolist()
+    return detector.output_score.condition(logits, detector.threshold, accepted=claim.accepted) is not None
+
+
 def conditioned(run: CertifiedRun, graph: Graph, claims: Sequence[Claim]) -> list[Conditioned]:
     """The conditions of claims, where the detector's score has one; `graph` is of its whole network.
 

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from certood.analysis.bounds import Graph, capture
 from certood.analysis.claims.certificates import Certified, certificates
 from certood.analysis.claims.certified_run import CertifiedRun, Claim
-from certood.analysis.claims.conditions import Conditioned, conditioned
+from certood.analysis.claims.conditions import Conditioned, conditioned, has_condition
 from certood.analysis.claims.networks import (
     SCORE_TOLERANCE,
     Comparison,
     Scored,
     compared,
     require_exporters,
+    scored,
     write_onnx,
 )
 from certood.claims.properties import Counterexamples
@@ -76,7 +77,7 @@ def export_claims(run: CertifiedRun, out: Path, *, limit: int | None = None, ove
     with _folder(out, overwrite=overwrite) as folder:
         found = Exported(out)
         found.networks["scores/network.onnx"] = _scores(run, claims, folder / "scores")
-        graph = _graph(run)
+        graph = _graph(run) if has_condition(run, claims[0]) else None
         found.conditions = [] if graph is None else conditioned(run, graph, claims)
         if graph is not None and found.conditions:
             found.networks["conditions/network.onnx"] = _conditions(
@@ -100,8 +101,9 @@ def _graph(run: CertifiedRun) -> Graph | None:
 def _scores(run: CertifiedRun, claims: Sequence[Claim], folder: Path) -> Comparison:
     """The network with its score, and one property a claim."""
     detector = run.detector
-    network = Scored(detector.model, detector.output_score)
-    comparison = _network(network, run, claims, folder, SCORE_TOLERANCE)
+    probes = _probes(claims)
+    network = scored(detector.model, detector.output_score, detector.pixels(probes[:2]))
+    comparison = _network(network, Scored(detector.model, detector.output_score), run, probes, folder, SCORE_TOLERANCE)
     assert detector.threshold is not None
     above, below = float32_beyond(detector.threshold), float32_below(detector.threshold)
     for claim in claims:
@@ -117,7 +119,7 @@ def _conditions(
     run: CertifiedRun, claims: Sequence[Claim], conditions: Sequence[Conditioned], folder: Path
 ) -> Comparison:
     """The network to its logits, and the condition of every claim that has one."""
-    comparison = _network(run.detector.model, run, claims, folder)
+    comparison = _network(run.detector.model, run.detector.model, run, _probes(claims), folder)
     for one in conditions:
         negated = zip(one.condition.rows, one.condition.constants, strict=True)
         rows = tuple((row, -constant) for row, constant in negated)
@@ -142,13 +144,13 @@ def _certificate_path(claim: Claim) -> str:
 
 
 def _network(
-    module: nn.Module, run: CertifiedRun, claims: Sequence[Claim], folder: Path, *tolerance: float
+    form: nn.Module, module: nn.Module, run: CertifiedRun, probes: Tensor, folder: Path, *tolerance: float
 ) -> Comparison:
-    """Write a network, and compare it at random images and at corners of the claims' boxes."""
+    """Write a network, and compare the file with the module of which it is another form, at images (N, C, H, W)."""
     folder.mkdir()
     path = folder / "network.onnx"
-    write_onnx(module, run.detector.input_shape, path)
-    return compared(module, _probes(claims), path, *tolerance)
+    write_onnx(form, run.detector.input_shape, path)
+    return compared(module, probes, path, *tolerance)
 
 
 def _probes(claims: Sequence[Claim]) -> Tensor:

@@ -33,6 +33,25 @@ class Scored(nn.Module):
         return self.score(self.network(images))[:, None]
 
 
+class ScoredAsRows(Scored):
+    """The same by values (N, 1, K) and (N, 1) alone: many verifiers know no value that is one number an image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores (N, 1)."""
+        return self.score(self.network(images)[:, None])
+
+
+def scored(network: nn.Module, score: Score, images: Tensor) -> Scored:
+    """The network with its score for export: as rows where the score is one of the last axis, as it is at these images."""
+    rows, plain = ScoredAsRows(network, score), Scored(network, score)
+    try:
+        with torch.no_grad():
+            same = torch.equal(rows(images), plain(images))
+    except (RuntimeError, IndexError):
+        same = False
+    return rows if same else plain
+
+
 @dataclass(frozen=True)
 class Comparison:
     """By how much a file and the module differ at most, relative to the largest value, on so many images."""

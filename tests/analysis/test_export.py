@@ -264,6 +264,26 @@ def test_an_export_is_replaced_whole(certified: Path, exported: tuple[Path, str]
     }
 
 
+def test_a_score_is_exported_without_values_of_one_number_an_image_where_it_can_be() -> None:
+    from dataclasses import dataclass
+
+    from certood.analysis.claims.networks import Scored, ScoredAsRows, scored
+    from certood.scores import Energy, Score
+
+    @dataclass(frozen=True)
+    class OfRows(Score):
+        name = "of-rows"
+
+        def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+            return logits.sum(1)
+
+    network, images = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3)), torch.rand(2, 1, 2, 2)
+    for score, kind in ((Energy(), ScoredAsRows), (OfRows(), Scored)):
+        found = scored(network, score, images)
+        assert type(found) is kind
+        torch.testing.assert_close(found(images), score(network(images))[:, None])
+
+
 def test_a_claim_near_its_limit_needs_optimised_slopes(exported: tuple[Path, str], certified: Path) -> None:
     """Between what CROWN's slopes prove and the largest radius: some certificate has better slopes for the last bound."""
     from certood.analysis.bounds import capture
