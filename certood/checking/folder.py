@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from certood.checking.certificates import TEMPERATURES, ClaimCertificate, Damaged, read_certificate
-from certood.checking.network import Network, read_network
+from certood.checking.network import Network, Unchecked, read_network
 from certood.checking.steps import Array
 from certood.claims.vnnlib_reading import read_vnnlib
-from certood.errors import CertoodError
+from certood.errors import CertoodError, CheckpointError
 from certood.rounding import float32_below, float32_beyond
 
 MANIFEST = "claims.json"
@@ -57,7 +57,7 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
         return found
     try:
         network = read_network(folder / NETWORK)
-    except CertoodError as error:
+    except (CheckpointError, Unchecked) as error:
         found.wrong.append(str(error))
         return found
     digest = hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest()

@@ -52,13 +52,14 @@ class Network:
 def read_network(path: Path) -> Network:
     """The network in an ONNX file with one image as input and all weights in it.
 
-    Raises CheckpointError where the file cannot be read, and Unchecked for an operator or form that is not known here.
+    Raises CertoodError where the package onnx is missing, CheckpointError where the file cannot be read, Unchecked
+    for an operator or form that is not known here.
     """
     try:
         import onnx  # noqa: PLC0415 (optional)
         from onnx import numpy_helper  # noqa: PLC0415 (optional)
     except ImportError as error:
-        raise CheckpointError("ONNX files need the extra: pip install 'certood[onnx]'") from error
+        raise CertoodError("ONNX files need the extra: pip install 'certood[onnx]'") from error
     try:
         graph = onnx.load(path).graph
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}

@@ -613,6 +613,13 @@ def test_a_network_that_cannot_be_read(folder: Path) -> None:
     assert "is not a readable ONNX file" in found.output
 
 
+def test_without_the_package_onnx_nothing_is_called_wrong(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    found = check(folder)
+    assert found.exit_code == 2
+    assert found.output == "Error: ONNX files need the extra: pip install 'certood[onnx]'\n"
+
+
 def test_better_slopes_for_the_last_bound_alone(tmp_path: Path) -> None:
     """They change that bound, in either direction, and no box; a worse choice does not make it worse than the others."""
     network = write_network(tmp_path / "network.onnx")
