@@ -1,21 +1,22 @@
-"""Time and memory of a training step: ours, a plain energy step, and the authors' way, in one run.
+"""Time and memory of a training step: ours, a plain energy step, and the authors' way, in one run, in float32 and bfloat16.
 
     python benchmarks/training_step.py [--network wrn-40-2] [--id 32] [--candidates 192] [--device cpu] [--json FILE]
 
 Variants, all on the same network, batch and candidates:
   energy            cross-entropy and energy margins on ID images and outliers; no gradient term
-  greg-exact        with the gradient term by double backward, every gate open
-  greg-fd           with the gradient term by finite difference, every gate open
-  greg-fd-closed    the same with every gate closed
-  greg-plus         candidates scored, clustered, both extremes of each cluster picked, then greg-fd (gates as they fall)
-  greg-plus-exact   the same with the exact gradient term
+  greg              with the exact gradient term (double backward), every gate open
+  greg-difference   with the gradient term by finite difference, every gate open
+  greg-plus         candidates scored, clustered, both extremes of each cluster picked, then greg (gates as they fall)
+  greg-plus-lazy    the same with the gradient term in each fourth step (gradient.every = 4): a fourth of four steps
   certified         energy with lower bounds by intervals in place of the outliers' scores, at --eps; batch normalisation
                     keeps fixed statistics, as bounds need
   authors           candidates forward, features to NumPy, scikit-learn k-means with 3 restarts, forward on the picks,
                     a second train-mode forward inside torch.autograd.functional.jacobian, double backward
 
-Seconds are medians over interleaved repeats; peak memory is that of a process (CPU: resident size, measured in a process
-of its own per variant, Linux only; GPU: the allocator's peak) less what it needs before the first step.
+bfloat16 is autocast, as in training. Ours has the channels last then, as training has them on a processor; the authors' way has
+the plain layout, in which double backward by PyTorch alone is faster. Seconds are medians over interleaved repeats; peak memory
+is that of a process (CPU: resident size, measured in a process of its own per variant, Linux only; GPU: the allocator's peak)
+less what it needs before the first step.
 """
 
 import argparse
@@ -46,13 +47,15 @@ from certood.train.penalty import GradientPenalty
 from certood.train.samplers.cluster import ClusterSampler
 from certood.train.step import TrainingStep
 
-VARIANTS = ("energy", "greg-exact", "greg-fd", "greg-fd-closed", "greg-plus", "greg-plus-exact", "certified", "authors")
-ALWAYS_OPEN, ALWAYS_CLOSED = (1e9, -1e9), (-1e9, 1e9)
+VARIANTS = ("energy", "greg", "greg-difference", "greg-plus", "greg-plus-lazy", "certified", "authors")
+PRECISIONS = ("float32", "bf16")
+ALWAYS_OPEN = (1e9, -1e9)
+LAZY = 4
 
 
-def make_step(variant: str, arguments: argparse.Namespace) -> Callable[[], None]:
-    """A function that does one whole training step of this variant."""
-    device = torch.device(arguments.device)
+def make_step(variant: str, precision: str, arguments: argparse.Namespace) -> Callable[[], None]:
+    """A function that does one whole training step of this variant; of the lazy one, the steps of a period."""
+    device, short = torch.device(arguments.device), precision == "bf16"
     torch.manual_seed(0)
     shape = (arguments.channels, arguments.side, arguments.side)
     mean, std = [0.5] * arguments.channels, [0.25] * arguments.channels
@@ -60,6 +63,8 @@ def make_step(variant: str, arguments: argparse.Namespace) -> Callable[[], None]
         arguments.network, num_classes=10, input_shape=shape, mean=mean, std=std, options=arguments.options
     )
     model = model.to(device).train()
+    if short and device.type == "cpu" and variant != "authors":
+        model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
     generator = torch.Generator(device).manual_seed(0)
     images = torch.rand(arguments.id, *shape, device=device)
@@ -67,39 +72,47 @@ def make_step(variant: str, arguments: argparse.Namespace) -> Callable[[], None]
     candidates = torch.rand(arguments.candidates, *shape, device=device)
     fixed_picks = candidates[: 2 * arguments.id]
 
-    def update(loss: Tensor) -> None:
+    def update(loss: Callable[[], Tensor]) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=short):
+            value = loss()
         optimiser.zero_grad()
-        loss.backward()
+        value.backward()
         optimiser.step()
 
-    def ours(margins: tuple[float, float], mode: Any, weight: float) -> TrainingStep:
-        return TrainingStep(model, EnergyMargin(0.1, *margins), GradientPenalty(weight, mode))
+    def ours(margins: tuple[float, float], weight: float, mode: Any = "exact", every: int = 1) -> TrainingStep:
+        return TrainingStep(model, EnergyMargin(0.1, *margins), GradientPenalty(weight, mode, every=every))
+
+    def plain(step: TrainingStep) -> Callable[[], None]:
+        return lambda: update(lambda: step(images, labels, fixed_picks).total)
 
     if variant == "authors":
-        return lambda: update(authors_loss(model, images, labels, candidates, arguments.id))
+        return lambda: update(lambda: authors_loss(model, images, labels, candidates, arguments.id))
     if variant == "certified":
         fix_statistics(model)
         bounds = CertifiedTraining(CertifiedScore(), DifferentiableBounds(model, images[:1]))
         certified = TrainingStep(model, EnergyMargin(0.1, -2.0, -2.5), GradientPenalty(), bounds)
-        return lambda: update(certified(images, labels, fixed_picks, arguments.eps).total)
-    if variant.startswith("greg-plus"):
-        mode = "exact" if variant.endswith("exact") else "finite-difference"
-        # The paper's margins; which gates are open is the network's affair, as in training.
-        step, sampler = ours((-2.0, -2.5), mode, 0.01), ClusterSampler()
-
-        def greg_plus() -> None:
-            scores, features = score_candidates(model, candidates, Energy(), 512)
-            picked = sampler(scores, features, arguments.id, generator)
-            update(step(images, labels, candidates[picked]).total)
-
-        return greg_plus
+        return lambda: update(lambda: certified(images, labels, fixed_picks, arguments.eps).total)
     if variant == "energy":
-        step = ours((-2.0, -2.5), "exact", 0.0)
-    elif variant == "greg-exact":
-        step = ours(ALWAYS_OPEN, "exact", 0.01)
-    else:
-        step = ours(ALWAYS_CLOSED if variant.endswith("closed") else ALWAYS_OPEN, "finite-difference", 0.01)
-    return lambda: update(step(images, labels, fixed_picks).total)
+        return plain(ours((-2.0, -2.5), 0.0))
+    if variant == "greg":
+        return plain(ours(ALWAYS_OPEN, 0.01))
+    if variant == "greg-difference":
+        return plain(ours(ALWAYS_OPEN, 0.01, "finite-difference"))
+    # Which gates are open is the network's affair, as in training.
+    every = LAZY if variant == "greg-plus-lazy" else 1
+    step, sampler = ours((-2.0, -2.5), 0.01, every=every), ClusterSampler()
+
+    def picked_loss(number: int) -> Tensor:
+        scores, features = score_candidates(model, candidates, Energy(), 512)
+        picked = sampler(scores, features, arguments.id, generator)
+        total: Tensor = step(images, labels, candidates[picked], number=number).total
+        return total
+
+    def period() -> None:
+        for number in range(every):
+            update(lambda number=number: picked_loss(number))  # type: ignore[misc]
+
+    return period
 
 
 def authors_loss(model: Any, images: Tensor, labels: Tensor, candidates: Tensor, count: int) -> Tensor:
@@ -107,22 +120,22 @@ def authors_loss(model: Any, images: Tensor, labels: Tensor, candidates: Tensor,
     model.eval()
     with torch.no_grad():
         features = model.features(candidates)
-        energies = Energy()(model.head(features)).cpu().numpy()
+        energies = Energy()(model.head(features).float()).cpu().numpy()
     model.train()
-    normed = F.normalize(features, dim=1).cpu().numpy()
+    normed = F.normalize(features.float(), dim=1).cpu().numpy()
     clusters = KMeans(n_clusters=count, n_init=3).fit(normed).labels_
     picked: list[int] = []
     for cluster in np.unique(clusters):
         members = np.flatnonzero(clusters == cluster)
         picked += {int(members[energies[members].argmin()]), int(members[energies[members].argmax()])}
     batch = torch.cat([images, candidates[torch.tensor(picked, device=candidates.device)]])
-    logits = model(batch)
+    logits = model(batch).float()
     energy = Energy()(logits)
     inside, outside = energy[: len(images)], energy[len(images) :]
     hinge = F.relu(inside + 2.0).square().mean() + F.relu(-2.5 - outside).square().mean()
 
     def mean_energies(x: Tensor) -> Tensor:
-        second: Tensor = Energy()(model(x)).mean()
+        second: Tensor = Energy()(model(x).float()).mean()
         return second
 
     jacobian = torch.autograd.functional.jacobian(mean_energies, batch, create_graph=True)
@@ -133,7 +146,7 @@ def authors_loss(model: Any, images: Tensor, labels: Tensor, candidates: Tensor,
 
 
 def clock(step: Callable[[], None], device: str) -> float:
-    """Seconds of one step."""
+    """Seconds of what it does."""
     began = time.perf_counter()
     step()
     if device.startswith("cuda"):
@@ -141,17 +154,17 @@ def clock(step: Callable[[], None], device: str) -> float:
     return time.perf_counter() - began
 
 
-def peak_memory(variant: str, arguments: argparse.Namespace) -> float:
+def peak_memory(variant: str, precision: str, arguments: argparse.Namespace) -> float:
     """MiB that two steps need beyond the model and data, in a process of their own."""
-    command = [sys.executable, __file__, "--memory-of", variant]
+    command = [sys.executable, __file__, "--memory-of", variant, "--memory-in", precision]
     for name in ("network", "id", "candidates", "side", "channels", "eps", "device", "threads"):
         command += [f"--{name}", str(getattr(arguments, name))]
     command += ["--options", json.dumps(arguments.options)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def print_memory(variant: str, arguments: argparse.Namespace) -> None:
-    step = make_step(variant, arguments)
+def print_memory(variant: str, precision: str, arguments: argparse.Namespace) -> None:
+    step = make_step(variant, precision, arguments)
     if arguments.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -186,43 +199,61 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json")
     parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-in", choices=PRECISIONS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
-        print_memory(arguments.memory_of, arguments)
+        print_memory(arguments.memory_of, arguments.memory_in, arguments)
         return
 
-    steps = {variant: make_step(variant, arguments) for variant in VARIANTS}
+    keys = [(variant, precision) for variant in VARIANTS for precision in PRECISIONS]
+    steps = {key: make_step(*key, arguments) for key in keys}
     for step in steps.values():
         step()
-    times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in keys}
     for _ in range(arguments.repeats):
-        for variant, step in steps.items():
-            times[variant].append(clock(step, arguments.device))
-    seconds = {variant: statistics.median(values) for variant, values in times.items()}
-    memory = {variant: peak_memory(variant, arguments) for variant in VARIANTS}
-    report = {
+        for key, step in steps.items():
+            period = LAZY if key[0] == "greg-plus-lazy" else 1
+            times[key].append(clock(step, arguments.device) / period)
+    seconds = {key: statistics.median(values) for key, values in times.items()}
+    memory = {key: peak_memory(*key, arguments) for key in keys}
+
+    def best(variant: str) -> float:
+        return min(seconds[variant, precision] for precision in PRECISIONS)
+
+    energy, authors = seconds["energy", "float32"], seconds["authors", "float32"]
+    report: dict[str, Any] = {
         "network": arguments.network,
         "id": arguments.id,
         "candidates": arguments.candidates,
         "device": arguments.device,
         "torch": torch.__version__,
-        "seconds": seconds,
-        "peak_memory": memory,
-        "ratio_authors_over_gregplus": seconds["authors"] / seconds["greg-plus"],
-        "ratio_authors_over_gregplus_exact": seconds["authors"] / seconds["greg-plus-exact"],
-        "ratio_fd_over_energy": seconds["greg-fd"] / seconds["energy"],
-        "ratio_exact_over_energy": seconds["greg-exact"] / seconds["energy"],
-        "ratio_certified_over_energy": seconds["certified"] / seconds["energy"],
+        "seconds": {
+            variant: {precision: seconds[variant, precision] for precision in PRECISIONS} for variant in VARIANTS
+        },
+        "peak_memory": {
+            variant: {precision: memory[variant, precision] for precision in PRECISIONS} for variant in VARIANTS
+        },
+        "every": LAZY,
+        "ratio_authors_over_gregplus": authors / best("greg-plus"),
+        "ratio_authors_bf16_over_gregplus": seconds["authors", "bf16"] / best("greg-plus"),
+        "ratio_authors_over_gregplus_lazy": authors / best("greg-plus-lazy"),
+        "ratio_authors_over_gregplus_float32": authors / seconds["greg-plus", "float32"],
+        "ratio_certified_over_energy": seconds["certified", "float32"] / energy,
     }
     print(f"{arguments.network}, {arguments.id} ID images, {arguments.candidates} candidates, {arguments.device}\n")
-    print("| variant | seconds | times the energy step | peak memory, MiB |")
-    print("|---|---|---|---|")
+    print("| variant | float32, s | times the energy step | MiB | bf16, s | times the energy step | MiB |")
+    print("|---|---|---|---|---|---|---|")
     for variant in VARIANTS:
-        ratio = seconds[variant] / seconds["energy"]
-        print(f"| {variant} | {seconds[variant]:.3f} | {ratio:.2f} | {memory[variant]:.0f} |")
-    print(f"\nauthors / greg-plus: {report['ratio_authors_over_gregplus']:.2f}", end="")
-    print(f"; with the exact term: {report['ratio_authors_over_gregplus_exact']:.2f}")
+        cells = [
+            f"{seconds[variant, precision]:.3f} | {seconds[variant, precision] / seconds['energy', precision]:.2f} | "
+            f"{memory[variant, precision]:.0f}"
+            for precision in PRECISIONS
+        ]
+        print(f"| {variant} | {' | '.join(cells)} |")
+    print(f"\nauthors (float32) / greg-plus (the better): {report['ratio_authors_over_gregplus']:.2f}")
+    print(f"authors (bf16) / greg-plus (the better): {report['ratio_authors_bf16_over_gregplus']:.2f}")
+    print(f"authors (float32) / greg-plus-lazy (the better): {report['ratio_authors_over_gregplus_lazy']:.2f}")
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=2)
