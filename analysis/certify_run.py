@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from certood.analysis.recheck import certificates_hash, unsound
 from certood.analysis.records import Certificate, append_certificates, read_certificates
 from certood.analysis.reporting.figures import draw_figures
 from certood.analysis.settings import Settings
+from certood.analysis.shares import Executor, Share, divided, identity_of, merge, run_shares, write_plan
 from certood.analysis.summary import summarise
 from certood.analysis.workers import Job, results
 from certood.data import ImageSource
@@ -50,14 +52,18 @@ def certify_sets(
     *,
     limit: int | None = None,
     batch_size: int = 64,
-    devices: int = 1,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    threads: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
     figures: bool = True,
 ) -> dict[str, Any]:
     """Certify a detector on an ID set and OOD sets, into the folder `out`; returns what certification.json holds.
 
-    What certificates.csv already has is not done again. With `limit`, so many images of each set, spread evenly over it.
+    What certificates.csv already has is not done again. With `limit`, so many images of each set, spread evenly over it. `jobs`
+    are processes of this machine, or, with an `executor` (see `certood.analysis.shares`), jobs of its, each with so many
+    `threads`; the records are the same.
     Raises RunDirectoryError where what is there was made with other settings, and `overwrite` was not asked for.
     """
     if limit is not None and limit < 1:
@@ -83,17 +89,29 @@ def certify_sets(
     with run.writing("certify"):
         place = _prepare(run, record, overwrite=overwrite)
         done = _read(place.certificates, sets, settings)
-        jobs = _jobs(sets, done, batch_size)
-        if not jobs:
+        identity = identity_of(_finite(record))
+        if merge(place, identity, settings.eps, done):
+            done = _read(place.certificates, sets, settings)
+        batches = _batches(sets, done, batch_size)
+        if not batches:
             _require_unchanged(place)
         with _progress(enabled=progress) as bar:
             task = bar.add_task("certify", total=sum(len(part.indices) for part in sets.values()), completed=len(done))
-            finished = len(done)
-            for records in results(detector, sources, jobs, settings, question, devices, partial(bar.advance, task)):
-                fresh = [one for one in records if (one.set, one.index) not in done]
-                append_certificates(place.certificates, fresh, settings.eps)
-                finished += len(fresh)
-                bar.update(task, completed=finished)
+            if executor is None:
+                finished, moved = len(done), partial(bar.advance, task)
+                for records in results(detector, sources, batches, settings, question, jobs, moved):
+                    fresh = [one for one in records if (one.set, one.index) not in done]
+                    append_certificates(place.certificates, fresh, settings.eps)
+                    finished += len(fresh)
+                    bar.update(task, completed=finished)
+            elif batches:
+                write_plan(place, identity, {name: part.indices for name, part in sets.items()})
+                shares = [
+                    Share(number, place, identity, detector, sources, settings, part, threads)
+                    for number, part in enumerate(divided(batches, jobs))
+                ]
+                run_shares(executor, shares, lambda count: bar.update(task, completed=len(done) + count))
+                merge(place, identity, settings.eps, done)
         # Processes finish in any order; what is computed from the records does not depend on it.
         found = _read(place.certificates, sets, settings)
         ordered = [found[name, index] for name, part in sets.items() for index in part.indices]
@@ -188,6 +206,7 @@ def _prepare(run: RunDirectory, record: Mapping[str, Any], *, overwrite: bool) -
     replacement = run.replacement(Part.CERTIFICATION)
     new = json.loads(json.dumps(_finite(record)))
     if overwrite:
+        shutil.rmtree(run.share_folder, ignore_errors=True)
         if run.certificates.exists() and not run.certification_settings.is_file():
             refuse_foreign(run.certificates, lambda content: content.startswith(b"set,kind,index,"))
         run.discard_replacement(Part.CERTIFICATION)
@@ -229,7 +248,7 @@ def _chosen(source: ImageSource, limit: int | None) -> tuple[int, ...]:
     return tuple(index * len(source) // count for index in range(count))
 
 
-def _jobs(sets: Mapping[str, _Set], done: Mapping[tuple[str, int], Certificate], batch_size: int) -> list[Job]:
+def _batches(sets: Mapping[str, _Set], done: Mapping[tuple[str, int], Certificate], batch_size: int) -> list[Job]:
     """Batches of which something is missing; always the same ones, so that a resumed run rounds as an uninterrupted one."""
     batches = [
         Job(name, part.kind, part.indices[start : start + batch_size])

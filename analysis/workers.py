@@ -60,7 +60,7 @@ def results(
     jobs: Sequence[Job],
     settings: Settings,
     question: Question,
-    devices: int,
+    processes: int,
     advance: Callable[[float], None] = lambda _: None,
 ) -> Iterator[list[Certificate]]:
     """The certificates of every batch, in the order in which they finish; the records do not depend on the number of processes.
@@ -69,19 +69,19 @@ def results(
 
     Raises CertoodError where a process ends unexpectedly; what was yielded before is complete.
     """
-    if devices <= 1 or len(jobs) <= 1:
+    if processes <= 1 or len(jobs) <= 1:
         yield from map(Worker(detector, sources, settings, question, advance), jobs)
         return
-    threads = max(1, torch.get_num_threads() // devices)
+    threads = max(1, torch.get_num_threads() // processes)
     arguments = threads, detector, sources, settings
     before = set(active_children())
-    pool = ProcessPoolExecutor(devices, mp_context=get_context("spawn"), initializer=_start, initargs=arguments)
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_start, initargs=arguments)
     try:
         for future in as_completed([pool.submit(_work, job) for job in jobs]):
             yield future.result()
     except BrokenProcessPool as error:
         raise CertoodError(
-            "a process ended unexpectedly, perhaps for want of memory; run again with fewer --devices or a smaller "
+            "a process ended unexpectedly, perhaps for want of memory; run again with fewer --jobs or a smaller "
             "--batch-size: it continues"
         ) from error
     except BaseException:

@@ -19,6 +19,7 @@ COMMANDS = {
     "study": "Train arms × seeds from one file, and compare them.",
     "evaluate": "Measure a detector: every score on every OOD set.",
     "certify": "Certify a detector: radii, Lipschitz constants, attacks, guaranteed metrics.",
+    "merge": "Put together what the jobs of a certification have written.",
     "export": "Write what is certified as ONNX and VNN-LIB, for other verifiers.",
     "check": "Verify what was exported, without the bounds that it was certified by.",
     "report": "Theory beside benchmark of some runs, in one HTML file.",

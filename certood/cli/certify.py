@@ -91,7 +91,27 @@ class EngineName(click.ParamType[str]):
 )
 @click.option("--confidence", type=float, default=0.999, show_default=True, help="Confidence of smoothing, an image.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="Processes on this machine.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes on this machine, or jobs of --executor.",
+)
+@click.option(
+    "--executor",
+    type=click.Choice(["processes", "local", "slurm"]),
+    default="processes",
+    show_default=True,
+    help="What runs the jobs: with local and slurm each writes a file of its own, which are merged at the end.",
+)
+@click.option(
+    "--job-option",
+    "job_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the jobs (submitit), e.g. slurm_partition=cpu, timeout_min=600, mem_gb=8.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of attacks, samples and noise.")
 @click.option(
     "--require",
@@ -119,7 +139,9 @@ def command(
     samples: int,
     confidence: float,
     batch_size: int,
-    devices: int,
+    jobs: int,
+    executor: str,
+    job_options: tuple[str, ...],
     seed: int,
     requirements: tuple[str, ...],
     allow_few: bool,
@@ -133,8 +155,11 @@ def command(
     Writes certificates.csv (a row an image; a killed run continues where it stopped), certification.json and figures/.
     """
     with busy("Loading PyTorch"):
+        import torch
+
         from certood.analysis.certify_run import certify_sets
         from certood.analysis.evidence.smoothing import MedianSmoothing
+        from certood.analysis.executors import executor_by_name
         from certood.analysis.records import read_certificates
         from certood.analysis.requirements import (
             check_names,
@@ -180,6 +205,7 @@ def command(
     somebodys = foreign.get("architecture") is not None or is_onnx(run)
     detector = calibrated(detector, splits, score_name, foreign=somebodys)
     folder = out or RunDirectory.of(run).folder
+    runner = executor_by_name(executor, RunDirectory(folder).share_folder / "logs", _options(job_options))
     without = " without --overwrite" if overwrite else ""
     with interruptible(f"Finished images are kept in {folder}; the same command{without} continues."):
         result = certify_sets(
@@ -190,7 +216,9 @@ def command(
             settings,
             limit=limit,
             batch_size=batch_size,
-            devices=devices,
+            jobs=jobs,
+            executor=runner,
+            threads=max(1, torch.get_num_threads() // jobs) if executor == "local" else None,
             overwrite=overwrite,
         )
     click.echo(summary_table(result, settings.eps))
@@ -213,6 +241,20 @@ def _given() -> set[str]:
     context = click.get_current_context()
     given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     return {f"smoothing.{name}" if name in SMOOTHING else name for name in given}
+
+
+def _options(texts: tuple[str, ...]) -> dict[str, str | int | float]:
+    """Options of jobs: numbers where they read as such."""
+    found: dict[str, str | int | float] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"expected KEY=VALUE, got {text!r}", param_hint="--job-option")
+        try:
+            found[name] = int(value) if value.lstrip("-").isdigit() else float(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def _radii(text: str) -> tuple[float, ...]:

@@ -155,6 +155,25 @@ class RunDirectory:
         """In a replacement: the list of its files, written when it is complete."""
         return self.folder / "finished.json"
 
+    @property
+    def share_folder(self) -> Path:
+        """Where jobs that certify elsewhere write, until they are merged."""
+        return self.folder / "shares"
+
+    @property
+    def share_plan(self) -> Path:
+        """Which images these jobs are to certify."""
+        return self.share_folder / "plan.json"
+
+    def share(self, number: int) -> Path:
+        """The folder of one job."""
+        return self.share_folder / f"{number:04d}"
+
+    def shares(self) -> list[Path]:
+        """The folders of the jobs that have begun, and are not merged."""
+        found = self.share_folder.iterdir() if self.share_folder.is_dir() else ()
+        return sorted(path for path in found if path.is_dir() and path.name.isdigit())
+
     def replacement(self, part: "Part") -> "RunDirectory":
         """The hidden folder in which what is to replace training or certification is made, while the old files stay."""
         return RunDirectory(self.folder / f".new-{part.value}")

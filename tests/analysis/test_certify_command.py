@@ -192,7 +192,7 @@ def test_several_processes_make_the_same_records(
 
     monkeypatch.setattr(workers, "ProcessPoolExecutor", pool)
     monkeypatch.setattr(workers, "_worker", [])
-    result = run("certify", trained, *SMALL, "--out", tmp_path / "out", "--devices", "2")
+    result = run("certify", trained, *SMALL, "--out", tmp_path / "out", "--jobs", "2")
     assert result.exit_code == 0, result.output
     assert started == [(2, "spawn")]
     assert rows(tmp_path / "out") == rows(certified)
@@ -212,7 +212,7 @@ def test_a_killed_run_continues_with_two_processes(trained: Path, certified: Pat
         time.sleep(0.02)
     process.wait()
     assert path.read_bytes().count(b"\n") >= 5
-    result = run("certify", trained, *SMALL, "--out", out, "--devices", "2")
+    result = run("certify", trained, *SMALL, "--out", out, "--jobs", "2")
     assert result.exit_code == 0, result.output
     assert rows(out) == rows(certified)
 

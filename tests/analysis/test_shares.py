@@ -1,0 +1,253 @@
+"""A certification by many jobs: the records of one process, whatever runs the jobs, and whatever becomes of some of them."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from certood.analysis import certify_run, shares
+from certood.analysis.certify_run import certify_sets
+from certood.analysis.executors import executor_by_name
+from certood.analysis.settings import Settings
+from certood.checkpoints import load_checkpoint
+from certood.cli import main
+from certood.errors import CertoodError, RunDirectoryError
+from certood.runs import RunDirectory, load_run_data
+from certood.runs.directory import read_json
+from certood.train.loop import fit
+from certood.train.recipe import load_recipe
+
+SETS = ("digits-near", "digits-smooth")
+SETTINGS = Settings(eps=(0.02,), attack_steps=3, restarts=1, samples=4)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "certificates.csv").open() as file:
+        found = [{name: cell for name, cell in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+    return sorted(found, key=lambda row: (row["set"], int(row["index"])))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shares") / "run"
+    short = ["training.epochs=2", "training.steps_per_epoch=2", "run.device=cpu", "model.options.width=4"]
+    fit(load_recipe("digits-ce", short), out, progress=False)
+    return out
+
+
+def certified(trained: Path, out: Path, **more: Any) -> dict[str, Any]:
+    detector = load_checkpoint(trained)
+    splits, ood = load_run_data(trained, ood=SETS, recorded=detector.split)
+    more = {"limit": 5, "batch_size": 2, "figures": False, "progress": False, "settings": SETTINGS, **more}
+    return certify_sets(detector, splits.test, ood, out, **more)
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shares") / "whole"
+    certified(trained, out)
+    return out
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "WAIT", 0.01)
+
+
+class Failing:
+    """An executor that runs jobs at once, and loses those of these numbers."""
+
+    def __init__(self, *lost: int) -> None:
+        self.lost = lost
+
+    def submit(self, fn: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        share = arguments[0] if arguments else fn
+        if share.number in self.lost:
+            future.set_exception(RuntimeError("node lost"))
+        else:
+            future.set_result(fn(*arguments))
+        return future
+
+
+@pytest.mark.parametrize(("jobs", "batch_size"), [(1, 2), (3, 2), (4, 5), (50, 1)])
+def test_the_records_are_those_of_one_process(
+    jobs: int, batch_size: int, trained: Path, whole: Path, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        result = certified(trained, tmp_path / "run", executor=executor, jobs=jobs, batch_size=batch_size)
+    if batch_size == 2:
+        assert rows(tmp_path / "run") == rows(whole)
+    assert {(row["set"], row["index"], row["verdict"]) for row in rows(tmp_path / "run")} == {
+        (row["set"], row["index"], row["verdict"]) for row in rows(whole)
+    }
+    assert result["violations"] == 0
+    assert not RunDirectory(tmp_path / "run").share_folder.exists()
+
+
+def test_lost_jobs_are_run_again_alone(
+    trained: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(
+        CertoodError, match=r"2 of 3 jobs did not end well \(job 0: RuntimeError: node lost\); the same command"
+    ):
+        certified(trained, out, executor=Failing(0, 2), jobs=3)
+    assert not (out / "certification.json").exists()
+    assert [path.name for path in RunDirectory(out).shares()] == ["0001"]
+    seen: list[tuple[str, tuple[int, ...]]] = []
+    worker = shares.Worker.__call__
+    monkeypatch.setattr(
+        shares.Worker, "__call__", lambda own, job: seen.append((job.name, job.indices)) or worker(own, job)
+    )
+    certified(trained, out, executor=Failing(), jobs=2)
+    assert rows(out) == rows(whole)
+    # Nine batches of three sets, of which job 1 had three.
+    assert len(seen) == 6
+
+
+def test_a_half_written_share_goes_on(trained: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(CertoodError, match="1 of 2 jobs"):
+        certified(trained, out, executor=Failing(1), jobs=2)
+    path = RunDirectory(RunDirectory(out).share(0)).certificates
+    path.write_bytes(path.read_bytes()[:-20])
+    certified(trained, out, executor=Failing(), jobs=2)
+    assert rows(out) == rows(whole)
+
+
+def test_merge_names_what_is_missing(trained: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(CertoodError, match="1 of 3 jobs"):
+        certified(trained, out, executor=Failing(1), jobs=3)
+    result = merged(out)
+    assert result.exit_code == 2
+    assert result.output.startswith("Merged: 9 certificates")
+    assert "images without a certificate: 2 of digits (" in result.stderr
+    counts = re.findall(r"(\d+) of digits", result.stderr)
+    assert sum(map(int, counts)) == len(rows(whole)) - len(rows(out)) == 6
+    certified(trained, out, executor=Failing(), jobs=1)
+    assert rows(out) == rows(whole)
+    result = merged(out)
+    assert result.exit_code == 2
+    assert "has no shares of a certification to merge" in result.stderr
+
+
+def merged(out: Path) -> Result:
+    return CliRunner().invoke(main, ["merge", str(out)])
+
+
+def begun(trained: Path, out: Path) -> RunDirectory:
+    """A certification whose last job was lost."""
+    with pytest.raises(CertoodError, match="1 of 3 jobs"):
+        certified(trained, out, executor=Failing(2), jobs=3)
+    return RunDirectory(out)
+
+
+def test_two_certificates_of_an_image_that_differ_are_an_error(trained: Path, tmp_path: Path) -> None:
+    run = begun(trained, tmp_path / "run")
+    own = RunDirectory(run.share(0)).certificates
+    text = own.read_text().splitlines(keepends=True)
+    copied = RunDirectory(run.share(7))
+    shutil.copytree(run.share(0), copied.folder)
+    # The same once more is no contradiction; another score is.
+    cells = text[1].split(",")
+    cells[text[0].split(",").index("score")] = repr(float(cells[text[0].split(",").index("score")]) + 1e-9)
+    copied.certificates.write_text(text[0] + ",".join(cells))
+    result = merged(run.folder)
+    assert result.exit_code == 2
+    assert f"{run.share(7)} has another certificate of image" in result.stderr
+    assert not run.certificates.exists()
+    copied.certificates.write_text("".join(text))
+    assert merged(run.folder).output.startswith("Merged: ")
+    assert len(rows(run.folder)) == len({(row["set"], row["index"]) for row in rows(run.folder)})
+
+
+def test_shares_of_other_settings_are_not_merged(trained: Path, whole: Path, tmp_path: Path) -> None:
+    run = begun(trained, tmp_path / "run")
+    settings = RunDirectory(run.share(0)).certification_settings
+    kept = settings.read_text()
+    settings.write_text(json.dumps({"identity": "another"}))
+    with pytest.raises(
+        RunDirectoryError, match=r"0000 was made with other settings than .*certificates.csv; delete it"
+    ):
+        certified(trained, run.folder, executor=Failing(), jobs=2)
+    settings.write_text(kept)
+    changed = Settings(eps=(0.02,), attack_steps=3, restarts=1, samples=4, seed=1)
+    with pytest.raises(RunDirectoryError, match="was made with other settings than"):
+        certified(trained, run.folder, executor=Failing(), jobs=2, settings=changed)
+    certified(trained, run.folder, executor=Failing(), jobs=2, settings=changed, overwrite=True)
+    assert (read_json(run.certification_settings) or {})["seed"] == 1
+    assert len(rows(run.folder)) == len(rows(whole))
+
+
+def test_an_interruption_ends_the_jobs(trained: Path, tmp_path: Path) -> None:
+    cancelled: list[int] = []
+
+    class Endless(Future[None]):
+        def done(self) -> bool:
+            raise KeyboardInterrupt
+
+        def cancel(self) -> bool:
+            cancelled.append(1)
+            return True
+
+    class Executor:
+        def submit(self, fn: Callable[..., Any], /, *arguments: Any) -> Endless:
+            return Endless()
+
+    with pytest.raises(KeyboardInterrupt):
+        certified(trained, tmp_path / "run", executor=Executor(), jobs=3)
+    assert len(cancelled) == 3
+
+
+@pytest.mark.slow
+def test_the_local_executor_of_submitit(trained: Path, whole: Path, tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="the extra cluster is not installed")
+    executor = executor_by_name("local", tmp_path / "logs", {"timeout_min": 5})
+    result = certified(trained, tmp_path / "run", executor=executor, jobs=2, threads=1)
+    assert rows(tmp_path / "run") == rows(whole)
+    assert result["violations"] == 0
+
+
+def test_the_command_line(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
+    seen: list[Any] = []
+    monkeypatch.setattr("certood.analysis.executors.executor_by_name", lambda *given: seen.append(given) or Failing())
+    arguments = ["certify", str(trained), "--limit", "2", "--ood", "digits-near", "--out", str(tmp_path / "out")]
+    options = ["--executor", "slurm", "--jobs", "2", "--job-option", "slurm_partition=cpu", "--job-option", "mem_gb=8"]
+    result = CliRunner().invoke(main, [*arguments, *options])
+    assert result.exit_code == 0, result.output
+    assert seen == [("slurm", tmp_path / "out" / "shares" / "logs", {"slurm_partition": "cpu", "mem_gb": 8})]
+    assert len(rows(tmp_path / "out")) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("processes", {"mem_gb": 8}, "--job-option is about the executors local and slurm"),
+        ("local", {"nonsense": 1}, "--executor local: .*nonsense"),
+        ("slurm", {}, "--executor slurm: "),
+    ],
+)
+def test_executors_that_cannot_be_are_one_error(
+    name: str, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("submitit", reason="the extra cluster is not installed")
+    if name == "slurm" and shutil.which("srun"):
+        pytest.skip("Slurm is here")
+    with pytest.raises(CertoodError, match=message):
+        executor_by_name(name, tmp_path / "logs", options)
+
+
+def test_without_the_extra_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "submitit", None)
+    with pytest.raises(CertoodError, match=r"--executor slurm needs the extra: pip install 'certood\[cluster\]'"):
+        executor_by_name("slurm", tmp_path, {})
