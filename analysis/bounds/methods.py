@@ -9,7 +9,7 @@ from certood.analysis.bounds.ball import Region, or_infinite
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.linear.analysis import Analysis
 from certood.analysis.bounds.linear.full_precision import check_precision
-from certood.analysis.bounds.linear.nodes import NodeBounds
+from certood.analysis.bounds.linear.nodes import NodeBounds, flat
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import COPIES, default_memory, keep_freed_blocks, row_memory
 from certood.analysis.bounds.operations.base import LinearOperation, Nonlinear, Rows
@@ -76,7 +76,7 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
             chosen = _worth_tightening(analysis, index, affine=index in affine)
             if chosen is not None:
                 analysis.iterations = iterations if kind == "alpha-crown" and _optimisable(graph, index) else 0
-                _tighten(analysis, index, chosen.flatten(1))
+                _tighten(analysis, index, flat(chosen))
     simpler = analysis.simpler
     if simpler is not None and all(box is simpler.boxes[index] for index, box in analysis.boxes.items()):
         # Nothing became tighter: it would bound the same rows by the same lines.
@@ -136,7 +136,7 @@ def _affordable(method: str, graph: Graph, images: int, budget: float, dtype: to
 
 def _tighten(analysis: Analysis, index: int, chosen: Tensor) -> None:
     """Intersect the box of a node with linear bounds of the neurons in a mask (N, D)."""
-    lower, upper = (bound.flatten(1) for bound in analysis.boxes[index])
+    lower, upper = (flat(bound) for bound in analysis.boxes[index])
     most = int(chosen.sum(1).max())
     if not most:
         return
@@ -146,7 +146,7 @@ def _tighten(analysis: Analysis, index: int, chosen: Tensor) -> None:
     budget = max(1, int(analysis.max_memory // (COPIES * analysis.dtype.itemsize * lower.shape[1] * len(lower))))
     new_lower, new_upper = lower.clone(), upper.clone()
     for part in order.split(budget, 1):
-        middle = analysis.references[index].flatten(1).gather(1, part)
+        middle = flat(analysis.references[index]).gather(1, part)
         fall, rise = _unit_changes(analysis, index, part).chunk(2, 1)
         new_lower.scatter_(1, part, torch.fmax(lower.gather(1, part), outward_sum(middle, fall)))
         new_upper.scatter_(1, part, torch.fmin(upper.gather(1, part), -outward_sum(-middle, rise)))
@@ -165,7 +165,7 @@ def _unit_changes(analysis: Analysis, index: int, neurons: Tensor) -> Tensor:
         # What the node reads where it reads one thing linearly.
         direct = operation.unit_rows(neurons, analysis.nodes.input_shapes(index), node.shape)
         if direct is not None:
-            loss = analysis.nodes.residual(index).flatten(1).gather(1, neurons)
+            loss = flat(analysis.nodes.residual(index)).gather(1, neurons)
             return outward_sum(analysis.least_change(node.inputs[0], direct, both=True), -torch.cat([loss, loss], 1))
     return analysis.least_change(index, _units(neurons, node.shape, analysis.dtype), both=True)
 

@@ -392,3 +392,40 @@ def test_what_is_read_twice_is_not_folded() -> None:
     model(torch.rand(16, *SHAPE))
     graph = capture(model, images())
     torch.testing.assert_close(graph(images()), model.double().eval()(images()), rtol=1e-10, atol=1e-10)
+
+
+class OneNumber(nn.Module):
+    """A network with a value that is one number per image, on the way to its output."""
+
+    def __init__(self, last: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.last = last
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(x))[:, None]
+
+
+@pytest.mark.parametrize("method", ["interval", "crown-ibp", "crown", "alpha-crown"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda f: -torch.logsumexp(f, -1),
+        lambda f: (f.sum(1) - 0.1).relu() + f[:, 0],
+        lambda f: f.amax(1).sigmoid(),
+        lambda f: f.mean(-1) * 2 - f[:, 0],
+    ],
+    ids=["logsumexp", "relu", "max", "mean"],
+)
+def test_one_number_per_image_is_bounded(method: str, dtype: torch.dtype, last: Callable[[Tensor], Tensor]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(3, 1, 4, 4, dtype=torch.float64, generator=generator)
+    network = OneNumber(last).double()
+    found = bound(capture(network, images), LpBall(images, 0.05), method, dtype=dtype, iterations=3)
+    noise = 0.1 * torch.rand(200, *images.shape, dtype=torch.float64, generator=generator) - 0.05
+    values = network((images + noise).clamp(0, 1).flatten(0, 1)).view(200, 3, 1)
+    assert (values >= found.lower).all()
+    assert (values <= found.upper).all()
+    assert found.width.max() < 0.8

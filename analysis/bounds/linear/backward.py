@@ -20,7 +20,7 @@ from certood.analysis.bounds.linear.relaxing import (
     relaxed_and_multiplied,
     relaxed_each,
 )
-from certood.analysis.bounds.linear.rows import dense, gathered, signed, summed
+from certood.analysis.bounds.linear.rows import dense, gathered, signed, summed, totals
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import COPIES
 from certood.analysis.bounds.operations.base import (
@@ -140,11 +140,11 @@ class BackwardPass:
         exact_rows = dense(own).to(torch.float64)
         boxes = [self.nodes.boxes[source] for source in node.inputs]
         exact, added = operation.transpose_lower(exact_rows, boxes, self.nodes.input_shapes(index))
-        added = added - (exact_rows * references[index][:, None]).flatten(2).sum(2)
-        size = (exact_rows.abs() * references[index].abs()[:, None]).flatten(2).sum(2)
+        added = added - totals(exact_rows * references[index][:, None])
+        size = totals(exact_rows.abs() * references[index].abs()[:, None])
         for source, part in zip(node.inputs, exact, strict=True):
-            added = added + (part * references[source][:, None]).flatten(2).sum(2)
-            size = size + (part.abs() * references[source].abs()[:, None]).flatten(2).sum(2)
+            added = added + totals(part * references[source][:, None])
+            size = size + totals(part.abs() * references[source].abs()[:, None])
             added = added - self.losses.of_cast(source, part)
         most = max(references[place].shape[1:].numel() for place in (index, *node.inputs))
         added = added - 2 * (most + 8) * unit_roundoff(torch.float64) * size
@@ -162,7 +162,7 @@ class BackwardPass:
             choices.reached[index] = dense(own).detach()
         for multiple, place in choices.subtracted.get(index, ()):
             before = summed(before, -multiple)
-            added = added - (multiple * (self.nodes.references[source] - place)[:, None]).flatten(2).sum(2)
+            added = added - totals(multiple * (self.nodes.references[source] - place)[:, None])
         return [before], added
 
     def _chosen_lines(self, index: int, operation: Elementwise, own: Rows, choices: Choices) -> tuple[Rows, Tensor]:

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.linear.nodes import NodeBounds
+from certood.analysis.bounds.linear.nodes import NodeBounds, flat
 from certood.analysis.bounds.linear.rounding import (
     EXTRA,
     casting_loss,
@@ -53,7 +53,7 @@ class RoundingLosses:
             node = self.nodes.graph.nodes[index]
             products = node.operation.products(self.nodes.input_shapes(index), node.shape)
             share = 4 * (products + EXTRA) * least_normal(self.dtype)
-            first, *others = (self.nodes.reach(source).flatten(1).sum(1, keepdim=True) for source in node.inputs)
+            first, *others = (flat(self.nodes.reach(source)).sum(1, keepdim=True) for source in node.inputs)
             self._underflow[index] = sum(others, start=first).mul(share).add_(share)
         return self._underflow[index]
 

@@ -59,6 +59,11 @@ class NodeBounds:
 
     def at_reference(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The value (N, R) of rows (N, R, *shape) at the reference of a node, and what it may be rounded by."""
-        flat, point = rows.to(torch.float64).flatten(2), self.references[index].flatten(1)[..., None]
-        share = 2 * (flat.shape[2] + 8) * unit_roundoff(torch.float64)
-        return (flat @ point)[..., 0], share * (flat.abs() @ point.abs())[..., 0]
+        own, point = rows.to(torch.float64).reshape(*rows.shape[:2], -1), flat(self.references[index])[..., None]
+        share = 2 * (own.shape[2] + 8) * unit_roundoff(torch.float64)
+        return (own @ point)[..., 0], share * (own.abs() @ point.abs())[..., 0]
+
+
+def flat(values: Tensor) -> Tensor:
+    """Values (N, …) as (N, D), also where there is one number per image."""
+    return values.reshape(len(values), -1)

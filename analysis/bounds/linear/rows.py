@@ -68,10 +68,15 @@ def gathered(rows: Rows, plane: Tensor) -> Tensor:
     return broadcastable(rows, plane)
 
 
+def totals(values: Tensor) -> Tensor:
+    """Sums (N, R) of rows (N, R, …), also where a row is one number."""
+    return values.reshape(*values.shape[:2], -1).sum(2)
+
+
 def row_sums(values: Tensor, plane: Tensor) -> Tensor:
     """Σ values·plane (N, R), for a plane (N, 1 or R, …)."""
     if plane.shape[1] == 1 and len(values) == 1:
-        return values.flatten(2) @ plane.flatten()
+        return values.reshape(*values.shape[:2], -1) @ plane.flatten()
     if plane.shape[1] == 1 and values[0].numel() >= ALONE:
         return torch.stack([own.flatten(1) @ one.flatten() for own, one in zip(values, plane, strict=True)])
-    return (values * plane).flatten(2).sum(2)
+    return totals(values * plane)
