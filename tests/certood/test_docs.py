@@ -1,11 +1,13 @@
 """The pages of docs/: their Python runs, and the reference of the command line is what the commands say."""
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
+import certood
 from certood.analysis.bounds.decompositions import DECOMPOSITIONS
 from certood.analysis.bounds.translation import TRANSLATORS
 from certood.analysis.evidence.registry import EVIDENCE
@@ -15,9 +17,11 @@ from certood.train.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+# Pages that are made from the code, and hold no examples.
+MADE = ("api.md", "cli.md")
 
 
-@pytest.mark.parametrize("page", [page.name for page in PAGES if page.name != "cli.md"])
+@pytest.mark.parametrize("page", [page.name for page in PAGES if page.name not in MADE])
 def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # What an example registers is gone after it.
@@ -47,6 +51,15 @@ def test_the_reference_of_the_command_line_is_up_to_date() -> None:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     assert module.PAGE.read_text("utf-8") == module.reference(), "run: python docs/generate_cli.py"
+
+
+def test_the_site_has_every_page_and_the_reference_every_name(tmp_path: Path) -> None:
+    site = (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert sorted(re.findall(r": ([\w-]+\.md)$", site, re.MULTILINE)) == [page.name for page in PAGES]
+    described = re.findall(r"^::: (\S+)\.(\w+)$", (ROOT / "docs" / "api.md").read_text("utf-8"), re.MULTILINE)
+    for module, name in described:
+        assert getattr(importlib.import_module(module), name).__doc__, (module, name)
+    assert {name for name in certood.__all__ if callable(getattr(certood, name))} <= {name for _, name in described}
 
 
 def test_files_that_the_pages_name_exist() -> None:
