@@ -26,6 +26,8 @@ def print_comparison(comparison: "Comparison", *, by_set: bool = False) -> None:
     from certood.analysis.reporting.comparison_formats import comparison_tables, notes
 
     console = Console()
+    if not console.is_terminal:  # what is written to a file, or searched, is not folded
+        console = Console(width=1000)
     for table in comparison_tables(comparison, by_set=by_set):
         console.print(table)
     for note in notes(comparison):

@@ -107,6 +107,14 @@ def test_projection_is_the_nearest_point_of_the_ball(norm: float) -> None:
         assert (distances(step, inside, 2) <= distances(step, other, 2) + 1e-9).all()
 
 
+def test_progress_is_told_several_times_a_batch_and_comes_to_all_images() -> None:
+    told: list[float] = []
+    certify(detector(), images(5).float(), settings=Settings(attack_steps=2), batch_size=3, advance=told.append)
+    assert len(told) >= 8
+    assert max(told) < 1
+    assert sum(told) == pytest.approx(5)
+
+
 def test_an_attack_stays_in_the_ball_and_finds_the_corner() -> None:
     model, weight = linear_detector()
     x, eps = 0.5 + 0.0 * images(2), torch.full((2,), 0.1, dtype=torch.float64)

@@ -67,7 +67,10 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no class": (lambda tmp: ce(_unlabelled(tmp / "x.npz")), "has no labels"),
     "one class": (lambda tmp: ce(npz(tmp / "x.npz", classes=1)), "at least 2 in-distribution classes"),
     "batch too large": (lambda _: ["train", "--set", "training.batch_size=5000"], "make it smaller"),
-    "no initial weights": (lambda tmp: ["train", "--init", str(tmp / "gone")], "no checkpoint"),
+    "no initial weights": (
+        lambda tmp: ["train", "--init", str(tmp / "gone")],
+        "which is not there: name another with --init PATH",
+    ),
     "a run of nothing": (lambda tmp: ["evaluate", str(tmp)], "has no checkpoint.safetensors"),
     "unknown score": (lambda _: ["evaluate", "RUN", "--score", "enery"], "did you mean 'energy'"),
     "fetch what cannot be": (lambda _: ["data", "fetch", "digits"], "cannot be fetched"),
