@@ -97,7 +97,7 @@ def test_an_interrupted_command_says_how_to_go_on(
 def test_processes_of_a_certification_end_with_it(trained: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "certood", "certify", str(trained), "--limit", "40", "--batch-size", "2"]
     process = subprocess.Popen(
-        [*command, "--devices", "2", "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, start_new_session=True
+        [*command, "--jobs", "2", "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, start_new_session=True
     )
     path, end = tmp_path / "out" / "certificates.csv", time.monotonic() + 200
     while not path.exists():
