@@ -73,6 +73,20 @@ class Region(Protocol):
         ...
 
 
+def least_of_half(rows: Tensor | Windows, half: Tensor, *, products: int = 1) -> Tensor:
+    """min of rows·y over |y| ≤ half, (N, R) in float64, for rows (N, R, *shape) and half the sides of a box (N, *shape).
+
+    The rounding of this product, or of two of its size, is subtracted, and what underflows in them.
+    """
+    values = rows.values if isinstance(rows, Windows) else rows
+    count = values[0, 0].numel() + 8
+    share = products * 1.01 * unit_roundoff(values.dtype) * count
+    if values.dtype != torch.float64:
+        half = torch.where(half > 0, half.clamp_min(least_normal(values.dtype)), half)
+    reach = magnitude(rows, half).to(torch.float64) * (1 + share)
+    return -reach - count * least_normal(values.dtype)
+
+
 class LpBall:
     """B_p(x, ε) ∩ [0,1]^d around every image of a batch.
 
@@ -128,15 +142,8 @@ class LpBall:
         The better of the dual norm over the unclipped ball, −ε‖A‖_q, and the minimum over the clipped box, which contains the
         ball for every norm; both are sound. What rounding may cost is subtracted.
         """
-        values = rows.values if isinstance(rows, Windows) else rows
         half, shift = self._offsets
-        # The rounding of one product or of both, and what underflows in them.
-        count = values[0, 0].numel() + 8
-        share = (1.01 if shift is None else 2.02) * unit_roundoff(values.dtype) * count
-        if values.dtype != torch.float64:
-            half = torch.where(half > 0, half.clamp_min(least_normal(values.dtype)), half)
-        reach = magnitude(rows, half).to(torch.float64) * (1 + share)
-        box = -reach - count * least_normal(values.dtype)
+        box = least_of_half(rows, half, products=1 if shift is None else 2)
         if shift is not None:
             box = box + contracted(rows, shift)
         if self.norm == math.inf:

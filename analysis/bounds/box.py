@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.linear.rows import magnitude
+from certood.analysis.bounds.ball import least_of_half
 from certood.analysis.bounds.linear.windows import Windows
-from certood.analysis.bounds.operations.precision import least_normal, unit_roundoff
 from certood.errors import CertoodError
 
 
@@ -44,10 +43,4 @@ class Box:
 
     def least(self, rows: Tensor | Windows) -> Tensor:
         """min of rows·(x − centre) over the box, (N, R) in float64, for rows (N, R, C, H, W); less what rounding may cost."""
-        values = rows.values if isinstance(rows, Windows) else rows
-        count = values[0, 0].numel() + 8
-        half = self._half
-        if values.dtype != torch.float64:
-            half = torch.where(half > 0, half.clamp_min(least_normal(values.dtype)), half)
-        reach = magnitude(rows, half).to(torch.float64) * (1 + 1.01 * unit_roundoff(values.dtype) * count)
-        return -reach - count * least_normal(values.dtype)
+        return least_of_half(rows, self._half)
