@@ -20,6 +20,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from certood.train.batch_statistics import replaced_forwards
+
 # Those whose kernel keeps 1/√(σ² + ε) of the forward, as the formulas take it.
 DEVICES = ("cpu", "cuda")
 
@@ -40,14 +42,8 @@ def closed_form_normalisation(model: nn.Module) -> Iterator[None]:
         and part.affine
         and part.weight.device.type in DEVICES
     ]
-    for part in changed:
-        # An attribute of the instance hides the method of its class until it is deleted below.
-        vars(part)["forward"] = partial(_forward, part)
-    try:
+    with replaced_forwards({part: partial(_forward, part) for part in changed}):
         yield
-    finally:
-        for part in changed:
-            del vars(part)["forward"]
 
 
 def _forward(module: _BatchNorm, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Batch normalisation twice in a step, where the second forward takes the first one's statistics, and with fixed ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -56,13 +56,20 @@ def fixed_statistics(statistics: Statistics) -> Iterator[None]:
             scale = scale * module.weight
         return x * scale.view(shape) + offset.view(shape)
 
-    for module, calls in statistics.items():
+    with replaced_forwards({module: partial(normalised, module, iter(calls)) for module, calls in statistics.items()}):
+        yield
+
+
+@contextmanager
+def replaced_forwards(forwards: Mapping[_BatchNorm, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """While entered, these modules compute what is given for each."""
+    for module, forward in forwards.items():
         # An attribute of the instance hides the method of its class until it is deleted below.
-        vars(module)["forward"] = partial(normalised, module, iter(calls))
+        vars(module)["forward"] = forward
     try:
         yield
     finally:
-        for module in statistics:
+        for module in forwards:
             del vars(module)["forward"]
 
 
