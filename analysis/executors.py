@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from certood.analysis.shares import Executor
 from certood.errors import CertoodError
+
+if TYPE_CHECKING:  # the command line reads the names below, and loads no torch for them
+    from certood.analysis.shares import Executor
 
 # Processes of this machine need none: they write no files of their own.
 PROCESSES = "processes"
@@ -14,7 +16,7 @@ EXECUTORS = (PROCESSES, "local", "slurm")
 TIMEOUT = 24 * 60
 
 
-def executor_by_name(name: str, logs: Path, options: Mapping[str, Any]) -> Executor | None:
+def executor_by_name(name: str, logs: Path, options: Mapping[str, Any]) -> "Executor | None":
     """The executor called local or slurm, of submitit, which writes its scripts and logs to a folder; None for processes.
 
     `options` are those of submitit's AutoExecutor, such as `timeout_min`, `mem_gb`, `slurm_partition`. Raises CertoodError where
@@ -33,4 +35,4 @@ def executor_by_name(name: str, logs: Path, options: Mapping[str, Any]) -> Execu
         executor.update_parameters(**{"name": "certood", "timeout_min": TIMEOUT, **options})
     except (RuntimeError, NameError, ValueError, TypeError) as error:
         raise CertoodError(f"--executor {name}: {' '.join(str(error).split())}") from error
-    return cast(Executor, executor)
+    return cast("Executor", executor)

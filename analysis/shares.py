@@ -8,15 +8,13 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from certood.analysis.certification import question_of
 from certood.analysis.records import Certificate, append_certificates, read_certificates, row
 from certood.analysis.settings import Settings
 from certood.analysis.workers import Job, Worker
@@ -82,10 +80,7 @@ class Share:
                 own.certificates.unlink(missing_ok=True)
             write_atomically(own.certification_settings, json.dumps({"identity": self.identity}))
             done = _records(own, self.settings.eps, continued=True)
-            question = question_of(
-                self.detector, self.settings.norm, smoothed=self.settings.smoothed, bound_base=self.settings.bound_base
-            )
-            worker = Worker(self.detector, self.sources, self.settings, question)
+            worker = Worker.prepared(self.detector, self.sources, self.settings)
             for job in self.jobs:
                 if all((job.name, index) in done for index in job.indices):
                     continue
@@ -138,7 +133,9 @@ def merge(run: RunDirectory, identity: str, eps: Sequence[float], known: Mapping
     shares = run.shares()
     found = dict(known)
     fresh: list[Certificate] = []
-    with _all_locked(shares):
+    with ExitStack() as locks:
+        for folder in shares:
+            locks.enter_context(locked(folder, "merge"))
         for folder in shares:
             own = RunDirectory(folder)
             if _identity(own) not in ("", identity):
@@ -218,12 +215,3 @@ def _lines(share: Share) -> int:
         return max(0, RunDirectory(share.run.share(share.number)).certificates.read_bytes().count(b"\n") - 1)
     except OSError:
         return 0
-
-
-@contextmanager
-def _all_locked(folders: Sequence[Path]) -> Iterator[None]:
-    if not folders:
-        yield
-        return
-    with locked(folders[0], "merge"), _all_locked(folders[1:]):
-        yield

@@ -38,6 +38,14 @@ class Worker:
     question: Question
     advance: Callable[[float], None] = lambda _: None
 
+    @classmethod
+    def prepared(
+        cls, detector: Detector, sources: Mapping[str, tuple[str, ImageSource]], settings: Settings
+    ) -> "Worker":
+        """A worker of a process of its own, which captures the network once."""
+        question = question_of(detector, settings.norm, smoothed=settings.smoothed, bound_base=settings.bound_base)
+        return cls(detector, sources, settings, question)
+
     def __call__(self, job: Job) -> list[Certificate]:
         """The certificates of a batch."""
         images = to_pixels(self.sources[job.name][1].batch(torch.tensor(job.indices)))
@@ -72,8 +80,7 @@ def results(
     if processes <= 1 or len(jobs) <= 1:
         yield from map(Worker(detector, sources, settings, question, advance), jobs)
         return
-    threads = max(1, torch.get_num_threads() // processes)
-    arguments = threads, detector, sources, settings
+    arguments = threads_each(processes), detector, sources, settings
     before = set(active_children())
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_start, initargs=arguments)
     try:
@@ -93,6 +100,11 @@ def results(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def threads_each(processes: int) -> int:
+    """The threads of each of so many processes of this machine."""
+    return max(1, torch.get_num_threads() // processes)
+
+
 _worker: list[Worker] = []
 
 
@@ -102,8 +114,7 @@ def _start(
     """Prepare a process: each captures the network once, and ends when the one that started it is killed."""
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    question = question_of(detector, settings.norm, smoothed=settings.smoothed, bound_base=settings.bound_base)
-    _worker.append(Worker(detector, sources, settings, question))
+    _worker.append(Worker.prepared(detector, sources, settings))
 
 
 def _end_with_parent() -> None:

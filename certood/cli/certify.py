@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from certood.analysis.executors import EXECUTORS, PROCESSES
 from certood.cli.detectors import foreign_options
 from certood.cli.image_sets import ImageSetOptions, image_set_options
 from certood.cli.interruption import interruptible
@@ -100,8 +101,8 @@ class EngineName(click.ParamType[str]):
 )
 @click.option(
     "--executor",
-    type=click.Choice(["processes", "local", "slurm"]),
-    default="processes",
+    type=click.Choice(EXECUTORS),
+    default=PROCESSES,
     show_default=True,
     help="What runs the jobs: with local and slurm each writes a file of its own, which are merged at the end.",
 )
@@ -155,8 +156,6 @@ def command(
     Writes certificates.csv (a row an image; a killed run continues where it stopped), certification.json and figures/.
     """
     with busy("Loading PyTorch"):
-        import torch
-
         from certood.analysis.certify_run import certify_sets
         from certood.analysis.evidence.smoothing import MedianSmoothing
         from certood.analysis.executors import executor_by_name
@@ -171,6 +170,7 @@ def command(
         )
         from certood.analysis.settings import Settings, require_applicable
         from certood.analysis.summary import summary_table
+        from certood.analysis.workers import threads_each
         from certood.checkpoints import is_onnx
         from certood.cli.detectors import calibrated, open_detector
         from certood.errors import CertoodError
@@ -218,7 +218,7 @@ def command(
             batch_size=batch_size,
             jobs=jobs,
             executor=runner,
-            threads=max(1, torch.get_num_threads() // jobs) if executor == "local" else None,
+            threads=threads_each(jobs) if executor == "local" else None,
             overwrite=overwrite,
         )
     click.echo(summary_table(result, settings.eps))

@@ -1,6 +1,5 @@
 """`certood certify` on a small trained run: its numbers, its files, resuming, several processes, and what it refuses."""
 
-import csv
 import errno
 import json
 import math
@@ -32,6 +31,7 @@ from certood.cli import main
 from certood.errors import CertoodError
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
+from tests.analysis.certificate_rows import rows
 
 SETS = ("--ood", "digits-near", "--ood", "digits-smooth")
 SMALL = ("--limit", "6", "--batch-size", "4", "--eps", "0.02,1/300", *SETS)
@@ -40,13 +40,6 @@ EPS = (0.02, 1 / 300)
 
 def run(*arguments: str | Path, **environment: str) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment)
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of certificates.csv in a fixed order, without what time they took."""
-    with (folder / "certificates.csv").open() as file:
-        found = [{name: cell for name, cell in row.items() if name != "seconds"} for row in csv.DictReader(file)]
-    return sorted(found, key=lambda row: (row["set"], int(row["index"])))
 
 
 @pytest.fixture(scope="module")

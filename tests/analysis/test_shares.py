@@ -1,6 +1,5 @@
 """A certification by many jobs: the records of one process, whatever runs the jobs, and whatever becomes of some of them."""
 
-import csv
 import json
 import re
 import shutil
@@ -23,15 +22,10 @@ from certood.runs import RunDirectory, load_run_data
 from certood.runs.directory import read_json
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
+from tests.analysis.certificate_rows import rows
 
 SETS = ("digits-near", "digits-smooth")
 SETTINGS = Settings(eps=(0.02,), attack_steps=3, restarts=1, samples=4)
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "certificates.csv").open() as file:
-        found = [{name: cell for name, cell in row.items() if name != "seconds"} for row in csv.DictReader(file)]
-    return sorted(found, key=lambda row: (row["set"], int(row["index"])))
 
 
 @pytest.fixture(scope="module")
