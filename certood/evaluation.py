@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from certood.data import IdSplits, ImageSource, require_same_classes
 from certood.detector import Detector
-from certood.errors import CertoodError, DataError
+from certood.errors import CertoodError, DataError, RunDirectoryError
 from certood.files import write_atomically
 from certood.inference import collect_logits
 from certood.metrics import Metric, aupr_in, aupr_out, auroc, bootstrap_interval, fpr_at_threshold, threshold_at_tpr
+from certood.runs.directory import RunDirectory
 from certood.runs.identity import SCHEMA_VERSION, detector_identity, differences, versions
 from certood.runs.schema import EvaluationFile, read_checked
 from certood.scores import Score, suitable_scores
@@ -123,6 +124,15 @@ def write_evaluation(path: Path, result: Mapping[str, Any]) -> None:
 def read_evaluation(path: Path) -> dict[str, Any] | None:
     """What an evaluation.json holds, or None where there is none; raises RunDirectoryError where it does not read."""
     return read_checked(path, EvaluationFile)
+
+
+def evaluation_of(run: Path) -> dict[str, Any]:
+    """The evaluation of a run directory; raises RunDirectoryError where there is none, or it does not read."""
+    path = RunDirectory(run).evaluation
+    found = read_evaluation(path)
+    if found is None:
+        raise RunDirectoryError(f"there is no {path}: the run was not evaluated")
+    return found
 
 
 def dropped(old: Mapping[str, Any], detector: Detector, scores: Collection[str], ood: Collection[str]) -> list[str]:

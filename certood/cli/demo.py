@@ -80,11 +80,9 @@ def _recipe(name: str, seed: int, epochs: int | None) -> "Recipe":
 
 
 def _train(recipe: "Recipe", run: Path, *, overwrite: bool) -> None:
-    import json
     import sys
 
-    from certood.evaluation import one_line
-    from certood.runs import RunDirectory
+    from certood.evaluation import evaluation_of, one_line
     from certood.train.continuing import fit_or_continue, is_finished
 
     if not overwrite and is_finished(recipe, run):
@@ -92,7 +90,7 @@ def _train(recipe: "Recipe", run: Path, *, overwrite: bool) -> None:
     else:
         click.echo(f"  training and evaluating -> {run}/ checkpoint.safetensors, training.csv, evaluation.json")
         fit_or_continue(recipe, run, overwrite=overwrite, progress=sys.stderr.isatty())
-    click.echo(f"    {one_line(json.loads(RunDirectory(run).evaluation.read_text('utf-8')))}")
+    click.echo(f"    {one_line(evaluation_of(run))}")
 
 
 def _certify(run: Path, settings: "Settings", limit: int, *, overwrite: bool) -> None:

@@ -56,10 +56,9 @@ def command(
 
 
 def _train(study: "Study", arms: list[str]) -> None:
-    import json
     import time
 
-    from certood.evaluation import one_line
+    from certood.evaluation import evaluation_of, one_line
     from certood.runs import RunDirectory
     from certood.train.continuing import fit_or_continue, is_finished
     from certood.train.progress import duration
@@ -78,9 +77,8 @@ def _train(study: "Study", arms: list[str]) -> None:
                 fit_or_continue(recipe, folder)
                 if fresh:  # a run that was continued took longer than that
                     seconds.append(time.perf_counter() - began)
-            result = json.loads(RunDirectory(folder).evaluation.read_text("utf-8"))
             before = "" if folder in waiting[name] else " (trained before)"
-            click.echo(f"{folder}: {one_line(result)}{before}")
+            click.echo(f"{folder}: {one_line(evaluation_of(folder))}{before}")
         left = sum(len(waiting[later]) for later in arms[arms.index(name) + 1 :])
         if seconds and left and waiting[name]:
             each = sum(seconds) / len(seconds)

@@ -126,26 +126,20 @@ def _source(name: str) -> ParameterSource | None:
 
 
 def _train(recipe: "Recipe", out: Path, *, resume: bool, overwrite: bool) -> None:
-    import json
-
     with busy("Loading PyTorch"):
-        from certood.evaluation import evaluation_table
-        from certood.runs import RunDirectory
+        from certood.evaluation import evaluation_of, evaluation_table
         from certood.train.loop import fit
 
     instead = " instead of --overwrite" if overwrite else ""
     with interruptible(f"Whole epochs are kept in {out}; the same command with --resume{instead} continues."):
         fit(recipe, out, resume=resume, overwrite=overwrite)
-    click.echo(evaluation_table(json.loads(RunDirectory(out).evaluation.read_text("utf-8"))))
+    click.echo(evaluation_table(evaluation_of(out)))
     click.echo(f"Run directory: {out}")
 
 
 def _train_seeds(recipe: "Recipe", out: Path, seeds: str, *, overwrite: bool) -> None:
-    import json
-
     with busy("Loading PyTorch"):
-        from certood.evaluation import one_line
-        from certood.runs import RunDirectory
+        from certood.evaluation import evaluation_of, one_line
         from certood.train.continuing import fit_or_continue, is_finished, parse_seeds, runs_of_seeds
 
     runs = runs_of_seeds(recipe, out, parse_seeds(seeds), overwrite=overwrite)
@@ -154,5 +148,4 @@ def _train_seeds(recipe: "Recipe", out: Path, seeds: str, *, overwrite: bool) ->
             before = not overwrite and is_finished(one, folder)
             if not before:
                 fit_or_continue(one, folder, overwrite=overwrite)
-            result = json.loads(RunDirectory(folder).evaluation.read_text("utf-8"))
-            click.echo(f"{folder}: {one_line(result)}{' (trained before)' if before else ''}")
+            click.echo(f"{folder}: {one_line(evaluation_of(folder))}{' (trained before)' if before else ''}")
