@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -104,12 +105,28 @@ def _scored(
     return Known(kind, indices, scores, margins, accepted, copied)
 
 
+@dataclass
+class _Told:
+    """Passes on how many `images` one of several kinds of evidence is done with, as a share of all that is asked of them."""
+
+    advance: Callable[[float], None]
+    kinds: int
+    images: float = 0.0
+
+    def __call__(self, count: float) -> None:
+        """So many more are done."""
+        self.images += count
+        self.advance(count / self.kinds)
+
+
 def _gather(
     question: Question, images: Tensor, known: Known, settings: Settings, advance: Callable[[float], None]
 ) -> None:
     """Ask all evidence that the settings want; wrong decisions have the radius 0."""
     wanted = evidence_for(settings)
     for evidence in wanted:
+        told = _Told(advance, len(wanted))
+        known.advance = told
         found = evidence(question, images, known)
         known.values.update(found)
         computed = [quantity for quantity in evidence.quantities if quantity.name in found]
@@ -117,7 +134,7 @@ def _gather(
         for quantity in computed:
             if quantity.zero_where_wrong:
                 known.values[quantity.name] = torch.where(known.correct, known[quantity.name], 0.0)
-        advance(len(images) / len(wanted))
+        told(len(images) - told.images)
 
 
 def _own_scores(detector: Detector, images: Tensor) -> Tensor:

@@ -22,11 +22,10 @@ class Settings:
     """What to certify, and how: the threat (norm, radii ε in pixels), the method of the bounds, and the effort.
 
     The first ε is the one to which `verdict` and the Lipschitz constants of a certificate belong. `tolerance` is that of
-    certified radii; with `parts` above 0 they are refined by branch and bound, which splits a ball into at most that many parts
-    (energy score, ReLU networks). Rows of linear bounds are computed in `dtype`, float64 or float32. `attack_steps` and
-    `restarts` are the effort of attacks, `samples` that of sampled gradients. Of a guarded detector `bound_base` bounds the
-    classifier beside the guard. Raises CertoodError for values that make no
-    sense.
+    certified radii; with `parts` or `timeout` above 0 they are refined by branch and bound, which splits a ball into at most that
+    many parts, within so many seconds an image (networks with kinks). Rows of linear bounds are computed in `dtype`, float64
+    or float32. `attack_steps` and `restarts` are the effort of attacks, `samples` that of sampled gradients. Of a guarded
+    detector `bound_base` bounds the classifier beside the guard. Raises CertoodError for values that make no sense.
     """
 
     eps: tuple[float, ...] = (0.01,)
@@ -36,6 +35,7 @@ class Settings:
     iterations: int = 20
     tolerance: float = 0.01
     parts: int = 0
+    timeout: float = 0.0
     dtype: str = "float64"
     attack_steps: int = 30
     restarts: int = 3
@@ -64,6 +64,10 @@ class Settings:
             raise CertoodError(f"expected 0 < tolerance < 1, got {self.tolerance}")
         if self.parts < 0 or (self.parts and not engine.linear):
             raise CertoodError(f"expected parts >= 0, and 0 with the engine {self.engine}, got {self.parts}")
+        if not 0 <= self.timeout < math.inf or (self.timeout and not engine.linear):
+            raise CertoodError(
+                f"expected a timeout >= 0 in seconds, and 0 with the engine {self.engine}, got {self.timeout:g}"
+            )
         if min(self.iterations, self.attack_steps, self.restarts, self.samples) < 1:
             raise CertoodError("expected at least one iteration, attack step, restart and sample")
 
@@ -110,6 +114,7 @@ _OWN_ROWS: Rule = (
 NARROW: dict[str, tuple[Rule, ...]] = {
     "engine": (_UNSMOOTHED,),
     "parts": (_UNSMOOTHED,),
+    "timeout": (_UNSMOOTHED,),
     "tolerance": (_UNSMOOTHED,),
     "attack_steps": (_UNSMOOTHED,),
     "restarts": (_UNSMOOTHED,),

@@ -26,12 +26,17 @@ from tests.analysis.programs import STEPS, Program
 TOLERANCE = 1e-9
 SHAPE = (2, 4, 4)
 RADII = {math.inf: (0.003, 0.05, 0.5), 2: (0.02, 0.3, 2.0), 1: (0.05, 1.0, 5.0)}
+# Methods, precisions, and parts of branch and bound.
 RUNS = (
-    ("interval", torch.float64),
-    ("crown-ibp", torch.float64),
-    ("crown", torch.float64),
-    ("alpha-crown", torch.float64),
-    ("crown", torch.float32),
+    ("interval", torch.float64, None),
+    ("crown-ibp", torch.float64, None),
+    ("crown", torch.float64, None),
+    ("alpha-crown", torch.float64, None),
+    ("crown", torch.float32, None),
+    ("crown", torch.float64, 8),
+    ("alpha-crown", torch.float64, 8),
+    # The precision of what is split is float32 only where that of all rows is.
+    ("crown-ibp", torch.float32, 8),
 )
 
 
@@ -46,8 +51,8 @@ def measured(seed: int, points: int) -> list[dict[str, object]]:
     low = torch.minimum(values.amin(0), -attacked(lambda y: -model(y), x, eps, norm))
     high = torch.maximum(values.amax(0), attacked(model, x, eps, norm))
     rows: list[dict[str, object]] = []
-    for method, dtype in RUNS:
-        found = bound(graph, LpBall(x, eps, norm), method, dtype=dtype, iterations=3)
+    for method, dtype, parts in RUNS:
+        found = bound(graph, LpBall(x, eps, norm), method, dtype=dtype, iterations=3, parts=parts)
         over = torch.cat([found.lower - low, high - found.upper]).nan_to_num(nan=math.inf)
         rows.append(
             {
@@ -57,6 +62,7 @@ def measured(seed: int, points: int) -> list[dict[str, object]]:
                 "eps": eps,
                 "method": method,
                 "dtype": str(dtype).removeprefix("torch."),
+                "parts": parts,
                 "violations": int((over > TOLERANCE).sum()),
                 "largest_excess": float(over.max()),
                 "finite": bool(found.width.isfinite().all()),
@@ -81,13 +87,14 @@ def main() -> None:
         for row in found:
             if row["violations"]:
                 print(f"violation: {row}", flush=True)
-    print(f"| method | dtype | programs | violations | largest excess | finite |\n|{'---|' * 6}")
-    for method, dtype in RUNS:
-        own = [row for row in rows if (row["method"], row["dtype"]) == (method, str(dtype).removeprefix("torch."))]
+    print(f"| method | dtype | parts | programs | violations | largest excess | finite |\n|{'---|' * 7}")
+    for method, dtype, parts in RUNS:
+        run = method, str(dtype).removeprefix("torch."), parts
+        own = [row for row in rows if (row["method"], row["dtype"], row["parts"]) == run]
         violations = sum(int(str(row["violations"])) for row in own)
         excess = max(float(str(row["largest_excess"])) for row in own)
         finite = sum(bool(row["finite"]) for row in own)
-        print(f"| {method} | {str(dtype)[6:]} | {len(own)} | {violations} | {excess:.2g} | {finite} |")
+        print(f"| {method} | {str(dtype)[6:]} | {parts or 1} | {len(own)} | {violations} | {excess:.2g} | {finite} |")
     missing = sorted(set(STEPS) - set(used))
     print(f"\n{len(used)} of {len(STEPS)} kinds of steps occurred{'; not: ' + ', '.join(missing) if missing else ''}.")
     if arguments.json:

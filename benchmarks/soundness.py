@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from certood.analysis.bounds import METHODS, Graph, LpBall, analyse, capture, score_bounds
+from certood.analysis.bounds.branching import Effort, branched_rows, branched_score
 from certood.analysis.evidence.attacks import ascend, generators
 from certood.scores import SCORES, Score, score_by_name
 
@@ -28,6 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.analysis.networks import NETWORKS, RADII, images, network, sampled
 
 TOLERANCE = 1e-9
+# Methods, and parts of branch and bound.
+RUNS = (*((method, None) for method in METHODS), ("crown", 8), ("alpha-crown", 8))
 CHUNK = 5000
 
 
@@ -68,14 +71,22 @@ def extremes(model: nn.Module, x: Tensor, eps: float, norm: float, points: int) 
 
 
 def checked(
-    graph: Graph, ball: LpBall, method: str, dtype: torch.dtype, seen: dict[str, tuple[Tensor, Tensor]], iterations: int
+    graph: Graph,
+    ball: LpBall,
+    method: str,
+    dtype: torch.dtype,
+    parts: int | None,
+    seen: dict[str, tuple[Tensor, Tensor]],
+    iterations: int,
 ) -> dict[str, float | int | str]:
     analysis = analyse(graph, ball, method, iterations=iterations, dtype=dtype)
-    outputs = graph.outputs
-    logits = analysis.rows(torch.eye(outputs, dtype=torch.float64).expand(len(ball), -1, -1))
+    rows = torch.eye(graph.outputs, dtype=torch.float64).expand(len(ball), -1, -1)
+    effort = None if parts is None else Effort(parts, first_steps=5, steps=3)
+    logits = analysis.rows(rows) if effort is None else branched_rows(analysis, rows, None, effort)
     bounds = {"logits": (logits.lower, logits.upper)}
     for name in SCORES.names():
-        found = score_bounds(analysis, score_by_name(name))
+        score = score_by_name(name)
+        found = score_bounds(analysis, score) if effort is None else branched_score(analysis, score, effort)
         bounds[name] = found.lower[:, None], found.upper[:, None]
     violations, excess = 0, -math.inf
     for name, (low, high) in seen.items():
@@ -93,7 +104,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=10, help="steps of α-CROWN")
     parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
-    rows: list[dict[str, float | int | str | bool]] = []
+    rows: list[dict[str, float | int | str | bool | None]] = []
     for family in arguments.families:
         for trained in (False, True):
             model, x = network(family, trained), images()
@@ -101,25 +112,30 @@ def main() -> None:
             graph = capture(model, x)
             for norm, eps in RADII.items():
                 seen = extremes(model, x, eps, norm, arguments.points)
-                for method in METHODS:
+                for method, parts in RUNS:
                     for dtype in (torch.float64, torch.float32):
-                        found = checked(graph, LpBall(x, eps, norm), method, dtype, seen, arguments.iterations)
+                        found = checked(graph, LpBall(x, eps, norm), method, dtype, parts, seen, arguments.iterations)
                         case = {
                             "family": family,
                             "trained": trained,
                             "norm": "inf" if norm == math.inf else f"{norm:g}",
                         }
-                        rows.append(case | {"method": method, "dtype": str(dtype).removeprefix("torch."), **found})
+                        rows.append(
+                            case
+                            | {"method": method, "dtype": str(dtype).removeprefix("torch."), "parts": parts, **found}
+                        )
                 own = [row for row in rows if row["family"] == family and row["trained"] == trained]
                 print(f"{family} trained={trained} l{norm}: {sum(int(row['violations']) for row in own)}", flush=True)
-    print(f"\n| norm | method | dtype | cases | violations | largest excess | mean reach |\n|{'---|' * 7}")
+    print(f"\n| norm | method | dtype | parts | cases | violations | largest excess | mean reach |\n|{'---|' * 8}")
     for norm in ("inf", "2", "1"):
-        for method in METHODS:
+        for method, parts in RUNS:
             for precision in ("float64", "float32"):
-                own = [r for r in rows if (r["norm"], r["method"], r["dtype"]) == (norm, method, precision)]
+                run = norm, method, precision, parts
+                own = [r for r in rows if (r["norm"], r["method"], r["dtype"], r["parts"]) == run]
                 reach = sum(float(row["reach"]) for row in own) / len(own)
+                violations = sum(int(row["violations"]) for row in own)
                 print(
-                    f"| {norm} | {method} | {precision} | {len(own)} | {sum(int(row['violations']) for row in own)} "
+                    f"| {norm} | {method} | {precision} | {parts or 1} | {len(own)} | {violations} "
                     f"| {max(float(row['largest_excess']) for row in own):.2g} | {reach:.3f} |"
                 )
     print(

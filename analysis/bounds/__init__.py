@@ -6,10 +6,16 @@
 >>> bound(graph, ball, method="crown", score=Energy())  # a score (N,)
 """
 
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from certood.analysis.bounds.ball import Bounds, LpBall
+from certood.analysis.bounds.branching import Effort, branched_rows, branched_score
 from certood.analysis.bounds.capturing import Captured, capture, list_operations, supported_operations
 from certood.analysis.bounds.differentiable import DifferentiableBounds
 from certood.analysis.bounds.engines import ENGINES, Engine, engine_by_name
@@ -54,6 +60,9 @@ __all__ = [
     "supported_operations",
 ]
 
+# So long is searched at least, where the first bounds have taken all the time.
+LEAST_SECONDS = 1e-3
+
 
 def bound(
     graph: Graph,
@@ -66,30 +75,53 @@ def bound(
     max_memory: float | None = None,
     dtype: torch.dtype = torch.float64,
     engine: str = "certood",
+    parts: int | None = None,
+    timeout: float | None = None,
+    advance: Callable[[float], None] = lambda _: None,
 ) -> Bounds:
     """Bounds over a ball of the logits (N, K), of rows C·f(x) + c of them (N, M), or of a score (N,).
 
     `method` is interval, crown-ibp, crown or alpha-crown (slopes optimised in `iterations` steps); `specification` is (C, c)
     with C of shape (N, M, K) or (M, K) and c of (N, M), (M,) or None; `max_memory` is in bytes, by default a quarter of what is
     free: images are taken in parts that fit, and where a single one does not, a simpler method is used and named in the
-    result. `dtype` float32 is faster; its rounding errors widen the bounds. `engine` is one of ENGINES. Raises CertoodError
-    for a specification that does not fit, and CannotCertify for a score without bounds.
+    result. `dtype` float32 is faster; its rounding errors widen the bounds. `engine` is one of ENGINES.
+
+    With `parts` or `timeout` bounds are made tighter by branch and bound: every ball is split into at most so many parts for each
+    end of a row and each side of a score, within so many seconds an image, which images and rows share. `advance` is told how
+    many images' worth of that is newly done. Raises CertoodError for a specification that does not fit, or for branch and bound
+    by an engine that has none, and CannotCertify for a score without bounds.
     """
     if specification is not None and score is not None:
         raise CertoodError("give a specification or a score, not both")
     bounding = engine_by_name(engine)
+    branching = parts is not None or timeout is not None
+    if branching and not bounding.linear:
+        raise CertoodError(f"the engine {engine} has no branch and bound; leave parts and timeout out")
     rows, constant = _specification(specification, graph.outputs, len(ball), ball.centre.device)
     budget = max_memory or default_memory()
     at_once = bounding.images_at_once(graph, budget, dtype, method) or len(ball)
     found = []
     for start, part in zip(range(0, len(ball), at_once), ball.split(at_once), strict=True):
+        begin = time.monotonic()
         analysis = bounding.analyse(graph, part, method, iterations=iterations, max_memory=budget, dtype=dtype)
-        if score is not None:
-            found.append(score_bounds(analysis, score))
+        chosen = slice(start, start + at_once)
+        own, shift = rows[chosen], None if constant is None else constant[chosen]
+        if not branching:
+            found.append(analysis.rows(own, shift) if score is None else score_bounds(analysis, score))
+            continue
+        assert isinstance(analysis, Analysis)
+        seconds = math.inf if timeout is None else timeout * len(part) - (time.monotonic() - begin)
+        effort = Effort(parts=math.inf if parts is None else parts, seconds=max(seconds, LEAST_SECONDS))
+        moved = partial(_scaled, advance, len(part))
+        if score is None:
+            found.append(branched_rows(analysis, own, shift, effort, advance=moved))
         else:
-            chosen = slice(start, start + at_once)
-            found.append(analysis.rows(rows[chosen], None if constant is None else constant[chosen]))
+            found.append(branched_score(analysis, score, effort, advance=moved))
     return Bounds(torch.cat([part.lower for part in found]), torch.cat([part.upper for part in found]), found[0].method)
+
+
+def _scaled(advance: Callable[[float], None], factor: float, share: float) -> None:
+    advance(factor * share)
 
 
 def _specification(

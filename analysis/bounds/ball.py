@@ -72,6 +72,10 @@ class Region(Protocol):
         """A lower bound (N, R) of rows·(x − centre), rows (N, R, *shape), for x in the set."""
         ...
 
+    def chosen(self, images: Tensor) -> "Region":
+        """The sets of some images, by their numbers, in any order and any number of times."""
+        ...
+
 
 def least_of_half(rows: Tensor | Windows, half: Tensor, *, products: int = 1) -> Tensor:
     """min of rows·y over |y| ≤ half, (N, R) in float64, for rows (N, R, *shape) and half the sides of a box (N, *shape).
@@ -130,6 +134,10 @@ class LpBall:
             return [self]
         parts = zip(self.centre.split(count), self.eps.split(count), strict=True)
         return [LpBall(centre, eps, self.norm) for centre, eps in parts]
+
+    def chosen(self, images: Tensor) -> "LpBall":
+        """The balls of some images, by their numbers."""
+        return LpBall(self.centre[images], self.eps[images], self.norm)
 
     @property
     def is_box(self) -> bool:

@@ -41,6 +41,10 @@ class Box:
         """The boxes in parts of at most so many."""
         return [Box(*ends) for ends in zip(self.lower.split(count), self.upper.split(count), strict=True)]
 
+    def chosen(self, images: Tensor) -> "Box":
+        """The boxes of some images, by their numbers."""
+        return Box(self.lower[images], self.upper[images])
+
     def least(self, rows: Tensor | Windows) -> Tensor:
         """min of rows·(x − centre) over the box, (N, R) in float64, for rows (N, R, C, H, W); less what rounding may cost."""
         return least_of_half(rows, self._half)

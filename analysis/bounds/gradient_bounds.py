@@ -48,6 +48,10 @@ class SumBox:
     def __len__(self) -> int:
         return len(self.centre)
 
+    def chosen(self, images: Tensor) -> "SumBox":
+        """The sets of some images, by their numbers."""
+        return SumBox(self.lower[images], self.upper[images], self.total)
+
     def least(self, rows: Rows) -> Tensor:
         """min of rows·(c − centre) over the set, (N, R), for rows (N, R, K).
 

@@ -1,7 +1,7 @@
 """The interface of all evidence, and what is known of a batch of images when it is asked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -20,7 +20,8 @@ class Known:
     `kind` is "id" or "ood", `indices` are the numbers of the images in their set, by which random numbers are drawn. `scores`,
     `margins` |γ − S| and `accepted` are (N,); `copied` are the least and the largest scores (N,) by the captured graph, None
     where nothing was captured. `quantities` are those that were computed so far, and `values` are theirs, (N,), or (E, N) for
-    every radius ε of the settings. `methods` names what computed the bounds, also where another method was asked for.
+    every radius ε of the settings. `methods` names what computed the bounds, also where another method was asked for. Evidence
+    that takes long tells `advance` how many images it is done with.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Known:
     values: dict[str, Tensor] = field(default_factory=dict)
     quantities: list[Quantity] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
+    advance: Callable[[float], None] = lambda _: None
 
     def __getitem__(self, name: str) -> Tensor:
         return self.values[name]

@@ -77,7 +77,7 @@ def _certify(run: Run, folder: str) -> list[str]:
     words += ["--method", settings["method"], "--seed", str(settings["seed"])]
     if settings.get("engine", "certood") != "certood":
         words += ["--engine", settings["engine"]]
-    for option, usual in (("parts", 0), ("dtype", "float64")):
+    for option, usual in (("parts", 0), ("timeout", 0.0), ("dtype", "float64")):
         if settings.get(option, usual) != usual:
             words += [f"--{option}", str(settings[option])]
     if settings["method"] == "alpha-crown":

@@ -73,7 +73,15 @@ class EngineName(click.ParamType[str]):
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Refine radii by branch and bound, a ball in at most so many parts (ReLU networks; slow).",
+    help="Refine radii by branch and bound, a ball in at most so many parts (networks with kinks, as of ReLU; slow).",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Refine radii by branch and bound, for so long an image; what is found then depends on the machine.",
 )
 @click.option(
     "--dtype",
@@ -133,6 +141,7 @@ def command(
     score_name: str | None,
     limit: int | None,
     parts: int,
+    timeout: float,
     dtype: str,
     bound_base: bool,
     iterations: int,
@@ -186,6 +195,7 @@ def command(
         engine=engine,
         iterations=iterations,
         parts=parts,
+        timeout=timeout,
         dtype=dtype,
         seed=seed,
         bound_base=bound_base,

@@ -83,8 +83,8 @@ class Tangents:
     shift: float = 0.0
     ignored: int = 0
 
-    def member(self, group: int, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (D, K) and constants (D,) for weights softmax(parameters), parameters (D, K)."""
+    def member(self, group: int | Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (D, K) and constants (D,) for weights softmax(parameters), parameters (D, K), of one group or of groups (D,)."""
         log_weights = parameters.log_softmax(1)
         weights = log_weights.exp()
         constants = self.shift - self.sign * self.temperature * (weights * log_weights).sum(1)

@@ -1,27 +1,38 @@
 """Branch and bound: parts that cover the ball, bounds that hold on each, radii between the certified and the attacked ones."""
 
 import math
+import time
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.bounds import LpBall, analyse, capture
-from certood.analysis.bounds.linear.branching import Branching, branched_least
+from certood.analysis.bounds import Analysis, LpBall, analyse, bound, capture
+from certood.analysis.bounds.branching import Effort, Functions, Mixture, branched_least, branched_rows
 from certood.analysis.evidence.attacks import generators
 from certood.analysis.evidence.direct import certified_radii
 from certood.analysis.evidence.nearest import attack_radii
 from certood.analysis.evidence.refined import refined_radii
 from certood.analysis.question import Question
+from certood.errors import CertoodError
 from certood.scores import SCORES, Energy, score_by_name
 from tests.analysis.networks import NORMS, RADII, attacked, captured, images, network, sampled
 
 
-def fixed(parameters: Tensor) -> tuple[Tensor, Tensor]:
-    """The first logit, whatever the parameters are."""
-    rows = torch.zeros(len(parameters), 4, dtype=torch.float64)
-    rows[:, 0] = 1
-    return rows, torch.zeros(len(parameters), dtype=torch.float64)
+def least(analysis: Analysis, shift: Tensor, effort: Effort | None = None, *, target: float = 0.0) -> Tensor:
+    """Lower bounds of the first logit plus a shift (N,)."""
+    rows = torch.zeros(len(shift), 1, analysis.graph.outputs, dtype=torch.float64)
+    rows[:, :, 0] = 1
+    numbers, nothing = torch.arange(len(shift)), torch.full_like(shift, -math.inf)
+    functions = Functions(numbers, numbers, torch.zeros_like(shift)[:, None], nothing, Mixture(rows, shift[:, None]))
+    return branched_least(analysis, functions, effort, target=target)
+
+
+def plain_least(analysis: Analysis, shift: Tensor) -> Tensor:
+    """The same by one linear bound."""
+    rows = torch.zeros(len(shift), 1, analysis.graph.outputs, dtype=torch.float64)
+    rows[:, :, 0] = 1
+    return analysis.least(len(analysis.graph.nodes) - 1, rows)[:, 0] + shift
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -35,11 +46,8 @@ def test_no_point_lies_below_and_more_parts_are_tighter(name: str, norm: float) 
     lowest = torch.minimum(lowest, -attacked(lambda y: -model(y), x, eps, norm)[:, 0])
     # Shifted so that the truth is negative: the search cannot end early.
     shift = -lowest - 1e-6
-    found = [
-        branched_least(analysis, fixed, torch.zeros(2, 1).double(), shift, Branching(parts=parts, batch=8, steps=6))
-        for parts in (1, 24)
-    ]
-    plain = analysis.least(len(graph.nodes) - 1, fixed(torch.zeros(2, 1))[0][:, None])[:, 0] + shift
+    found = [least(analysis, shift, Effort(parts=parts, batch=8, steps=6)) for parts in (1, 24)]
+    plain = plain_least(analysis, shift)
     assert (found[1] <= lowest + shift + 1e-9).all()
     assert (found[0] >= plain - 1e-9).all()
     assert (found[1] >= found[0] - 1e-9).all()
@@ -57,12 +65,9 @@ def test_a_tiny_network_is_decided_exactly() -> None:
     x = torch.full((1, 1, 1, 2), 0.5).double()
     analysis = analyse(capture(model, x), LpBall(x, 0.5), "crown")
 
-    def value(parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones(len(parameters), 1).double(), torch.zeros(len(parameters)).double()
-
-    found = branched_least(analysis, value, torch.zeros(1, 1).double(), torch.tensor([0.01]).double())
+    found = least(analysis, torch.tensor([0.01]).double())
     assert found.item() > 0
-    low = branched_least(analysis, value, torch.zeros(1, 1).double(), torch.tensor([-0.01]).double())
+    low = least(analysis, torch.tensor([-0.01]).double(), Effort(parts=40, first_steps=10))
     assert low.item() == pytest.approx(-0.01, abs=1e-2)
 
 
@@ -74,11 +79,28 @@ def test_radii_grow_and_stay_below_the_attack(norm: float) -> None:
     accepted = scores <= question.threshold
     certified = certified_radii(question, x, accepted, method="crown")
     reached, _ = attack_radii(question, x, accepted, certified, random=generators(0, range(6)))
-    refined = refined_radii(question, x, accepted, certified, reached, parts=16)
+    refined = refined_radii(question, x, accepted, certified, reached, parts=6, max_probes=3)
     assert (refined >= certified).all()
     assert (refined <= reached * (1 + 1e-9)).all()
     assert (refined / certified)[accepted].mean() > 1.02
     assert (refined / certified)[~accepted].mean() > 1.0
+
+
+def test_a_time_limit_refines_image_by_image() -> None:
+    graph, x = captured("conv", trained=True), images(3)
+    question = Question(graph, Energy(), float(Energy()(graph(x)).max()) + 0.5, math.inf)
+    accepted, moved = torch.ones(3, dtype=torch.bool), []
+    certified = certified_radii(question, x, accepted, method="crown")
+    reached = torch.full((3,), math.inf, dtype=torch.float64)
+    begin = time.monotonic()
+    refined = refined_radii(question, x, accepted, certified, reached, seconds=0.3, advance=moved.append)
+    assert time.monotonic() - begin < 10
+    assert moved == [1, 1, 1]
+    assert (refined >= certified).all()
+    assert (refined > certified).any()
+    points = sampled(x, 1.0, math.inf, 500)
+    inside = x + (points - x) * refined.view(-1, 1, 1, 1)
+    assert (Energy()(graph(inside.flatten(0, 1))) <= question.threshold).all()
 
 
 @pytest.mark.parametrize("score", SCORES.names())
@@ -107,8 +129,8 @@ def test_without_relu_there_is_nothing_to_split() -> None:
     model, x = network("tanh"), images()
     analysis = analyse(capture(model, x), LpBall(x, 0.05), "crown")
     shift = torch.full((2,), -10.0).double()
-    found = branched_least(analysis, fixed, torch.zeros(2, 1).double(), shift)
-    plain = analysis.least(len(analysis.graph.nodes) - 1, fixed(torch.zeros(2, 1))[0][:, None])[:, 0] + shift
+    found = least(analysis, shift)
+    plain = plain_least(analysis, shift)
     torch.testing.assert_close(found, plain)
 
 
@@ -132,18 +154,15 @@ def test_both_halves_count(activation: nn.Module, kinks: tuple[float, ...], sign
         model[3].bias.data.zero_()
         places = [(mirrored * kink - bias) / weight for kink in kinks]
         points = torch.cat([*places, torch.tensor([0.0, 1.0]).double()]).clamp(0, 1)
-        least = model(points.view(-1, 1, 1, 1)).min().item()
-
-        def value(parameters: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.ones(len(parameters), 1).double(), torch.zeros(len(parameters)).double()
+        lowest = model(points.view(-1, 1, 1, 1)).min().item()
 
         x = torch.full((1, 1, 1, 1), 0.5).double()
         analysis = analyse(capture(model, x), LpBall(x, 0.5), "crown")
         # The truth is a little below 0, so that the search cannot end early, or a little above, so that it can.
-        for truth, parts, steps in ((-1e-4, 8, 10), (1e-2, 64, 100)):
-            shift = torch.tensor([truth - least], dtype=torch.float64)
-            effort = Branching(parts=parts, batch=4, steps=steps)
-            found = branched_least(analysis, value, torch.zeros(1, 1).double(), shift, effort).item()
+        for truth, parts, steps in ((-1e-4, 8, 10), (1e-2, 64, 30)):
+            shift = torch.tensor([truth - lowest], dtype=torch.float64)
+            effort = Effort(parts=parts, batch=4, steps=steps)
+            found = least(analysis, shift, effort).item()
             assert found <= truth + 1e-9
         assert found > 0
 
@@ -160,13 +179,67 @@ def test_a_kink_that_is_not_at_zero_is_subtracted_where_it_lies() -> None:
     assert model(torch.zeros_like(x)).item() == pytest.approx(1.25)
     analysis = analyse(capture(model, x), LpBall(x, 0.5), "crown")
 
-    def value(parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ones(len(parameters), 1).double(), torch.zeros(len(parameters)).double()
-
     for truth in (-1e-4, 1e-2):
         shift = torch.tensor([truth - 1.25], dtype=torch.float64)
-        found = branched_least(
-            analysis, value, torch.zeros(1, 1).double(), shift, Branching(parts=32, batch=4, steps=10)
-        )
+        found = least(analysis, shift, Effort(parts=32, batch=4, steps=10))
         assert found.item() <= truth + 1e-9
     assert found.item() > 0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_parts_tighten_every_row_and_score_and_no_point_leaves(norm: float, dtype: torch.dtype) -> None:
+    graph, x, eps = captured("conv", trained=True), images(), 2 * RADII[norm]
+    assert graph.module is not None
+    ball = LpBall(x, eps, norm)
+    rows, shift = torch.tensor([[1.0, -1.0, 0.0, 0.5], [0.0, 0.0, 1.0, -2.0]]), torch.tensor([0.25, -3.0])
+    logits = graph.module(sampled(x, eps, norm, 2000).flatten(0, 1)).view(2000, len(x), 4).detach()
+    values = logits @ rows.T.double() + shift
+    plain = bound(graph, ball, specification=(rows, shift), dtype=dtype)
+    found = bound(graph, ball, specification=(rows, shift), dtype=dtype, parts=12)
+    assert (found.lower <= values.amin(0) + 1e-9).all()
+    assert (found.upper >= values.amax(0) - 1e-9).all()
+    assert (found.width < 0.97 * plain.width).all()
+    assert found.method == "crown with branch and bound"
+    for name in ("energy", "msp"):
+        score = score_by_name(name)
+        scores = score(logits.flatten(0, 1)).view(2000, len(x))
+        plain, found = (bound(graph, ball, score=score, dtype=dtype, parts=parts) for parts in (None, 12))
+        assert (found.lower <= scores.amin(0) + 1e-9).all()
+        assert (found.upper >= scores.amax(0) - 1e-9).all()
+        assert (found.width < 0.99 * plain.width).all()
+
+
+def test_rows_and_images_are_bounded_as_by_themselves_and_alternatives_no_worse_than_each() -> None:
+    """What shares a batch does not mix; of alternatives every part takes the better mean."""
+    graph, x = captured("conv", trained=True), images()
+    analysis = analyse(graph, LpBall(x, 0.1), "crown")
+    rows = torch.eye(4, dtype=torch.float64).expand(2, -1, -1)
+    effort = Effort(parts=8, batch=64)
+    together = branched_rows(analysis, rows, None, effort)
+    for image in range(2):
+        alone = analyse(graph, LpBall(x[image : image + 1], 0.1), "crown")
+        for row in range(4):
+            own = branched_rows(alone, rows[:1, row : row + 1], None, effort)
+            torch.testing.assert_close(own.lower[0, 0], together.lower[image, row], rtol=0.02, atol=0.02)
+            torch.testing.assert_close(own.upper[0, 0], together.upper[image, row], rtol=0.02, atol=0.02)
+    family = Mixture(rows, torch.zeros(2, 4, dtype=torch.float64))
+    numbers, nothing = torch.arange(2), torch.full((2,), -math.inf, dtype=torch.float64)
+    mixed = Functions(numbers, numbers, family.start(analysis.lower_rows(rows)), nothing, family)
+    least_of_means = branched_least(analysis, mixed, effort, target=math.inf)
+    highest = graph(x).amax(1)
+    assert (least_of_means > analysis.lower_rows(rows).amax(1) - 0.02).all()
+    assert (least_of_means <= highest).all()
+
+
+def test_time_ends_the_search_and_progress_adds_up() -> None:
+    graph, x = captured("conv", trained=True), images()
+    moved: list[float] = []
+    begin = time.monotonic()
+    bound(graph, LpBall(x, 0.2), score=Energy(), timeout=0.2, advance=moved.append)
+    assert time.monotonic() - begin < 10
+    assert sum(moved) == pytest.approx(len(x))
+    with pytest.raises(CertoodError, match="no branch and bound"):
+        bound(graph, LpBall(x, 0.2), engine="auto-lirpa", parts=4)
+    with pytest.raises(CertoodError, match="at least one part"):
+        bound(graph, LpBall(x, 0.2), parts=0)

@@ -254,6 +254,7 @@ def test_options_that_do_not_apply_are_errors(trained: Path, tmp_path: Path) -> 
         (("--confidence", "0.9"), "confidence says nothing without the method smoothing"),
         (("--iterations", "20"), "iterations says nothing without the method alpha-crown"),
         ((*smoothing, "--parts", "8"), "parts says nothing of smoothing"),
+        ((*smoothing, "--timeout", "8"), "timeout says nothing of smoothing"),
         ((*smoothing, "--dtype", "float32"), "dtype says nothing of smoothing"),
         ((*smoothing, "--engine", "certood"), "engine says nothing of smoothing"),
         (("--method", "interval", "--dtype", "float32"), "dtype says nothing of interval bounds"),

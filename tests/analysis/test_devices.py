@@ -15,14 +15,12 @@ from certood.analysis.bounds import (
     DifferentiableBounds,
     Graph,
     LpBall,
-    analyse,
     bound,
     capture,
     export,
     gradient_bound,
     logit_gradient_bound,
 )
-from certood.analysis.bounds.linear.branching import Branching, branched_least
 from certood.scores import MSP, Energy
 
 FACTORIES = {
@@ -125,9 +123,9 @@ def test_no_gradient_bound_makes_a_tensor_without_a_device() -> None:
     with WithDevice() as mode:
         gradient_bound(graph, ball, score=Energy())
         logit_gradient_bound(graph, ball, 1)
-        rows = torch.eye(3, dtype=torch.float64, device="cpu")[:, :1]
-        start, shift = rows.new_zeros(2, 1), rows.new_zeros(2)
-        branched_least(analyse(graph, ball), lambda _: (rows.T, rows.new_zeros(1)), start, shift, Branching(8, 4, 2))
+        bound(graph, ball, parts=8)
+        for score in (Energy(), MSP()):
+            bound(graph, ball, score=score, parts=8)
         training(images.float(), 0.01)
     assert not mode.without
 

@@ -75,6 +75,6 @@ def test_parts_are_an_error_for_a_network_without_kinks(own: Path) -> None:
     use_tanh()
     result = certify(own, "--parts", "2", "--out", "whole")
     assert result.exit_code == 2
-    assert "parts say nothing of this network: no activation of it is piecewise linear" in result.stderr
+    assert "parts and timeout say nothing of this network: no activation of it is piecewise linear" in result.stderr
     assert not Path("whole").exists()
     assert certify(own, "--out", "whole").exit_code == 0

@@ -30,7 +30,7 @@ from certood.analysis.bounds.operations.base import (
     Operation,
     Rows,
 )
-from certood.analysis.bounds.operations.precision import unit_roundoff
+from certood.analysis.bounds.operations.precision import outward_sum, unit_roundoff
 from certood.errors import CannotCertify
 
 # So many rows are worth a matrix of only those lines that count.
@@ -49,11 +49,16 @@ class BackwardPass:
     """
 
     def __init__(
-        self, nodes: NodeBounds, dtype: torch.dtype, max_memory: float, before: "BackwardPass | None" = None
+        self,
+        nodes: NodeBounds,
+        dtype: torch.dtype,
+        max_memory: float,
+        before: "BackwardPass | None" = None,
+        losses: RoundingLosses | None = None,
     ) -> None:
         self.nodes, self.dtype, self.max_memory = nodes, dtype, max_memory
         self._before = before if before is not None and before.dtype == dtype else None
-        self.losses = RoundingLosses(nodes, dtype)
+        self.losses = losses or RoundingLosses(nodes, dtype)
         self._relaxations: dict[int, CentredRelaxation] = {}
         self._compact: dict[int, list[CompactLayer]] = {}
 
@@ -161,8 +166,11 @@ class BackwardPass:
         if choices.reached is not None:
             choices.reached[index] = dense(own).detach()
         for multiple, place in choices.subtracted.get(index, ()):
-            before = summed(before, -multiple)
-            added = added - totals(multiple * (self.nodes.references[source] - place)[:, None])
+            # Whatever the multiple is rounded to is a multiple as well.
+            rounded = multiple.to(self.dtype)
+            before = summed(before, -rounded)
+            shift = rounded.to(torch.float64) * (self.nodes.references[source] - place)[:, None]
+            added = added + outward_sum(-totals(shift), -self.losses.of_subtracted(source, rounded, shift, before))
         return [before], added
 
     def _chosen_lines(self, index: int, operation: Elementwise, own: Rows, choices: Choices) -> tuple[Rows, Tensor]:

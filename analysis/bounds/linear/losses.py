@@ -16,7 +16,7 @@ from certood.analysis.bounds.linear.rounding import (
 )
 from certood.analysis.bounds.linear.rows import magnitude
 from certood.analysis.bounds.operations.base import Elementwise, LinearOperation, Rows
-from certood.analysis.bounds.operations.precision import least_normal
+from certood.analysis.bounds.operations.precision import least_normal, unit_roundoff
 from certood.analysis.bounds.operations.relaxations import Relaxation
 
 
@@ -33,6 +33,15 @@ class RoundingLosses:
         self._linear: dict[int, Tensor] = {}
         self._underflow: dict[int, Tensor] = {}
 
+    def chosen(self, images: Tensor, nodes: NodeBounds) -> "RoundingLosses":
+        """Losses over parts of the balls of some images, `nodes`: those of linear nodes are no larger than over the whole."""
+        found = RoundingLosses(nodes, self.dtype)
+        for index, node in enumerate(self.nodes.graph.nodes[1:], start=1):
+            found._underflow[index] = self.underflow(index)[images]
+            if isinstance(node.operation, LinearOperation):
+                found._linear[index] = self.linear(index)[images]
+        return found
+
     def of_cast(self, index: int, rows: Rows) -> Tensor:
         """What one rounding of every coefficient (N, R, …) of a node may cost: (N, R) or a zero."""
         return self._lost(rows, partial(self.cast, index))
@@ -40,6 +49,19 @@ class RoundingLosses:
     def of_linear_step(self, index: int, rows: Rows) -> Tensor:
         """What a step back from a linear node may cost these rows: (N, R) or a zero."""
         return self._lost(rows, partial(self.linear, index))
+
+    @torch.no_grad()
+    def of_subtracted(self, index: int, multiple: Tensor, shift: Tensor, rows: Rows) -> Tensor:
+        """What subtracting a multiple (N, 1, *shape) of the input z − z₀ of an activation, a node, may cost (N, R).
+
+        `rows` are what is left of the coefficients of z − z₀, and `shift` what was added up for z₀. Relaxations cover the loss of
+        a linear node for the coefficients that pass them, and not for these.
+        """
+        before = self.linear(index) if self.in_relaxations(index) else None
+        passing = input_loss(self.nodes.reach(index), before, self.dtype)
+        share = 2 * (shift[0, 0].numel() + 8) * unit_roundoff(torch.float64)
+        sums = share * shift.abs().flatten(2).sum(2)
+        return magnitude(multiple, passing).to(torch.float64) + sums + self.of_cast(index, rows)
 
     def _lost(self, rows: Rows, loss: Callable[[], Tensor]) -> Tensor:
         plane = loss()
