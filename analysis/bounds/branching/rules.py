@@ -73,9 +73,13 @@ def babsr(neurons: Neurons) -> Tensor:
     return torch.maximum(left, right).abs()
 
 
+# Where the centre's input lies at the kink, no line gains there, and a split may help all the same.
+OTHERWISE = 1e-3
+
+
 def nearest(neurons: Neurons) -> Tensor:
-    """The gain of both halves together, each at the point of its box that is nearest to the centre's input."""
-    total = torch.zeros_like(neurons.rows)
+    """The gain of both halves together, each at the point of its box that is nearest to the centre's input; a little of `gap`."""
+    total = OTHERWISE * gap(neurons)
     for lower, upper in neurons.halves:
         point = torch.minimum(torch.maximum(neurons.centre, lower), upper)
         before = neurons.contribution(neurons.lower, neurons.upper, point)
