@@ -3,8 +3,9 @@
 A folder holds instances.csv with lines `network.onnx,property.vnnlib,seconds`, as the competitions' benchmarks and
 `certood export` have it; files may be compressed (.gz). Properties are VNN-LIB 1.0. An instance is refuted where projected
 gradient descent finds a counterexample that the network, in float64, confirms; it is verified where linear bounds over the box
-of inputs exclude every way of being one, within the seconds that instances.csv allows. Seconds are those of the bounds alone,
-medians over the instances; reading and capturing the network is not counted, of either engine.
+of inputs, or over parts of it by certood's branch and bound, exclude every way of being one, within the seconds that
+instances.csv and --timeout allow. Seconds are those of the bounds alone, medians over the instances; reading and capturing
+the network is not counted, of either engine.
 
 Without a folder, two networks are trained on the bundled digits, and the conditions of their decisions on test images are written
 as properties, some true and some false.
@@ -35,8 +36,9 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from certood.analysis.bounds import ENGINES, Graph, capture
+from certood.analysis.bounds import ENGINES, Graph, analyse, capture
 from certood.analysis.bounds.box import Box
+from certood.analysis.bounds.branching import Effort, Functions, Mixture, branched_least
 from certood.analysis.bounds.engines.auto_lirpa import AutoLirpaEngine
 from certood.analysis.claims.networks import write_onnx
 from certood.claims.properties import Case, Counterexamples, Property
@@ -51,7 +53,9 @@ from certood.train.loop import fit
 from certood.train.recipe import load_recipe
 
 RECIPES = ("digits-greg", "digits-certified-greg")
-RADII = (0.02, 0.05, 0.1, 0.2)
+RADII = (0.02, 0.05, 0.08, 0.12, 0.2)
+# Beside the methods of the engines: certood's CROWN, then parts of the box.
+BRANCHING = "branch-and-bound"
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ class Found:
 
     def add(self, network: Loaded, stated: Property, allowed: float, engine: str, method: str, iterations: int) -> None:
         try:
-            proved, spent = verified(network, stated, engine, method, iterations)
+            proved, spent = verified(network, stated, engine, method, iterations, allowed)
             self.verified.append(proved and spent <= allowed)
             self.seconds.append(spent)
         except Exception as error:  # another engine, or ours on a network it does not know, raises whatever it likes
@@ -198,7 +202,9 @@ def attacked(network: Loaded, case: Case, steps: int, restarts: int, generator: 
     return False
 
 
-def verified(network: Loaded, stated: Property, engine: str, method: str, iterations: int) -> tuple[bool, float]:
+def verified(
+    network: Loaded, stated: Property, engine: str, method: str, iterations: int, allowed: float = math.inf
+) -> tuple[bool, float]:
     """Whether bounds exclude every case, one of whose rows stays above its bound over the whole box; and the seconds of that."""
     left, spent = list(stated.cases), 0.0
     while left:
@@ -207,7 +213,10 @@ def verified(network: Loaded, stated: Property, engine: str, method: str, iterat
             one for one in left if np.array_equal(one.lower, first.lower) and np.array_equal(one.upper, first.upper)
         ]
         left = [one for one in left if not any(one is other for other in same)]
-        proved, seconds = excluded(network, same, engine, method, iterations)
+        if method == BRANCHING:
+            proved, seconds = excluded_by_parts(network, same, max(allowed - spent, 1e-3))
+        else:
+            proved, seconds = excluded(network, same, engine, method, iterations)
         spent += seconds
         if not proved:
             return False, spent
@@ -229,6 +238,26 @@ def excluded(network: Loaded, cases: Sequence[Case], engine: str, method: str, i
     seconds = time.perf_counter() - begin
     own = zip(lower.split([len(case.rows) for case in cases]), cases, strict=True)
     return all(bool(above(part, case).any()) for part, case in own), seconds
+
+
+def excluded_by_parts(network: Loaded, cases: Sequence[Case], allowed: float) -> tuple[bool, float]:
+    """The same by branch and bound, within so many seconds: on every part a mean of a case's rows exceeds that of its bounds."""
+    if any(not len(case.rows) for case in cases):
+        return False, 0.0
+    begin = time.perf_counter()
+    box = Box(*(torch.from_numpy(end).view(1, *network.shape) for end in (cases[0].lower, cases[0].upper)))
+    analysis = analyse(network.graph, box, "crown")  # type: ignore[arg-type]
+    most = max(len(case.rows) for case in cases)
+    # Cases with fewer rows repeat their first.
+    order = [list(range(len(case.rows))) + [0] * (most - len(case.rows)) for case in cases]
+    rows = torch.stack([torch.from_numpy(case.rows[own]) for case, own in zip(cases, order, strict=True)])
+    bounds = torch.stack([torch.from_numpy(case.bounds[own]) for case, own in zip(cases, order, strict=True)])
+    plain = analysis.lower_rows(rows.flatten(0, 1)[None]).view_as(bounds) - bounds
+    family, numbers = Mixture(rows, -bounds), torch.arange(len(cases))
+    functions = Functions(torch.zeros_like(numbers), numbers, family.start(plain), plain.amax(1), family)
+    left = max(allowed - (time.perf_counter() - begin), 1e-3)
+    found = branched_least(analysis, functions, Effort(math.inf, left), target=0.0)
+    return bool((found > 0).all()), time.perf_counter() - begin
 
 
 def above(lower: Tensor, case: Case) -> Tensor:
@@ -255,9 +284,15 @@ def measured(folder: Path, arguments: argparse.Namespace) -> list[dict[str, str 
             skipped += 1
             print(f"{instance.network.name} is not read: {error}", flush=True)
     false = [refuted(network, stated, arguments.steps, arguments.restarts, 0) for network, stated, _ in pairs]
-    chosen_bounds = [(engine, method) for engine in arguments.engines for method in arguments.methods]
+    chosen_bounds = [
+        (engine, method)
+        for engine in arguments.engines
+        for method in arguments.methods
+        if method != BRANCHING or ENGINES[engine].linear
+    ]
     found = {one: Found() for one in chosen_bounds}
-    for network, stated, allowed in pairs:
+    for network, stated, given in pairs:
+        allowed = min(given, arguments.timeout)
         # In turns, so that what else the machine does falls on all of them.
         for engine, method in chosen_bounds:
             found[engine, method].add(network, stated, allowed, engine, method, arguments.iterations)
@@ -333,7 +368,8 @@ def main() -> None:
         "--images", type=int, default=10, help="ID and OOD images each, about which properties are written"
     )
     parser.add_argument("--limit", type=int, help="at most so many instances of a folder, spread evenly over it")
-    parser.add_argument("--methods", nargs="+", default=("crown", "alpha-crown"))
+    parser.add_argument("--methods", nargs="+", default=("crown", "alpha-crown", BRANCHING))
+    parser.add_argument("--timeout", type=float, default=math.inf, help="at most so many seconds an instance")
     parser.add_argument("--engines", nargs="+", choices=tuple(ENGINES), help="by default all that are installed")
     parser.add_argument("--iterations", type=int, default=20, help="steps of α-CROWN")
     parser.add_argument("--steps", type=int, default=50, help="steps of the attack")

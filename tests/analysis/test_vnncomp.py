@@ -67,6 +67,9 @@ def test_verdicts_are_those_of_dense_samples(vnncomp: Any, network: Any) -> None
             found = read_vnnlib(text)
             false = vnncomp.refuted(network, found, 50, 10, 0)
             proved = vnncomp.verified(network, found, "certood", "crown", 20)[0]
+            by_parts = vnncomp.verified(network, found, "certood", vnncomp.BRANCHING, 20, 0.5)[0]
+            assert by_parts >= proved
+            assert not (false and by_parts)
             # A sample is a counterexample: the attack finds one at least as easily, and nothing can be verified.
             assert not (false and proved)
             if shift < 0:
@@ -93,7 +96,8 @@ def test_every_case_has_to_be_excluded(vnncomp: Any, network: Any) -> None:
         (f"(assert (< Y_0 {y[0] + 1e-9!r}))", False),
     ):
         found = read_vnnlib(stated(lower, lower, asserted))
-        assert vnncomp.verified(network, found, "certood", "crown", 20)[0] == true
+        for method in ("crown", vnncomp.BRANCHING):
+            assert vnncomp.verified(network, found, "certood", method, 20, 1.0)[0] == true
         assert vnncomp.refuted(network, found, 3, 2, 0) == (not true)
     other = stated(lower, lower, "").replace("(assert (>= X_0 0.4))", "").replace("(assert (<= X_0 0.4))", "")
     boxes = "(assert (or (and (>= X_0 0.4) (<= X_0 0.4) {}) (and (>= X_0 0.3) (<= X_0 0.5) {})))"
@@ -117,7 +121,13 @@ def test_a_folder_of_the_competition(vnncomp: Any, tmp_path: Path, capsys: pytes
         lines.append(f"onnx/n.onnx,vnnlib/{name}.vnnlib.gz,60\n")
     (tmp_path / "instances.csv").write_text("".join(lines))
     arguments = argparse.Namespace(
-        limit=None, engines=["certood"], methods=["interval", "crown"], iterations=5, steps=20, restarts=4
+        limit=None,
+        engines=["certood"],
+        methods=["interval", "crown"],
+        iterations=5,
+        steps=20,
+        restarts=4,
+        timeout=60.0,
     )
     table = vnncomp.measured(tmp_path, arguments)
     assert [(row["verified"], row["refuted"], row["unknown"]) for row in table][1] == (1, 1, 0)
