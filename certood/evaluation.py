@@ -15,6 +15,7 @@ from certood.errors import CertoodError, DataError, RunDirectoryError
 from certood.files import write_atomically
 from certood.inference import collect_logits
 from certood.metrics import Metric, aupr_in, aupr_out, auroc, bootstrap_interval, fpr_at_threshold, threshold_at_tpr
+from certood.openood import grouped, openood_metrics
 from certood.runs.directory import RunDirectory
 from certood.runs.identity import SCHEMA_VERSION, detector_identity, differences, versions
 from certood.runs.schema import EvaluationFile, read_checked
@@ -34,15 +35,20 @@ def evaluate(
     device: torch.device | str = "cpu",
     scores: Sequence[Score] | None = None,
     bootstrap: int = 0,
+    near: Sequence[str] = (),
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Accuracy, and for every score its γ and AUROC, FPR95, AUPR on every OOD set and on average.
 
     γ of the detector's own score is the stored one; that of the others accepts 95 % of the validation images, never of
-    the test images. With `bootstrap` resamplings each set also gets `auroc_interval` and `fpr95_interval` (95 %). Returns
-    what `evaluation.json` holds. Raises DataError where images or classes do not fit the network.
+    the test images. With `bootstrap` resamplings each set also gets `auroc_interval` and `fpr95_interval` (95 %). Where
+    OOD sets are called `near`, scores have the means of these and of the others (`far`) as well. Returns what
+    `evaluation.json` holds. Raises DataError where images or classes do not fit the network, CertoodError for an unknown set.
     """
+    for name in near:
+        if name not in ood:
+            raise CertoodError(f"near names {name!r}, which is no OOD set: expected one of {', '.join(ood)}")
     for source in (splits.validation, splits.test, *ood.values()):
         if source.shape != detector.input_shape:
             raise DataError(
@@ -75,6 +81,8 @@ def evaluate(
         },
         "versions": versions(),
     }
+    if near:
+        result["near"] = [name for name in ood if name in near]
     for score in scores or measured_scores(detector):
         of_outputs = detector.reading(score)
         values = {name: of_outputs(part).numpy() for name, part in logits.items()}
@@ -83,8 +91,8 @@ def evaluate(
             threshold = detector.threshold
         sets = {name: _measure(values["id"], values[f"ood/{name}"], threshold, bootstrap, seed) for name in ood}
         entry: dict[str, Any] = {"threshold": threshold, "sets": sets}
-        if sets:
-            entry["mean"] = {metric: float(np.mean([part[metric] for part in sets.values()])) for metric in METRICS}
+        for group, members in (grouped(list(sets), ()) | grouped(list(sets), near)).items():
+            entry[group] = {metric: float(np.mean([sets[name][metric] for name in members])) for metric in METRICS}
         result["scores"][score.label] = entry
     return result
 
@@ -106,6 +114,7 @@ def _measure(
         "fpr95": fpr_at_threshold(outside, threshold),
         "aupr_in": aupr_in(inside, outside),
         "aupr_out": aupr_out(inside, outside),
+        "openood": openood_metrics(inside, outside),
     }
     if bootstrap:
         metrics: dict[str, Metric] = {"auroc": auroc, "fpr95": lambda _, ood: fpr_at_threshold(ood, threshold)}
@@ -164,8 +173,10 @@ def evaluation_table(result: Mapping[str, Any]) -> TextTable:
     table = TextTable(("score", *METRICS.values()), title=f"{accuracy}; OOD sets in %; * the detector's own score")
     ordered = sorted(scores, key=lambda name: name != result.get("score"))
     groups = [(name, {score: scores[score]["sets"][name] for score in ordered}) for name in _sets(scores)]
-    if all("mean" in entry for entry in scores.values()):
-        groups.append(("mean", {score: scores[score]["mean"] for score in ordered}))
+    for mean in ("near", "far", "mean"):
+        if all(mean in entry for entry in scores.values()):
+            title = mean if mean == "mean" else f"mean of {mean} sets"
+            groups.append((title, {score: scores[score][mean] for score in ordered}))
     for title, parts in groups:
         table.line(title)
         for score, part in parts.items():

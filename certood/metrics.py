@@ -14,7 +14,8 @@ from certood.errors import CertoodError
 Metric = Callable[[ArrayLike, ArrayLike], float]
 
 
-def _checked(scores: ArrayLike, name: str) -> NDArray[np.float64]:
+def checked_scores(scores: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Scores as a 1-d array of float64; `name` is what errors call them."""
     array = np.asarray(scores, dtype=np.float64)
     if array.ndim != 1 or not array.size:
         raise CertoodError(f"expected a non-empty 1-d array of {name} scores, got shape {array.shape}")
@@ -25,7 +26,7 @@ def _checked(scores: ArrayLike, name: str) -> NDArray[np.float64]:
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Probability that an OOD image scores above an ID image, ties counting one half: area under the ROC curve."""
-    inside, outside = np.sort(_checked(id_scores, "ID")), _checked(ood_scores, "OOD")
+    inside, outside = np.sort(checked_scores(id_scores, "ID")), checked_scores(ood_scores, "OOD")
     below = np.searchsorted(inside, outside, "left").sum(dtype=np.float64)
     not_above = np.searchsorted(inside, outside, "right").sum(dtype=np.float64)
     return float((below + not_above) / 2 / (inside.size * outside.size))
@@ -42,26 +43,26 @@ def _average_precision(positive: NDArray[np.float64], negative: NDArray[np.float
 
 def aupr_out(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Average precision with OOD images as the positives."""
-    return _average_precision(_checked(ood_scores, "OOD"), _checked(id_scores, "ID"))
+    return _average_precision(checked_scores(ood_scores, "OOD"), checked_scores(id_scores, "ID"))
 
 
 def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Average precision with ID images as the positives, low scores being retrieved first."""
-    return _average_precision(-_checked(id_scores, "ID"), -_checked(ood_scores, "OOD"))
+    return _average_precision(-checked_scores(id_scores, "ID"), -checked_scores(ood_scores, "OOD"))
 
 
 def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
     """The smallest γ such that at least the share `tpr` of these held-out ID images has S ≤ γ."""
     if not 0 < tpr <= 1:
         raise CertoodError(f"expected a share 0 < tpr <= 1, got {tpr}")
-    ordered = np.sort(_checked(id_scores, "ID"))
+    ordered = np.sort(checked_scores(id_scores, "ID"))
     # The tolerance keeps 0.95·20 = 19.000000000000004 from asking for a twentieth image.
     return float(ordered[math.ceil(tpr * ordered.size * (1 - 1e-12)) - 1])
 
 
 def fpr_at_threshold(ood_scores: ArrayLike, threshold: float) -> float:
     """Share of OOD images accepted, S ≤ γ; FPR95 when γ accepts 95 % of held-out ID images."""
-    return float((_checked(ood_scores, "OOD") <= threshold).mean())
+    return float((checked_scores(ood_scores, "OOD") <= threshold).mean())
 
 
 def bootstrap_interval(
@@ -74,7 +75,7 @@ def bootstrap_interval(
     seed: int = 0,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a metric; ID and OOD images are resampled separately (Efron 1979)."""
-    inside, outside = _checked(id_scores, "ID"), _checked(ood_scores, "OOD")
+    inside, outside = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
     generator = np.random.default_rng(seed)
     values = [
         metric(generator.choice(inside, inside.size), generator.choice(outside, outside.size)) for _ in range(samples)

@@ -84,7 +84,8 @@ class Comparison:
 def compare_arms(arms: Sequence[Arm], against: str | None = None, near: Sequence[str] = ()) -> Comparison:
     """Compare arms with one of them (default: the first), OOD sets that are `near` apart from the others, which are far.
 
-    Raises CertoodError for an arm or a set that is not there.
+    Without `near` they are those that the evaluations call so, where all agree. Raises CertoodError for an arm or a set that is
+    not there.
     """
     names = [arm.name for arm in arms]
     if against is not None and against not in names:
@@ -95,6 +96,7 @@ def compare_arms(arms: Sequence[Arm], against: str | None = None, near: Sequence
         if name not in sets:
             raise CertoodError(f"the runs were not evaluated on {name!r}: expected one of {', '.join(sets)}")
     groups = {ALL: sets}
+    near = near or _near_by_all(arms)
     if near:
         parts = {NEAR: tuple(name for name in sets if name in near), FAR: tuple(n for n in sets if n not in near)}
         groups = {name: members for name, members in parts.items() if members} | groups
@@ -102,6 +104,12 @@ def compare_arms(arms: Sequence[Arm], against: str | None = None, near: Sequence
     lines = [_line(arm, base, ACCURACY, ALL, ()) for arm in arms]
     lines += [_line(arm, base, metric, *place) for metric in METRICS for place in places if place[1] for arm in arms]
     return Comparison(tuple(arms), base.name, groups, tuple(lines))
+
+
+def _near_by_all(arms: Sequence[Arm]) -> tuple[str, ...]:
+    """The OOD sets that every evaluation calls near, or none where they disagree."""
+    found = {tuple(sorted((run.evaluation or {}).get("near", ()))) for arm in arms for run in arm.runs.values()}
+    return found.pop() if len(found) == 1 else ()
 
 
 def paired_difference(differences: Sequence[float]) -> Difference:

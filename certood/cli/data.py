@@ -22,7 +22,7 @@ def list_sets(data_root: Path) -> None:
     """List the sets that have a name, and whether they are here."""
     with busy("Loading PyTorch"):
         from certood.data import load_set
-        from certood.data.catalogue import NAMED_SETS
+        from certood.data.catalogue import KINDS, NAMED_SETS
         from certood.errors import DataError
         from certood.text_tables import TextTable
 
@@ -34,8 +34,8 @@ def list_sets(data_root: Path) -> None:
         except DataError:
             here, count = "no", ""
         table.row(name, here, known.title, known.sizes or count)
-    table.row("npz:PATH", "", "uint8 images, labels, classes")
-    table.row("folder:PATH", "", "pictures in class folders, or flat")
+    for kind, of_kind in KINDS.items():
+        table.row(f"{kind}:{of_kind.argument}", "", of_kind.title)
     click.echo(table)
     click.echo("Options: NAME?classes=a-m,x&colour=grey|rgb&size=N|crop=N|pad=N\n         &background=black|white")
 

@@ -18,6 +18,12 @@ from certood.waiting import busy
     multiple=True,
     help="Only this score, e.g. msp or energy:temperature=2; give it once a score.",
 )
+@click.option(
+    "--near",
+    multiple=True,
+    metavar="SET",
+    help="OOD set that is near the ID set, the others being far; give it once a set.",
+)
 @click.option("--bootstrap", type=click.IntRange(0), default=0, help="Resamplings for 95 % intervals.")
 @click.option("--calibrate", is_flag=True, help="Compute γ from the validation images and store it in the checkpoint.")
 @click.option("--batch-size", type=click.IntRange(1), default=512, show_default=True)
@@ -26,16 +32,23 @@ from certood.waiting import busy
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Where to write.  [default: evaluation.json beside the checkpoint]"
 )
+@click.option(
+    "--openood-csv",
+    type=click.Path(path_type=Path),
+    help="Also write OpenOOD's table of the detector's own score, or of the first --score, by OpenOOD's definitions.",
+)
 @foreign_options
 def command(
     run: Path,
     score_names: tuple[str, ...],
+    near: tuple[str, ...],
     bootstrap: int,
     calibrate: bool,
     batch_size: int,
     device: str,
     overwrite: bool,
     out: Path | None,
+    openood_csv: Path | None,
     sets: ImageSetOptions,
     **foreign: str | int | None,
 ) -> None:
@@ -54,7 +67,9 @@ def command(
             read_evaluation,
             write_evaluation,
         )
-        from certood.files import refuse_foreign
+        from certood.files import refuse_foreign, write_atomically
+        from certood.openood import is_openood_csv
+        from certood.openood import openood_csv as as_openood_csv
         from certood.runs import RunDirectory
         from certood.scores import score_by_name
 
@@ -66,6 +81,8 @@ def command(
         raise click.UsageError("--calibrate stores γ in a checkpoint of certood; foreign weights have no place for it")
     out = out or files.evaluation
     refuse_foreign(out, lambda content: b'"accuracy"' in content and b'"scores"' in content)
+    if openood_csv is not None:
+        refuse_foreign(openood_csv, is_openood_csv)
     scores = [score_by_name(name, detector.score) for name in score_names]
     kept = [score.label for score in scores or measured_scores(detector)]
     with RunDirectory.of(out).writing("evaluate"):
@@ -80,8 +97,18 @@ def command(
         if calibrate:
             save_checkpoint(detector, files.checkpoint if run.is_dir() else run)
         result = evaluate(
-            detector, splits, ood, batch_size=batch_size, device=chosen, scores=scores or None, bootstrap=bootstrap
+            detector,
+            splits,
+            ood,
+            batch_size=batch_size,
+            device=chosen,
+            scores=scores or None,
+            bootstrap=bootstrap,
+            near=[sets.coloured(name) for name in near],
         )
         write_evaluation(out, result)
+        if openood_csv is not None:
+            write_atomically(openood_csv, as_openood_csv(result, scores[0].label if scores else detector.score.label))
     click.echo(evaluation_table(result))
-    click.echo(f"Written: {out}")
+    for written in filter(None, (out, openood_csv)):
+        click.echo(f"Written: {written}")

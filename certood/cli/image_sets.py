@@ -28,17 +28,20 @@ class ImageSetOptions:
     data_root: Path | None
     channels: str | None
 
+    def coloured(self, name: str) -> str:
+        """The name of a set that is named beside --channels."""
+        from certood.data.names import SetName
+
+        return name if self.channels is None else SetName.parse(name).with_colour(self.channels)
+
     def load(self, run: Path, detector: "Detector") -> "tuple[IdSplits, Mapping[str, ImageSource]]":
         """The ID splits and OOD sets of a run, or those that are named instead (see `load_run_data`)."""
-        from certood.data.names import SetName
         from certood.runs import load_run_data
 
         named = [name for name in (self.id_name, self.id_test, *self.ood) if name is not None]
         if self.channels is not None and not named:
             raise click.UsageError("--channels is about sets that are named beside it: add --id, --id-test or --ood")
-        coloured = {
-            name: name if self.channels is None else SetName.parse(name).with_colour(self.channels) for name in named
-        }
+        coloured = {name: self.coloured(name) for name in named}
         with busy("Reading image sets"):
             return load_run_data(
                 run,

@@ -1,4 +1,4 @@
-"""Image sets by name: bundled, torchvision's, `npz:PATH` and `folder:PATH`; each with options (see `SetName`)."""
+"""Image sets by name: bundled, torchvision's, and the user's own by kind and path; each with options (see `SetName`)."""
 
 import difflib
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 
 from certood.data.digits import DIGITS_SETS, load_digits
 from certood.data.folder import load_folder
+from certood.data.imglist import load_imglist
 from certood.data.names import SetName, selected_classes
 from certood.data.npz import load_npz
 from certood.data.request import Request
@@ -36,9 +37,29 @@ NAMED_SETS: dict[str, NamedSet] = {name: NamedSet("bundled", load_digits) for na
     name: NamedSet(known.title, load_torchvision, known.sizes, True, fetch_torchvision, known.shape is None)
     for name, known in TORCHVISION_SETS.items()
 }
-KINDS: dict[str, Callable[[Request], ImageSource]] = {
-    "npz": lambda request: load_npz(request.name, request.path, request.form),
-    "folder": lambda request: load_folder(request.name, request.path, request.form),
+
+
+@dataclass(frozen=True)
+class KindOfSet:
+    """Sets that are named KIND:PATH: what they are, how they are loaded, and what stands for PATH where it is explained."""
+
+    title: str
+    load: Callable[[Request], ImageSource]
+    argument: str = "PATH"
+
+
+KINDS: dict[str, KindOfSet] = {
+    "npz": KindOfSet(
+        "uint8 images, labels, classes", lambda request: load_npz(request.name, request.path, request.form)
+    ),
+    "folder": KindOfSet(
+        "pictures in class folders, or flat", lambda request: load_folder(request.name, request.path, request.form)
+    ),
+    "imglist": KindOfSet(
+        "OpenOOD's lists of pictures",
+        lambda request: load_imglist(request.name, request.path, request.root, request.form),
+        "FILE",
+    ),
 }
 
 
@@ -50,18 +71,17 @@ def set_names() -> list[str]:
 def load_set(name: str, *, root: Path, split: str = "test", size: int | None = None) -> ImageSource:
     """The image set of that name, e.g. `npz:letters.npz?classes=a-m&size=28` (see `SetName` for the options).
 
-    `split` ("train" or "test") matters where the set has official splits. Relative paths of `npz:` and `folder:` start at
-    `root`; `size` resizes to size×size pixels where the name itself says nothing of size. Nothing is downloaded: raises
-    DataError that says which file was looked for, where, and how to get it.
+    `split` ("train" or "test") matters where the set has official splits. Relative paths start at `root`; `size` resizes to
+    size×size pixels where the name itself says nothing of size. Nothing is downloaded: raises DataError that says which file was
+    looked for, where, and how to get it.
     """
     parsed = SetName.parse(name, size)
     load = _loader(parsed.source)
     if load is None:
         near = difflib.get_close_matches(parsed.source, set_names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(
-            f"unknown image set {parsed.source!r}{hint} Known: {', '.join(set_names())}, npz:PATH, folder:PATH"
-        )
+        kinds = [f"{kind}:{known.argument}" for kind, known in KINDS.items()]
+        raise DataError(f"unknown image set {parsed.source!r}{hint} Known: {', '.join([*set_names(), *kinds])}")
     try:
         found = load(Request(name, parsed.source, root, split, parsed.form))
     except (MemoryError, ValueError) as error:
@@ -73,7 +93,7 @@ def load_set(name: str, *, root: Path, split: str = "test", size: int | None = N
 def _loader(source: str) -> Callable[[Request], ImageSource] | None:
     kind, colon, path = source.partition(":")
     if colon:
-        return KINDS.get(kind) if path else None
+        return KINDS[kind].load if path and kind in KINDS else None
     return NAMED_SETS[source].load if source in NAMED_SETS else None
 
 

@@ -13,7 +13,7 @@ OPTIONS = ("classes", "colour", *NUMBERS, "background")
 
 @dataclass(frozen=True)
 class SetName:
-    """A name taken apart: `source` (a known name, npz:PATH or folder:PATH), `classes` (None for all) and form."""
+    """A name taken apart: `source` (a known name, or KIND:PATH), `classes` (None for all) and form."""
 
     text: str
     source: str

@@ -27,10 +27,19 @@ class Means(_Part):
     aupr_out: Share
 
 
+class OpenOODNumbers(_Part):
+    """FPR@95 and both AUPR of one OOD set by OpenOOD's definitions."""
+
+    fpr95: Share
+    aupr_in: Share
+    aupr_out: Share
+
+
 class MeasuredSet(Means):
     """The clean benchmark of one OOD set."""
 
     n: Count
+    openood: OpenOODNumbers | None = None
 
 
 class MeasuredScore(_Part):
@@ -39,6 +48,8 @@ class MeasuredScore(_Part):
     threshold: Number
     sets: dict[str, MeasuredSet]
     mean: Means | None = None
+    near: Means | None = None
+    far: Means | None = None
 
 
 class EvaluationFile(_Part):
@@ -47,6 +58,7 @@ class EvaluationFile(_Part):
     accuracy: Share
     scores: dict[str, MeasuredScore] = Field(min_length=1)
     score: str | None = None
+    near: list[str] = Field(default_factory=list)
     detector: dict[str, Any] = Field(default_factory=dict)
     image_sets: dict[str, str | dict[str, str]] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)

@@ -91,6 +91,16 @@ def close(line: Line, values: "np.ndarray[Any, Any]") -> None:
     assert line.deviation == pytest.approx(values.std(ddof=1))
 
 
+def test_sets_are_near_where_all_evaluations_say_so(arms: list[Path]) -> None:
+    for place, run_path in enumerate(arms):
+        file = run_path / "evaluation.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"near": ["digits-photo"]}))
+        expected = {"near", "far", "all"} if place == len(arms) - 1 else {"all"}
+        assert compare(arms).groups.keys() == expected
+    assert compare(arms).groups["near"] == ("digits-photo",)
+    assert compare(arms, near=["digits-near"]).groups["near"] == ("digits-near",)
+
+
 def test_means_and_paired_intervals_are_those_of_numpy_and_scipy(arms: list[Path]) -> None:
     found = compare(arms, against="energy", near=["digits-near"])
     assert [(arm.name, arm.seeds) for arm in found.arms] == [("energy", [0, 1, 2, 3]), ("greg", [0, 1, 2, 3])]

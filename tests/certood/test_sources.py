@@ -47,6 +47,12 @@ class Known:
             Image.fromarray(image).save(path)
         return "folder:set"
 
+    def imglist(self, changed: bool) -> str:
+        self.folder(changed)
+        lines = [f"set/{'abc'[index % 3]}/{index}.png {index % 3}" for index in range(COUNT)]
+        (self.root / "list.txt").write_text("\n".join(lines))
+        return "imglist:list.txt"
+
     def digits(self, name: str, changed: bool) -> str:
         if changed:
             images, labels, classes = DIGITS_SETS[name]()
@@ -104,6 +110,7 @@ class Pictures:
 MAKERS: dict[str, Callable[[Known, bool], str]] = {
     "npz": Known.npz,
     "folder": Known.folder,
+    "imglist": Known.imglist,
     **{name: lambda known, changed, name=name: known.digits(name, changed) for name in DIGITS_SETS},  # type: ignore[misc]
     **{name: lambda known, changed, name=name: known.torchvision(name, changed) for name in TORCHVISION_SETS},  # type: ignore[misc]
 }
