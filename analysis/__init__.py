@@ -99,12 +99,13 @@ def report(
     out: Path | str | None = None,
     *,
     format: str = "html",  # noqa: A002 (the command line's name)
+    near: Sequence[str] = (),
 ) -> str:
     """The report of some run directories: one HTML file, or its tables alone as json, csv or latex; the text.
 
-    `html` needs `out` and returns its path; the others return the text, and write it where `out` is given. Nothing is
-    computed again: all numbers come from the files of the runs. Raises RunDirectoryError where a folder is no run,
-    CertoodError for an unknown format.
+    `html` needs `out` and returns its path; the others return the text, and write it where `out` is given. `near` names OOD
+    sets that are near the ID set (default: those whose name ends in "-near"). Nothing is computed again: all numbers come from
+    the files of the runs. Raises RunDirectoryError where a folder is no run, CertoodError for an unknown format or set.
     """
     from certood.analysis.reporting.formats import tables_as_csv, tables_as_json, tables_as_latex  # noqa: PLC0415
     from certood.analysis.reporting.page import write_page  # noqa: PLC0415 (importing certood.analysis stays light)
@@ -122,9 +123,9 @@ def report(
         if out is None:
             raise CertoodError("an HTML report needs a file to be written to")
         refuse_foreign(Path(out), _is_page)
-        write_page(found, Path(out))
+        write_page(found, Path(out), near)
         return str(out)
-    text = {"json": tables_as_json, "csv": tables_as_csv, "latex": tables_as_latex}[format](found)
+    text = {"json": tables_as_json, "csv": tables_as_csv, "latex": tables_as_latex}[format](found, near)
     if out is not None:
         refuse_foreign(Path(out), lambda content: _same_kind(content, text, format))
         write_atomically(Path(out), text)

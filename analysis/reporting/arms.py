@@ -53,7 +53,7 @@ def arms_of(runs: Sequence[Run], score: str | None = None) -> list[Arm]:
             groups.append((kind, [run]))
         else:
             members.append(run)
-    names = _names([members for _, members in groups])
+    names = shared_names([members for _, members in groups])
     return [_arm(name, members, score) for name, (_, members) in zip(names, groups, strict=True)]
 
 
@@ -98,7 +98,7 @@ def _arm(name: str, members: Sequence[Run], score: str | None) -> Arm:
     return Arm(name, scores.pop(), runs)
 
 
-def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
+def shared_names(groups: Sequence[Sequence[Run]]) -> list[str]:
     """What arms are called: their folders' name without the seed, or the recipe's; where two share it, that of the first run."""
     names = [_name(members) for members in groups]
     return [name if names.count(name) == 1 else _of_first(members) for name, members in zip(names, groups, strict=True)]

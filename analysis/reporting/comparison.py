@@ -9,6 +9,7 @@ from scipy import stats
 
 from certood.analysis.intervals import CONFIDENCE
 from certood.analysis.reporting.arms import Arm
+from certood.analysis.reporting.kinds import ALL, FAR, NEAR
 from certood.errors import CertoodError
 from certood.evaluation import METRICS
 
@@ -17,8 +18,6 @@ ACCURACY = "accuracy"
 COMPARED = {ACCURACY: ACCURACY, **METRICS}
 # The metrics of which the lower value is the better one.
 LOWER_IS_BETTER = frozenset({"fpr95"})
-# Groups of OOD sets over which a metric is averaged.
-NEAR, FAR, ALL = "near", "far", "all"
 
 
 @dataclass(frozen=True)

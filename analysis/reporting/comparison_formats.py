@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from certood.analysis.intervals import CONFIDENCE
-from certood.analysis.reporting.comparison import ACCURACY, ALL, COMPARED, LOWER_IS_BETTER, Comparison, Line
+from certood.analysis.reporting.comparison import ACCURACY, COMPARED, LOWER_IS_BETTER, Comparison, Line
+from certood.analysis.reporting.kinds import ALL
 from certood.evaluation import METRICS
 
 KIND = "comparison"

@@ -7,25 +7,35 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from certood.analysis.reporting.columns import HIGH, LOW, Column, Row, best_cells
 from certood.analysis.reporting.runs import Run
-from certood.analysis.reporting.tables import TITLES, best_cells, shown, table_columns, tables
+from certood.analysis.reporting.tables import TITLES, table_columns, tables
+
+# Tables that say nothing of single sets.
+OVER_SETS = ("summary", "runs")
 
 
-def tables_as_json(runs: Sequence[Run]) -> str:
+def tables_as_json(runs: Sequence[Run], near: Sequence[str] = ()) -> str:
     """All tables, as JSON; what is infinite or not a number is null."""
     content = {
         name: [{key: _plain(value) for key, value in row.items()} for row in rows]
-        for name, rows in tables(runs).items()
+        for name, rows in tables(runs, near).items()
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def tables_as_csv(runs: Sequence[Run]) -> str:
-    """Benchmark and theory joined in one CSV: one row per run, set and ε; cells that are not known are empty."""
-    found = tables(runs)
-    # The overview says nothing of single sets.
-    parts = [part for name, part in table_columns().items() if name != "overview"]
-    columns = list(dict.fromkeys(["run", *(column.key for part in parts for column in part)]))
+def tables_as_csv(runs: Sequence[Run], near: Sequence[str] = ()) -> str:
+    """Benchmark and theory joined in one CSV: one row per run, set and ε; cells that are not known are empty.
+
+    The ends of 95 % intervals are columns of their own, NAME_low and NAME_high.
+    """
+    found = {name: rows for name, rows in tables(runs, near).items() if name not in OVER_SETS}
+    columns = ["run"]
+    for name, of_table in found.items():
+        known = {key for row in of_table for key, value in row.items() if value is not None}
+        for column in table_columns()[name]:
+            columns += [column.key, *(column.key + end for end in (LOW, HIGH) if column.key + end in known)]
+    columns = list(dict.fromkeys(columns))
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name in ("theory", "radii", "smoothing"):
         for row in found[name]:
@@ -35,7 +45,7 @@ def tables_as_csv(runs: Sequence[Run]) -> str:
         for own in matching or [rows.setdefault((row["run"], row["set"], None, None), {})]:
             own.update(row)
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     order = [run.name for run in runs]
     for row in sorted(rows.values(), key=lambda row: order.index(row["run"])):
@@ -43,13 +53,16 @@ def tables_as_csv(runs: Sequence[Run]) -> str:
     return text.getvalue()
 
 
-def tables_as_latex(runs: Sequence[Run]) -> str:
-    """Every table that has rows as a LaTeX tabular (packages booktabs, amsmath), the best in bold."""
+def tables_as_latex(runs: Sequence[Run], near: Sequence[str] = ()) -> str:
+    """Every table that has rows as a LaTeX tabular (packages booktabs, amsmath), the best in bold.
+
+    In that of the clean benchmark the 95 % interval of a number stands behind it.
+    """
     parts = []
-    for name, rows in tables(runs).items():
+    for name, rows in tables(runs, near).items():
         if not rows:
             continue
-        columns = shown(table_columns()[name], rows)
+        columns = table_columns()[name]
         best = best_cells(rows, columns)
         lines = [
             f"% {escape_latex(TITLES[name])}",
@@ -59,7 +72,7 @@ def tables_as_latex(runs: Sequence[Run]) -> str:
             "\\midrule",
         ]
         for index, row in enumerate(rows):
-            cells = [escape_latex(column.cell(row)) for column in columns]
+            cells = [escape_latex(_cell(column, row, interval=name == "benchmark")) for column in columns]
             cells = [
                 f"\\textbf{{{cell}}}" if (index, column.key) in best else cell
                 for cell, column in zip(cells, columns, strict=True)
@@ -84,6 +97,7 @@ LATEX = {
     "∇": r"$\nabla$",
     "∞": r"$\infty$",
     "−": "$-$",
+    "±": r"$\pm$",
     "≤": r"$\leq$",
     "≥": r"$\geq$",
     "–": "--",
@@ -96,6 +110,11 @@ LATEX = {
 def escape_latex(text: str) -> str:
     """Text as LaTeX that needs no other package: special characters escaped, the field's Greek letters as mathematics."""
     return "".join(LATEX.get(character, character) for character in text)
+
+
+def _cell(column: Column, row: Row, *, interval: bool) -> str:
+    ends = column.interval_text(row) if interval else ""
+    return f"{column.cell(row)} ({ends})" if ends else column.cell(row)
 
 
 def _plain(value: str | float | None) -> str | float | None:

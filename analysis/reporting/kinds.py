@@ -1,4 +1,4 @@
-"""Kinds of training: runs that differ in nothing but the seed count as one, and what is measured of each over ε."""
+"""Kinds of training and groups of OOD sets: what a report puts together, and what it keeps apart."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,64 +8,114 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certood.analysis.reporting.arms import shared_names
 from certood.analysis.reporting.runs import Run
+from certood.errors import CertoodError
 from certood.runs.kinds import kind_of
+
+NEAR, FAR, ALL = "near", "far", "all"
+# A set whose name ends so is near the ID set where nobody says which ones are.
+NEAR_ENDING = "-near"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Certified runs of one kind of training, certified in one norm at the same radii on the same sets.
-
-    `eps` (E + 1,) begins at 0; `gauc` and `aauc` (runs, E + 1) are means over the OOD sets, at ε = 0 the clean AUC.
-    """
+    """Runs that differ in nothing but the seed: trained alike, measured on the same images, certified alike."""
 
     name: str
-    norm: str
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> Run:
+        """Any of them, for what all have in common."""
+        return self.runs[0]
+
+    @property
+    def label(self) -> str:
+        """What the kind is called in a legend."""
+        return self.name if len(self.runs) == 1 else f"{self.name} ({len(self.runs)} seeds)"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What is measured of a kind over ε: `eps` (E + 1,) begins at 0; `gauc` and `aauc` (runs, E + 1) are means over OOD sets.
+
+    At ε = 0 both are the clean AUC.
+    """
+
+    kind: Kind
     eps: NDArray[np.float64]
     gauc: NDArray[np.float64]
     aauc: NDArray[np.float64]
 
 
 def kinds_of_training(runs: Sequence[Run]) -> list[Kind]:
-    """The kinds of these runs, those without certified OOD images left out."""
+    """The kinds of these runs, in the order in which they are given; a run without a recipe is a kind of its own.
+
+    So is one with a seed that its kind has already: it says nothing of other seeds.
+    """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        if run.certified and any(_outside(run)):
-            groups.setdefault(_key(run), []).append(run)
-    names = [_name(members) for members in groups.values()]
-    return [
-        _kind(name if names.count(name) == 1 else f"{name} ({members[0].name} …)", members)
-        for name, members in zip(names, groups.values(), strict=True)
-    ]
+        key = _key(run)
+        if _seed(run) in map(_seed, groups.get(key, ())):
+            key += run.path.as_posix()
+        groups.setdefault(key, []).append(run)
+    names = shared_names(list(groups.values()))
+    return [Kind(name, tuple(members)) for name, members in zip(names, groups.values(), strict=True)]
 
 
-def _key(run: Run) -> str:
-    """What runs of one kind share; a run without a recipe is a kind of its own."""
-    assert run.certification is not None
-    recipe = kind_of(run.recipe) or run.name
-    sets = sorted(run.certification["sets"])
-    return json.dumps([recipe, run.norm, run.certification["eps"], sets], sort_keys=True, default=str)
+def ood_groups(runs: Sequence[Run], near: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+    """The OOD sets of these runs by group: near and far ones where there are both, else all in one.
+
+    Without `near` those are near whose name ends in "-near". Raises CertoodError for a set that no run has.
+    """
+    sets = list(dict.fromkeys(name for run in runs for name in (*run.benchmark.get("sets", ()), *certified_sets(run))))
+    for name in near:
+        if name not in sets:
+            raise CertoodError(f"no run has the OOD set {name!r}: expected one of {', '.join(sets)}")
+    close = tuple(name for name in sets if (name in near if near else name.endswith(NEAR_ENDING)))
+    rest = tuple(name for name in sets if name not in close)
+    return {NEAR: close, FAR: rest} if close and rest else {ALL: tuple(sets)}
 
 
-def _name(members: Sequence[Run]) -> str:
-    if len(members) == 1:
-        return members[0].name
-    return f"{members[0].recipe.get('recipe', members[0].name)}, {len(members)} runs"
+def certified_sets(run: Run) -> list[str]:
+    """The OOD sets of which a run has certificates."""
+    entries = (run.certification or {}).get("sets", {})
+    return [name for name, entry in entries.items() if entry["kind"] == "ood"]
 
 
-def _outside(run: Run) -> list[Mapping[str, Any]]:
-    """The entries of OOD sets that have metrics."""
-    assert run.certification is not None
-    return [entry for entry in run.certification["sets"].values() if entry["kind"] == "ood" and "gauc" in entry]
-
-
-def _kind(name: str, members: Sequence[Run]) -> Kind:
-    assert members[0].certification is not None
-    eps = np.array([0.0, *members[0].certification["eps"]])
+def threat_curve(kind: Kind, sets: Sequence[str]) -> Curve | None:
+    """What is measured of a kind over ε, on the certified ones of these sets; None where there are none."""
+    found = [_entries(run, sets) for run in kind.runs]
+    if not all(found):
+        return None
+    assert kind.first.certification is not None
+    eps = np.array([0.0, *kind.first.certification["eps"]])
     order = np.argsort(eps)
 
     def curve(key: str) -> NDArray[np.float64]:
-        means = [np.mean([[entry["auc"], *entry[key]] for entry in _outside(run)], axis=0) for run in members]
+        means = [np.mean([[entry["auc"], *entry[key]] for entry in entries], axis=0) for entries in found]
         return np.array(means)[:, order]
 
-    return Kind(name, str(members[0].norm), eps[order], curve("gauc"), curve("aauc"))
+    return Curve(kind, eps[order], curve("gauc"), curve("aauc"))
+
+
+def _seed(run: Run) -> object:
+    return run.recipe.get("run", {}).get("seed")
+
+
+def _key(run: Run) -> str:
+    """What runs of one kind share."""
+    recipe = kind_of(run.recipe) or run.path.as_posix()
+    certified = run.certification or {}
+    threat = [certified.get(key) for key in ("norm", "eps", "method")]
+    counted = [(name, entry["n"]) for name, entry in certified.get("sets", {}).items()]
+    return json.dumps([recipe, threat, sorted(counted), run.benchmark_images, run.score], sort_keys=True, default=str)
+
+
+def _entries(run: Run, sets: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The entries of these sets that have metrics of deterministic certificates."""
+    if not run.certified or run.certification is None:
+        return []
+    entries = run.certification["sets"]
+    return [entries[name] for name in sets if name in entries and "gauc" in entries[name]]

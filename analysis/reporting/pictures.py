@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from certood.analysis.records import Certificate
-from certood.analysis.reporting.plots import Picture, thumbnail
+from certood.analysis.reporting.drawing import Picture, thumbnail
 from certood.analysis.reporting.runs import Run
 from certood.data import ImageSource, load_set
 from certood.errors import CertoodError

@@ -1,5 +1,7 @@
 """What a report reads of a run: its recipe, evaluation, certification and certificates."""
 
+import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from certood.runs.schema import CertificationFile, EvaluationFile, read_checked
 class Run:
     """A run directory as read; `evaluation` and `certification` are None where those commands have not run to their end.
 
+    `training` has the columns of training.csv of every epoch, empty where there is none (a foreign network).
     `settings` is what certification_settings.json holds: limit, hashes of the certified sets, effort. `note` says what of the
     run was left out, and why; `stale` says which of its files are about something else than the checkpoint, and were left out.
     """
@@ -29,6 +32,7 @@ class Run:
     evaluation: Mapping[str, Any] | None = None
     certification: Mapping[str, Any] | None = None
     certificates: tuple[Certificate, ...] = ()
+    training: tuple[Mapping[str, float], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     stale: tuple[str, ...] = ()
@@ -106,7 +110,14 @@ def _read(path: Path) -> Run:
             certification = None
     if stale and evaluation is None and certification is None:
         raise RunDirectoryError(f"{path}: {'; '.join(stale)}")
-    run = Run(path.resolve().name, path, files.recipe_tables(), evaluation, stale=tuple(stale))
+    run = Run(
+        path.resolve().name,
+        path,
+        files.recipe_tables(),
+        evaluation,
+        training=_training(files.training),
+        stale=tuple(stale),
+    )
     if certification is None:
         unfinished = files.certificates.is_file() and not stale
         return replace(run, note="its certification has not ended; the same command continues it" if unfinished else "")
@@ -129,6 +140,20 @@ def _read(path: Path) -> Run:
         )
     settings = read_json(files.certification_settings) or {}
     return replace(run, certification=certification, certificates=tuple(certificates), settings=settings)
+
+
+def _training(path: Path) -> tuple[Mapping[str, float], ...]:
+    """The rows of training.csv; raises RunDirectoryError where it does not read."""
+    if not path.is_file():
+        return ()
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            # An empty cell is a term that the training does not have.
+            return tuple(
+                {name: float(cell) if cell else math.nan for name, cell in row.items()} for row in csv.DictReader(file)
+            )
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise RunDirectoryError(f"{path} is damaged: {error}") from error
 
 
 def _stale(content: Mapping[str, Any], identity: Mapping[str, Any] | None, *, any_score: bool = False) -> str:

@@ -1,52 +1,24 @@
-"""The tables of a report: the benchmark, the theory, and the theory over all radii."""
+"""The tables of a report: the summary, the benchmark, the theory, and the theory over all radii."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, median
 from typing import Any
 
 from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.evidence.registry import quantities
+from certood.analysis.intervals import median_interval, share_interval
+from certood.analysis.reporting.columns import Column, Row, with_interval
 from certood.analysis.reporting.figures import NORM_NAMES
 from certood.analysis.reporting.runs import Run
-from certood.analysis.summary import median_name
-
-Row = Mapping[str, str | float | None]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: its key in a row, what people read above it, the format of its numbers.
-
-    `lowest` says which number is best: the lowest, the highest, or none (None). A column of text has no format. One that is
-    `optional` is not shown where no row knows it.
-    """
-
-    key: str
-    head: str
-    format: str = ""
-    lowest: bool | None = None
-    optional: bool = False
-
-    @property
-    def text(self) -> bool:
-        """Whether the cells are text."""
-        return not self.format
-
-    def cell(self, row: Row) -> str:
-        """The cell as people read it; what is not known, or not a number, is a dash."""
-        value = row[self.key]
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return "–"
-        if isinstance(value, str) or not self.format:
-            return str(value)
-        if math.isinf(value):
-            return "∞" if value > 0 else "−∞"
-        # Four significant digits would turn a large constant into a power of ten.
-        text = f"{value:.0f}" if self.format == ".4g" and abs(value) >= 1000 else f"{value:{self.format}}"
-        return text.replace("-", "−")
-
+from certood.analysis.reporting.summary import (
+    SUMMARY,
+    Measured,
+    accuracy,
+    guaranteed,
+    mean_measured,
+    summary_rows,
+)
+from certood.analysis.summary import median_name, median_samples
+from certood.evaluation import METRICS
 
 BENCHMARK = (
     Column("set", "OOD set"),
@@ -54,25 +26,12 @@ BENCHMARK = (
     Column("score", "score"),
     Column("accuracy", "accuracy %", ".1f"),
     Column("fpr95", "FPR95 %", ".1f", lowest=True),
-    Column("fpr95_low", "95 % from", ".1f", optional=True),
-    Column("fpr95_high", "95 % to", ".1f", optional=True),
     Column("auroc", "AUROC %", ".1f", lowest=False),
-    Column("auroc_low", "95 % from", ".1f", optional=True),
-    Column("auroc_high", "95 % to", ".1f", optional=True),
+    Column("aupr_in", "AUPR-in %", ".1f"),
+    Column("aupr_out", "AUPR-out %", ".1f"),
+    Column("n", "n", "d", hint="OOD images measured"),
 )
-OVERVIEW = (
-    Column("run", "run"),
-    Column("accuracy", "accuracy %", ".1f", lowest=False),
-    Column("fpr95", "FPR95 %", ".1f", lowest=True),
-    Column("auroc", "AUROC %", ".1f", lowest=False),
-    Column("radius_id", "radius of ID, certified", ".4f", lowest=False),
-    Column("radius_ood", "radius of OOD, certified", ".4f", lowest=False),
-    Column("gauc", "GAUC %", ".1f", lowest=False),
-    Column("norm", "norm"),
-    Column("eps", "ε", "g"),
-    Column("n", "images", "d"),
-)
-_THREAT = (Column("norm", "norm"), Column("eps", "ε", "g"), Column("n", "images", "d"))
+_THREAT = (Column("norm", "norm"), Column("eps", "ε", "g"), Column("n", "n", "d", hint="images certified"))
 _WHOSE = (Column("set", "set"), Column("kind", "kind"), Column("run", "run"))
 _SHARES = (Column("certified", "certified %", ".1f", lowest=False), Column("refuted", "refuted %", ".1f"))
 _METRICS = (
@@ -84,12 +43,17 @@ _RATES = (Column("afpr95", "AFPR95 %", ".1f"), Column("gfpr95", "GFPR95 %", ".1f
 # What is in the table first.
 SUBJECTS = ("lipschitz", "radius", "score")
 TITLES = {
-    "overview": "Benchmark and certified radii by run, mean over OOD sets and at the first ε",
+    "summary": "Summary: means over OOD sets and, of several seeds, ± their standard deviation; certified numbers at the first ε",
+    "runs": "The same of every single run",
     "benchmark": "Clean benchmark",
     "theory": "Theory, at the first ε of each run",
     "radii": "Theory over all radii",
     "smoothing": "Smoothing (probabilistic)",
 }
+
+
+# Columns of shares that certification.json has by another name.
+SHARES = {"certified": "certified_fraction", "refuted": "refuted_fraction", "smoothed": "smoothed_fraction"}
 
 
 def _of_quantities(chosen: Sequence[Quantity]) -> tuple[Column, ...]:
@@ -106,7 +70,8 @@ def _shown_quantities(*, smoothed: bool = False, per_eps: bool = False) -> list[
 def table_columns() -> dict[str, tuple[Column, ...]]:
     """The columns of every table by its name."""
     return {
-        "overview": OVERVIEW,
+        "summary": SUMMARY,
+        "runs": SUMMARY,
         "benchmark": BENCHMARK,
         "theory": (
             *_WHOSE,
@@ -135,10 +100,12 @@ def table_columns() -> dict[str, tuple[Column, ...]]:
     }
 
 
-def tables(runs: Sequence[Run]) -> dict[str, list[Row]]:
-    """The rows of every table by its name, all runs of a set next to each other."""
+def tables(runs: Sequence[Run], near: Sequence[str] = ()) -> dict[str, list[Row]]:
+    """The rows of every table by its name, all runs of a set next to each other; `runs` only where seeds were put together."""
+    summary = summary_rows(runs, near)
     return {
-        "overview": overview_rows(runs),
+        "summary": summary,
+        "runs": summary_rows(runs, near, apart=True) if any(row["runs"] > 1 for row in summary) else [],
         "benchmark": benchmark_rows(runs),
         "theory": theory_rows(runs),
         "radii": radius_rows(runs),
@@ -146,63 +113,23 @@ def tables(runs: Sequence[Run]) -> dict[str, list[Row]]:
     }
 
 
-def overview_rows(runs: Sequence[Run]) -> list[Row]:
-    """One row per run that is evaluated and certified: accuracy, mean FPR95 and AUROC, median certified radii of all ID and of
-    all OOD images, and GAUC at the first ε, mean over the OOD sets; in per cent and pixels.
-
-    Runs compare where their sets are the same, which is what "set" says here.
-    """
-    rows: list[Row] = []
-    for run in runs:
-        if run.evaluation is None or run.certification is None or run.smoothed:
-            continue
-        radii = {
-            kind: [record.radius_certified for record in run.certificates if record.kind == kind]
-            for kind in ("id", "ood")
-        }
-        entries = run.certification["sets"]
-        guaranteed = [entry["gauc"][0] for entry in entries.values() if "gauc" in entry]
-        mean = run.benchmark.get("mean", {})
-        rows.append(
-            {
-                "run": run.name,
-                "set": ", ".join(sorted({*entries, *run.benchmark["sets"]})),
-                "accuracy": _percent(run.evaluation["accuracy"]),
-                "fpr95": _percent(mean.get("fpr95")),
-                "auroc": _percent(mean.get("auroc")),
-                **{f"radius_{kind}": median(values) if values else None for kind, values in radii.items()},
-                "gauc": _percent(fmean(guaranteed)) if guaranteed else None,
-                "norm": NORM_NAMES[run.certification["norm"]],
-                "eps": run.certification["eps"][0],
-                "n": len(run.certificates),
-            }
-        )
-    return rows
-
-
 def benchmark_rows(runs: Sequence[Run]) -> list[Row]:
-    """One row per OOD set and run, and one for the mean over a run's sets: clean FPR95 and AUROC in per cent.
-
-    With the ends of their bootstrap intervals where `evaluate --bootstrap` computed them.
-    """
+    """One row per OOD set and run, and one for the mean over a run's sets: the clean benchmark in per cent, with intervals."""
     rows: list[Row] = []
     for run in runs:
         if run.evaluation is None:
             continue
-        sets = dict(run.benchmark.get("sets", {}))
+        sets = run.benchmark.get("sets", {})
+        groups = {name: (name,) for name in sets}
         if "mean" in run.benchmark:
-            sets["mean"] = run.benchmark["mean"]
-        rows += [
-            {
-                "run": run.name,
-                "score": run.score,
-                "set": name,
-                "accuracy": _percent(run.evaluation["accuracy"]),
-                **_measured(entry, "fpr95"),
-                **_measured(entry, "auroc"),
-            }
-            for name, entry in sets.items()
-        ]
+            groups["mean"] = tuple(sets)
+        correct = accuracy(run)
+        for name, members in groups.items():
+            row: dict[str, Any] = {"run": run.name, "score": run.score, "set": name}
+            row |= _cell("accuracy", correct)
+            for metric in METRICS:
+                row |= _cell(metric, mean_measured(run, members, metric))
+            rows.append(row | {"n": sum(sets[one]["n"] for one in members)})
     return _by_set(rows)
 
 
@@ -215,12 +142,12 @@ def theory_rows(runs: Sequence[Run]) -> list[Row]:
             "kind": entry["kind"],
             "method": run.certification["method"],
             **_threat(run, entry, 0),
-            **_medians(entry, _shown_quantities(), 0),
-            "certified": _percent(_at(entry, "certified_fraction", 0)),
-            "refuted": _percent(_at(entry, "refuted_fraction", 0)),
-            "auc": _percent(entry.get("auc")),
-            "aauc": _percent(_at(entry, "aauc", 0)),
-            "gauc": _percent(_at(entry, "gauc", 0)),
+            **_medians(run, name, _shown_quantities(), 0),
+            **_share("certified", entry, 0),
+            **_share("refuted", entry, 0),
+            **_area("auc", run, name, 0),
+            **_area("aauc", run, name, 0),
+            **_area("gauc", run, name, 0),
         }
         for run in runs
         if run.certification is not None and not run.smoothed
@@ -236,10 +163,13 @@ def radius_rows(runs: Sequence[Run]) -> list[Row]:
             "set": name,
             "kind": entry["kind"],
             **_threat(run, entry, place),
-            **_medians(entry, _shown_quantities(per_eps=True), place),
-            "certified": _percent(_at(entry, "certified_fraction", place)),
-            "refuted": _percent(_at(entry, "refuted_fraction", place)),
-            **{name: _percent(_at(entry, name, place)) for name in ("aauc", "gauc", "afpr95", "gfpr95")},
+            **_medians(run, name, _shown_quantities(per_eps=True), place),
+            **_share("certified", entry, place),
+            **_share("refuted", entry, place),
+            **_area("aauc", run, name, place),
+            **_area("gauc", run, name, place),
+            **_share("afpr95", entry, place),
+            **_share("gfpr95", entry, place),
         }
         for run in runs
         if run.certification is not None and not run.smoothed
@@ -259,44 +189,14 @@ def smoothing_rows(runs: Sequence[Run]) -> list[Row]:
             **_threat(run, entry, place),
             "sigma": run.certification["settings"]["smoothing"]["sigma"],
             "confidence": run.certification["settings"]["smoothing"]["confidence"],
-            "smoothed": _percent(_at(entry, "smoothed_fraction", place)),
-            **_medians(entry, _shown_quantities(smoothed=True), place),
+            **_share("smoothed", entry, place),
+            **_medians(run, name, _shown_quantities(smoothed=True), place),
         }
         for run in runs
         if run.certification is not None and run.smoothed
         for name, entry in run.certification["sets"].items()
         for place in range(len(run.certification["eps"]))
     )
-
-
-def shown(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
-    """The columns without optional ones that no row knows."""
-    return [column for column in columns if not column.optional or any(row[column.key] is not None for row in rows)]
-
-
-def best_cells(rows: Sequence[Row], columns: Sequence[Column]) -> set[tuple[int, str]]:
-    """(row, column) of the cells that are best, as they read, among runs with the same set, norm and ε.
-
-    None where fewer than two runs compete, or all read the same.
-    """
-    groups: dict[tuple[Any, ...], list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(tuple(row.get(key) for key in ("set", "norm", "eps", "sigma")), []).append(index)
-    best: set[tuple[int, str]] = set()
-    for column in columns:
-        for members in groups.values():
-            values = {
-                index: float(value)
-                for index in members
-                if isinstance(value := rows[index][column.key], (int, float)) and not math.isnan(value)
-            }
-            if column.lowest is None or len(values) < 2:
-                continue
-            target = min(values, key=lambda index: values[index] if column.lowest else -values[index])
-            found = [index for index in values if column.cell(rows[index]) == column.cell(rows[target])]
-            if len(found) < len(values):
-                best |= {(index, column.key) for index in found}
-    return best
 
 
 def _threat(run: Run, entry: Mapping[str, Any], place: int) -> dict[str, Any]:
@@ -308,12 +208,6 @@ def _threat(run: Run, entry: Mapping[str, Any], place: int) -> dict[str, Any]:
     }
 
 
-def _measured(entry: Mapping[str, Any], metric: str) -> dict[str, float | None]:
-    """A metric of a set and, where it was resampled, the ends of its interval, in per cent."""
-    low, high = entry.get(f"{metric}_interval", (None, None))
-    return {metric: _percent(entry[metric]), f"{metric}_low": _percent(low), f"{metric}_high": _percent(high)}
-
-
 def _by_set(rows: Iterable[Row]) -> list[Row]:
     """Rows of a set next to each other, sets in the order of their first appearance, the mean last."""
     given = list(rows)
@@ -321,19 +215,33 @@ def _by_set(rows: Iterable[Row]) -> list[Row]:
     return sorted(given, key=lambda row: order.index(row["set"]) if row["set"] in order else len(order))
 
 
-def _at(entry: Mapping[str, Any], key: str, place: int) -> float | None:
-    values = entry.get(key)
-    return None if values is None else values[place]
+def _cell(key: str, found: Measured | None) -> dict[str, float | None]:
+    return with_interval(key, None, None) if found is None else with_interval(key, found.value, found.interval)
 
 
-def _medians(entry: Mapping[str, Any], chosen: Sequence[Quantity], place: int) -> dict[str, float | None]:
-    """The medians of a set by column, those at the ε of this place; None where the certification has none."""
-    found = {}
+def _share(key: str, entry: Mapping[str, Any], place: int) -> dict[str, float | None]:
+    """A share of the images of a set at the ε of this place, in per cent, with its exact interval."""
+    values = entry.get(SHARES.get(key, key))
+    if values is None or values[place] is None:
+        return with_interval(key, None, None)
+    low, high = share_interval(values[place], entry["n"])
+    return with_interval(key, 100 * values[place], (100 * low, 100 * high))
+
+
+def _area(key: str, run: Run, name: str, place: int) -> dict[str, float | None]:
+    return _cell(key, guaranteed(run, name, key, place))
+
+
+def _medians(run: Run, name: str, chosen: Sequence[Quantity], place: int) -> dict[str, float | None]:
+    """The medians of a set by column, those at the ε of this place, with their intervals; None where there is none."""
+    assert run.certification is not None
+    entry = run.certification["sets"][name]
+    samples = median_samples([record for record in run.certificates if record.set == name], smoothed=run.smoothed)
+    found: dict[str, float | None] = {}
     for quantity in chosen:
         value = entry.get(median_name(quantity))
-        found[quantity.title] = value[place] if isinstance(value, list) else value
+        sample = samples.get(median_name(quantity), [[]])
+        known = sample[place if len(sample) > 1 else 0]
+        value = value[place] if isinstance(value, list) else value
+        found |= with_interval(quantity.title, value, median_interval(known) if known else None)
     return found
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value

@@ -1,32 +1,34 @@
 """The paragraph at the top of a report: which run detects best, which is certified furthest, whether they are the same."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from certood.analysis.reporting.figures import NORM_NAMES
+from certood.analysis.reporting.kinds import kinds_of_training
 from certood.analysis.reporting.runs import Run
 
 RATE, RADIUS = ".1f", ".4f"
 
 
 def verdict(runs: Sequence[Run]) -> list[str]:
-    """Its sentences. Radii in different norms are never compared."""
-    rates = {run.name: 100 * run.benchmark["mean"]["fpr95"] for run in runs if run.benchmark.get("mean")}
+    """Its sentences. Radii in different norms are never compared; runs that differ in the seed alone count by their mean."""
+    kinds = kinds_of_training(runs)
+    measured = {kind.label: kind for kind in kinds if kind.first.benchmark.get("mean")}
+    rates = {name: fmean(100 * run.benchmark["mean"]["fpr95"] for run in kind.runs) for name, kind in measured.items()}
     sentences = []
-    unlike = _unlike([_benchmarked(run) for run in runs if run.name in rates], "rates")
+    unlike = _unlike([_benchmarked(kind.first) for kind in measured.values()], "rates")
     if unlike:
         sentences.append(unlike)
     elif rates:
         sentences.append(f"Lowest mean FPR95: {_extremes(rates, RATE, ' %', lowest=True)}.")
-    norms = dict.fromkeys(str(run.norm) for run in runs if run.certified)
-    for norm in norms:
-        radii = {
-            kind: {run.name: _median(run, kind) for run in runs if run.certified and run.norm == norm}
-            for kind in ("id", "ood")
-        }
-        found = {name: radius for name, radius in radii["id"].items() if radius is not None}
+    for norm in dict.fromkeys(str(run.norm) for run in runs if run.certified):
+        certified = {kind.label: kind for kind in kinds if kind.first.certified and kind.first.norm == norm}
+        medians = {name: [_median(run) for run in kind.runs] for name, kind in certified.items()}
+        known = {name: [radius for radius in radii if radius is not None] for name, radii in medians.items()}
+        found = {name: fmean(radii) for name, radii in known.items() if len(radii) == len(medians[name])}
         if not found:
             continue
-        apart = _unlike([_certified(run) for run in runs if run.name in found], f"radii in {NORM_NAMES[norm]}")
+        apart = _unlike([_certified(certified[name].first) for name in found], f"radii in {NORM_NAMES[norm]}")
         if apart:
             sentences.append(apart)
             continue
@@ -60,11 +62,11 @@ def _unlike(measured: Sequence[object], what: str) -> str:
     return f"The {what} of these runs are not ranked: they were measured on different images or by different scores."
 
 
-def _median(run: Run, kind: str) -> float | None:
-    """The median certified radius of the run's only set of that kind; None where it has none or several."""
+def _median(run: Run) -> float | None:
+    """The median certified radius of the run's only ID set; None where it has none or several."""
     assert run.certification is not None
     found = [
-        entry.get("median_radius_certified") for entry in run.certification["sets"].values() if entry["kind"] == kind
+        entry.get("median_radius_certified") for entry in run.certification["sets"].values() if entry["kind"] == "id"
     ]
     return None if len(found) != 1 or found[0] is None else float(found[0])
 

@@ -40,7 +40,7 @@ def command(out: Path, limit: int, epochs: int | None, seed: int, overwrite: boo
         import torch
 
         from certood.analysis import report
-        from certood.analysis.reporting.plots import write_curves
+        from certood.analysis.reporting.curves import write_fractions
         from certood.analysis.reporting.runs import read_runs
         from certood.analysis.settings import Settings
 
@@ -56,7 +56,7 @@ def command(out: Path, limit: int, epochs: int | None, seed: int, overwrite: boo
         page = out / "report.html"
         click.echo(f"comparing the {len(RECIPES)} runs -> {page}")
         report(runs, page)
-        write_curves(read_runs(runs), out / "radii.png")
+        write_fractions(read_runs(runs), out / "radii.png")
     click.echo(f"Report: {page} (open it in a browser)")
 
 

@@ -20,14 +20,20 @@ from certood.waiting import busy
     show_default=True,
     help="The page, or its tables alone (to standard output without --out).",
 )
-def command(runs: tuple[Path, ...], out: Path | None, kind: str) -> None:
+@click.option(
+    "--near",
+    multiple=True,
+    metavar="SET",
+    help="OOD set that is near the ID set, the others being far; give it once a set.  [default: sets named *-near]",
+)
+def command(runs: tuple[Path, ...], out: Path | None, kind: str, near: tuple[str, ...]) -> None:
     """Compare RUNS, directories that were evaluated or certified, in one self-contained page."""
     from certood.analysis import report
 
     if kind == "html":
         out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     with busy("Reading the runs"):
-        text = report(runs, out, format=kind)
+        text = report(runs, out, format=kind, near=near)
     if out is None:
         click.echo(text, nl=False)
     else:

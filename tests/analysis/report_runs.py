@@ -89,15 +89,19 @@ def write_run(
     settings: Settings | None = None,
     recipe: dict[str, Any] | None = RECIPE,
     limit: int | None = 3,
+    n: int = 10,
 ) -> Path:
-    """A run directory with these certificates, and an evaluation where `fpr95` is given; hashes are those of the real sets."""
+    """A run directory with these certificates, and an evaluation of `n` images a set where `fpr95` is given.
+
+    Hashes are those of the real sets.
+    """
     folder.mkdir(parents=True)
     if recipe is not None:
         (folder / "recipe.toml").write_text(tomli_w.dumps(recipe), "utf-8")
     if fpr95 is not None:
-        metrics = {"n": 10, "auroc": 1 - fpr95, "fpr95": fpr95, "aupr_in": 0.9, "aupr_out": 0.9}
+        metrics = {"n": n, "auroc": 1 - fpr95, "fpr95": fpr95, "aupr_in": 0.9, "aupr_out": 0.9}
         entry = {"threshold": -1.0, "sets": {"digits-near": metrics, "digits-photo": metrics}, "mean": metrics}
-        content = {"accuracy": 0.875, "n_id": 10, "score": "energy", "scores": {"energy": entry}}
+        content = {"accuracy": 0.875, "n_id": n, "score": "energy", "scores": {"energy": entry}}
         (folder / "evaluation.json").write_text(json.dumps(content), "utf-8")
     if records:
         settings = settings or Settings(eps=EPS)

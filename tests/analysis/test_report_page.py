@@ -46,12 +46,14 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(
             folder / f"digits-greg-plus-with-a-rather-long-name-seed-{seed}",
             certificates([(1 + seed) * radius for radius in inside], near),
+            fpr95=0.1 + 0.2 * seed,
+            n=5000,
         )
         for seed in range(2)
     ]
     runs += [
-        write_run(folder / "euclidean", certificates(inside, near), settings=Settings(eps=EPS, norm=2)),
-        write_run(folder / "evaluated"),
+        write_run(folder / "euclidean", certificates(inside, near), settings=Settings(eps=EPS, norm=2), n=5000),
+        write_run(folder / "evaluated", n=5000),
     ]
     report(runs, folder / "report.html")
     return folder / "report.html"
@@ -94,11 +96,58 @@ def test_it_opens_without_error_request_or_overflow(
     dark_page = sum(channels(page.evaluate("getComputedStyle(document.body).backgroundColor"))) < 3 * 128
     assert dark_page == (scheme == "dark")
     # Figures come in the colours of the page.
-    chosen = page.evaluate(
-        "document.querySelector('.figures img').currentSrc === document.querySelector('.figures img').src"
+    shown = page.evaluate(
+        "[...document.querySelectorAll('.frame > img')].filter(image => image.offsetParent).map(image => image.className)"
     )
-    assert chosen == (scheme == "light")
+    assert set(shown) == {scheme}
     context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_table_that_goes_on_to_the_right_says_so(browser: "Browser", page_file: Path, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto(page_file.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    page.wait_for_timeout(100)
+    found = page.evaluate(
+        """[...document.querySelectorAll('.scroll')].map(part => [
+          part.scrollWidth > part.clientWidth + 2, part.parentElement.querySelector('.cue').offsetParent !== null])"""
+    )
+    assert found
+    assert all(cut == said for cut, said in found)
+    assert any(cut for cut, _ in found) or width > 1000
+    # At its end there is nothing more to scroll to.
+    page.evaluate("document.querySelectorAll('.scroll').forEach(part => { part.scrollLeft = part.scrollWidth; })")
+    page.wait_for_function("[...document.querySelectorAll('.cue')].every(cue => cue.offsetParent === null)")
+    page.close()
+
+
+def test_tables_are_sorted_and_values_shown_where_the_pointer_is(browser: "Browser", page_file: Path) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(page_file.as_uri())
+    head = page.locator("#summary thead button", has_text="ID radius, certified")
+    read = """() => [...document.querySelector('#summary').tBodies].map(body => [...body.rows].slice(1).map(row => {
+      const place = [...document.querySelectorAll('#summary thead th')].findIndex(head => head.ariaSort);
+      return row.children[place].dataset.value ?? null; }))"""
+    for sign in (1, -1):
+        head.click()
+        for values in page.evaluate(read):
+            known = [sign * float(value) for value in values if value is not None]
+            assert known == sorted(known)
+            assert len(known) > 2
+            # What is not known comes last, whichever way the others are sorted.
+            assert values[len(known) :] == [None] * (len(values) - len(known))
+    assert page.locator("#summary td small").first.is_hidden()
+    page.locator(".intervals").first.check()
+    assert page.locator("#summary td small").first.is_visible()
+    frame = page.locator("figure[data-values] .frame").first
+    frame.hover()
+    assert "ε in l∞ (pixels): " in page.locator(".values").inner_text()
+    page.locator("h1").hover()
+    assert page.locator(".values").count() == 0
+    page.evaluate("location.hash = '#sources'")
+    page.wait_for_function("document.getElementById('sources').open")
+    page.close()
 
 
 def test_it_prints(browser: "Browser", page_file: Path, tmp_path: Path) -> None:
@@ -108,6 +157,10 @@ def test_it_prints(browser: "Browser", page_file: Path, tmp_path: Path) -> None:
     content = (tmp_path / "report.pdf").read_bytes()
     assert content.startswith(b"%PDF")
     assert content.count(b"/Type /Page\n") >= 3
+    # A dark page is printed on white paper.
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("[...document.querySelectorAll('.frame > .dark')].every(image => image.offsetParent === null)")
     page.close()
 
 

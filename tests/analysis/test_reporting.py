@@ -14,29 +14,35 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from scipy import stats
 
 from certood.analysis import certify, certify_run, report
 from certood.analysis.records import read_certificates
+from certood.analysis.reporting import drawing
+from certood.analysis.reporting.columns import Column, best_cells
+from certood.analysis.reporting.curves import (
+    POINTS,
+    fractions,
+    rejected_at,
+    roc_curves,
+    threat_curves,
+    training_curves,
+    write_fractions,
+)
+from certood.analysis.reporting.figures import share_above
 from certood.analysis.reporting.formats import escape_latex
-from certood.analysis.reporting.kinds import kinds_of_training
+from certood.analysis.reporting.histograms import score_histograms
+from certood.analysis.reporting.kinds import kinds_of_training, ood_groups, threat_curve
 from certood.analysis.reporting.links import image_correlations, run_correlations, run_points, spearman
 from certood.analysis.reporting.page import number
 from certood.analysis.reporting.pictures import worst_images
-from certood.analysis.reporting.plots import (
-    curves,
-    positive_pairs,
-    scatters,
-    share_above,
-    threat_curves,
-    write_curves,
-)
 from certood.analysis.reporting.provenance import commands, hashes
 from certood.analysis.reporting.runs import read_runs
+from certood.analysis.reporting.scatters import positive_pairs, scatters
+from certood.analysis.reporting.summary import summary_rows
 from certood.analysis.reporting.tables import (
     BENCHMARK,
     benchmark_rows,
-    best_cells,
-    overview_rows,
     radius_rows,
     table_columns,
     tables,
@@ -53,11 +59,17 @@ INSIDE, NEAR = (0.0, 0.01, 0.03, 0.05, 0.07), (0.004, 0.0, 0.08)
 
 
 @pytest.fixture
+def blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are blank: drawing them takes most of the time of a page, and is tested by itself."""
+    monkeypatch.setattr(drawing, "drawn", lambda *_, **__: (Image.new("P", (1, 1)), ""))
+
+
+@pytest.fixture
 def two(tmp_path: Path) -> list[Path]:
     """A run that detects well, and one that is certified further."""
     return [
-        write_run(tmp_path / "sharp", certificates(INSIDE, NEAR), fpr95=0.125),
-        write_run(tmp_path / "stiff", certificates([2 * r for r in INSIDE], NEAR), fpr95=0.5),
+        write_run(tmp_path / "sharp", certificates(INSIDE, NEAR), fpr95=0.125, n=1000),
+        write_run(tmp_path / "stiff", certificates([2 * r for r in INSIDE], NEAR), fpr95=0.5, n=1000),
     ]
 
 
@@ -90,10 +102,8 @@ def test_the_tables_are_the_numbers_of_the_files(two: list[Path]) -> None:
     assert [row["run"] for row in theory_rows(runs)] == ["sharp", "stiff"] * 2
 
 
-def test_intervals_are_shown_where_they_were_computed(two: list[Path], tmp_path: Path) -> None:
-    page = tmp_path / "r.html"
-    report(two, page)
-    assert "% from" not in page.read_text() + report(two, format="latex")
+@pytest.mark.usefixtures("blank")
+def test_intervals_are_the_resampled_ones_else_exact(two: list[Path], tmp_path: Path) -> None:
     path = two[0] / "evaluation.json"
     stored = json.loads(path.read_text())
     stored["scores"][stored["score"]]["sets"]["digits-near"] |= {
@@ -106,24 +116,56 @@ def test_intervals_are_shown_where_they_were_computed(two: list[Path], tmp_path:
         rows["sharp", "digits-near"][f"{metric}_{end}"] for metric in ("fpr95", "auroc") for end in ("low", "high")
     ]
     assert found == [10.0, 20.0, 80.0, 90.0]
-    assert rows["sharp", "mean"]["fpr95_low"] is rows["stiff", "digits-near"]["auroc_high"] is None
-    report(two, page)
-    assert "% from" in page.read_text()
-    assert "% from" in report(two, format="latex")
+    exact = stats.binomtest(125, 1000).proportion_ci(0.95, "exact")
+    photo = rows["sharp", "digits-photo"]
+    assert (photo["fpr95_low"], photo["fpr95_high"]) == (
+        pytest.approx(100 * exact.low),
+        pytest.approx(100 * exact.high),
+    )
+    # The mean over sets has the mean of their ends.
+    assert rows["sharp", "mean"]["fpr95_high"] == pytest.approx((20 + 100 * exact.high) / 2)
+    assert rows["sharp", "mean"]["aupr_in_low"] is None
+    report(two, tmp_path / "r.html")
+    assert 'title="95 % interval: 10.0 to 20.0"' in (tmp_path / "r.html").read_text("utf-8")
+    assert "12.5 (10.0 to 20.0)" in report(two, format="latex")
 
 
-def test_the_best_cell_is_the_best_of_its_set(two: list[Path]) -> None:
+def test_the_best_cell_is_the_best_of_its_set(two: list[Path], tmp_path: Path) -> None:
     rows = benchmark_rows(read_runs(two))
     best = best_cells(rows, BENCHMARK)
     assert {rows[index]["run"] for index, _ in best} == {"sharp"}
     assert {key for _, key in best} == {"fpr95", "auroc"}
     assert len(best) == 2 * 3
-    theory = theory_rows(read_runs(two))
+    near = [0.001 * index for index in range(1, 31)]
+    paths = [
+        write_run(tmp_path / name, certificates([0.05 * factor + radius for radius in near], near))
+        for name, factor in (("a", 1), ("b", 2))
+    ]
+    theory = theory_rows(read_runs(paths))
     radii = [theory[index] for index, key in best_cells(theory, table_columns()["theory"]) if key == "radius_certified"]
     # The radii of digits-near are the same in both runs: nothing is best there.
-    assert [(row["run"], row["set"]) for row in radii] == [("stiff", "digits")]
+    assert [(row["run"], row["set"]) for row in radii] == [("b", "digits")]
 
 
+def test_nothing_is_best_where_an_interval_covers_the_difference() -> None:
+    column = Column("x", "x", ".1f", lowest=True, alike=())
+
+    def marked(*cells: tuple[float, float | None, float | None]) -> list[int]:
+        rows = [{"x": value, "x_low": low, "x_high": high} for value, low, high in cells]
+        return sorted(index for index, _ in best_cells(rows, [column]))
+
+    assert marked((1, 0, 2), (3, 2.5, 4)) == [0]
+    assert marked((1, 0, 2.6), (3, 2.5, 4)) == []
+    # What reads the same is best together, and all that read the same are not.
+    assert marked((1.01, 0, 2), (1, 0, 2), (3, 2.5, 4)) == [0, 1]
+    assert marked((1, 1, 1), (1, 1, 1)) == []
+    # One that is not told apart from the best leaves no best; nor does an interval that is not known.
+    assert marked((1, 0, 2), (1.5, 1, 3), (9, 8, 10)) == []
+    assert marked((1, 0, 2), (3, None, None)) == []
+    assert marked((1, 0, 2)) == []
+
+
+@pytest.mark.usefixtures("blank")
 def test_runs_asked_different_things_are_not_compared(tmp_path: Path) -> None:
     paths = [
         write_run(tmp_path / "inf", certificates(INSIDE, NEAR)),
@@ -137,9 +179,10 @@ def test_runs_asked_different_things_are_not_compared(tmp_path: Path) -> None:
     runs = read_runs(paths)
     assert best_cells(theory_rows(runs), table_columns()["theory"]) == set()
     # A figure for each norm and kind; the two l_inf runs share theirs.
-    assert [(picture.alt.count("l∞"), picture.alt.count("l2")) for picture in curves(runs)] == [(1, 0)] * 2 + [
-        (0, 1)
-    ] * 2
+    groups = {"all": ("digits-near",)}
+    assert [(picture.alt.count("l∞"), picture.alt.count("l2")) for picture in fractions(runs, groups)] == [
+        (1, 0)
+    ] * 2 + [(0, 1)] * 2
     text = " ".join(verdict(runs))
     assert "l∞, pixels of the range 0 to 1): other with 0.1500 (smallest: inf with 0.0300)" in text
     assert "l2, pixels of the range 0 to 1): two with 0.2700" in text
@@ -271,18 +314,20 @@ def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
 class Page(HTMLParser):
     """Every start tag has its end tag, and what the page would load."""
 
-    VOID = ("meta", "link", "img", "source", "br")
+    VOID = ("meta", "link", "img", "input", "br")
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
         self.links: list[str] = []
+        self.ids: set[str | None] = set()
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in self.VOID:
             self.open.append(tag)
         self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
+        self.ids |= {value for name, value in attrs if name == "id"}
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -295,11 +340,14 @@ def read_page(path: Path) -> Page:
     page = Page()
     page.feed(path.read_text("utf-8"))
     assert page.open == []
-    assert all(link.startswith("data:") for link in page.links)
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    # Every entry of the table of contents leads somewhere.
+    assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
     page.text = " ".join(page.text.split())
     return page
 
 
+@pytest.mark.usefixtures("blank")
 def test_the_page_shows_numbers_commands_and_hashes_and_loads_nothing(two: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "report.html"
     assert report(two, out) == str(out)
@@ -320,6 +368,7 @@ def test_the_page_shows_numbers_commands_and_hashes_and_loads_nothing(two: list[
         assert part in page.text, part
 
 
+@pytest.mark.usefixtures("blank")
 def test_violations_are_said_at_the_top(tmp_path: Path) -> None:
     records = certificates(INSIDE, NEAR)
     records[0] = dataclasses.replace(records[0], violations=3)
@@ -329,6 +378,7 @@ def test_violations_are_said_at_the_top(tmp_path: Path) -> None:
     assert "none is violated" not in text
 
 
+@pytest.mark.usefixtures("blank")
 def test_smoothed_evaluated_and_foreign_runs_stand_beside_certified_ones(tmp_path: Path) -> None:
     noisy = [
         certificate("digits", "id", index, math.nan, score=-2.0, gradient_norm=math.nan, radius_smoothing=0.1 * index)
@@ -364,6 +414,7 @@ def test_runs_of_one_name_are_told_apart_and_none_counts_twice(tmp_path: Path) -
     assert [run.name for run in read_runs([one, two, one])] == [one.as_posix(), two.as_posix()]
 
 
+@pytest.mark.usefixtures("blank")
 def test_an_unfinished_certification_is_left_out_and_said(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", certificates(INSIDE, NEAR))
     table = path / "certificates.csv"
@@ -397,6 +448,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: str, messag
         report([path], format="json")
 
 
+@pytest.mark.usefixtures("blank")
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="no run directory"):
         report(tmp_path / "nowhere", format="json")
@@ -410,6 +462,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         report(write_run(tmp_path / "other"), tmp_path / "run" / "recipe.toml" / "r.html")
 
 
+@pytest.mark.usefixtures("blank")
 def test_the_command_writes_beside_a_single_run_and_prints_tables(two: list[Path], tmp_path: Path) -> None:
     def command(*words: str) -> Result:
         return CliRunner().invoke(main, ["report", *words])
@@ -463,6 +516,7 @@ def parse_command(words: list[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank")
 def test_the_printed_commands_make_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Figures of single runs are tested elsewhere, and take most of the time.
     monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
@@ -481,46 +535,148 @@ def test_the_printed_commands_make_the_same_numbers(tmp_path: Path, monkeypatch:
         np.testing.assert_equal(*(dataclasses.astuple(dataclasses.replace(part, seconds=0)) for part in (one, two)))
 
 
-def test_the_overview_has_radii_of_both_kinds_beside_the_benchmark(two: list[Path], tmp_path: Path) -> None:
-    rows = overview_rows(read_runs([*two, write_run(tmp_path / "evaluated")]))
-    assert [row["run"] for row in rows] == ["sharp", "stiff"]
+def test_the_summary_has_radii_of_both_kinds_beside_the_benchmark(two: list[Path], tmp_path: Path) -> None:
+    rows = summary_rows(read_runs([*two, write_run(tmp_path / "evaluated", n=1000)]))
+    assert [(row["group"], row["run"]) for row in rows] == [
+        (group, run) for group in ("near", "far") for run in ("sharp", "stiff", "evaluated")
+    ]
     stiff = rows[1]
     assert (stiff["accuracy"], stiff["fpr95"], stiff["auroc"]) == (87.5, 50.0, 50.0)
-    # The medians of INSIDE, doubled, and of NEAR.
+    # The medians of INSIDE, doubled, and of NEAR; an attack radius is twice the certified one.
     assert (stiff["radius_id"], stiff["radius_ood"]) == (pytest.approx(0.06), pytest.approx(0.004))
+    assert (stiff["attack_id"], stiff["attack_ood"]) == (pytest.approx(0.12), pytest.approx(0.008))
     stored = json.loads((two[1] / "certification.json").read_text())
     assert stiff["gauc"] == pytest.approx(100 * stored["sets"]["digits-near"]["gauc"][0])
-    assert (stiff["eps"], stiff["n"], stiff["norm"]) == (EPS[0], 8, "l∞")
-    best = {key: rows[index]["run"] for index, key in best_cells(rows, table_columns()["overview"])}
-    assert best == {"fpr95": "sharp", "auroc": "sharp", "radius_id": "stiff"}
+    assert stiff["aauc"] == pytest.approx(100 * stored["sets"]["digits-near"]["aauc"][0])
+    assert (stiff["eps"], stiff["n"], stiff["n_certified"], stiff["norm"]) == (EPS[0], 1000, 8, "l∞")
+    # digits-photo is evaluated only; one that is not certified has no radius.
+    assert (rows[4]["set"], rows[4]["fpr95"], rows[4]["gauc"], rows[4]["radius_ood"]) == (
+        "digits-photo",
+        50.0,
+        None,
+        None,
+    )
+    assert rows[2]["radius_id"] is None
+    best = {
+        (rows[index]["group"], key): rows[index]["run"] for index, key in best_cells(rows, table_columns()["summary"])
+    }
+    assert best == {(group, key): "sharp" for group in ("near", "far") for key in ("fpr95", "auroc")}
+
+
+def seeds(folder: Path, rates: tuple[float, ...] = (0.1, 0.2, 0.3)) -> list[Path]:
+    return [
+        write_run(
+            folder / f"run-{seed}",
+            certificates(INSIDE, (NEAR, (0.004, 0.0, 0.0), (0.1, 0.2, 0.3))[seed]),
+            recipe={**RECIPE, "run": {"seed": seed}},
+            fpr95=rate,
+            n=10_000,
+        )
+        for seed, rate in enumerate(rates)
+    ]
+
+
+@pytest.mark.usefixtures("blank")
+def test_seeds_are_one_row_with_their_deviation_and_the_wider_interval(tmp_path: Path) -> None:
+    paths = seeds(tmp_path)
+    (near, far) = summary_rows(read_runs(paths), near=["digits-near"])
+    assert (near["run"], near["runs"], near["group"], far["set"]) == ("run", 3, "near", "digits-photo")
+    student = stats.t.interval(0.95, 2, loc=20, scale=10 / math.sqrt(3))
+    assert (near["fpr95"], near["fpr95_deviation"]) == (pytest.approx(20), pytest.approx(10))
+    assert (near["fpr95_low"], near["fpr95_high"]) == (pytest.approx(student[0]), pytest.approx(student[1]))
+    # Accuracy is the same of every seed, and known no better than one of them says.
+    exact = stats.binomtest(8750, 10_000).proportion_ci(0.95, "exact")
+    assert (near["accuracy_deviation"], near["accuracy_low"]) == (0, pytest.approx(100 * exact.low))
+    # The verdict ranks kinds of training, not seeds.
+    assert "Lowest mean FPR95: run (3 seeds) with 20.0 %." in " ".join(verdict(read_runs(paths)))
+    assert next(column for column in table_columns()["summary"] if column.key == "fpr95").cell(near) == "20.0 ± 10.0"
+    report(paths, tmp_path / "r.html")
+    page = read_page(tmp_path / "r.html")
+    assert "20.0 ± 10.0" in page.text
+    assert "The same of every single run" in page.text
+    # A seed that is there twice is no further seed.
+    twice = [*paths, write_run(tmp_path / "again", certificates(INSIDE, NEAR), fpr95=0.1, n=10_000)]
+    assert [row["runs"] for row in summary_rows(read_runs(twice))] == [3, 1] * 2
+
+
+def test_sets_are_near_by_name_or_as_said(two: list[Path]) -> None:
+    runs = read_runs(two)
+    assert ood_groups(runs) == {"near": ("digits-near",), "far": ("digits-photo",)}
+    assert ood_groups(runs, ["digits-photo"]) == {"near": ("digits-photo",), "far": ("digits-near",)}
+    assert ood_groups(runs, ["digits-photo", "digits-near"]) == {"all": ("digits-near", "digits-photo")}
+    with pytest.raises(CertoodError, match="no run has the OOD set 'svhn': expected one of digits-near, digits-photo"):
+        report(two, format="json", near=["svhn"])
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_kind_of_training(tmp_path: Path) -> None:
-    seeds = [
-        write_run(tmp_path / f"seed-{seed}", certificates(INSIDE, near), recipe={**RECIPE, "run": {"seed": seed}})
-        for seed, near in enumerate([NEAR, (0.004, 0.0, 0.0)])
-    ]
+    paths = seeds(tmp_path, (0.2, 0.2))
     other = write_run(
         tmp_path / "wider", certificates(INSIDE, NEAR), recipe={**RECIPE, "model": {"options": {"width": 9}}}
     )
-    runs = read_runs([*seeds, other, write_run(tmp_path / "evaluated")])
-    first, second = kinds_of_training(runs)
-    assert (first.name, second.name) == ("digits-ce, 2 runs", "wider")
-    assert first.eps.tolist() == [0.0, 0.005, 0.02]
-    entries = [json.loads((path / "certification.json").read_text())["sets"]["digits-near"] for path in seeds]
+    runs = read_runs([*paths, other, write_run(tmp_path / "evaluated", recipe=None)])
+    kinds = kinds_of_training(runs)
+    assert [kind.label for kind in kinds] == ["run (2 seeds)", "wider", "evaluated"]
+    curve = threat_curve(kinds[0], ["digits-near", "digits-photo"])
+    assert curve is not None
+    assert curve.eps.tolist() == [0.0, 0.005, 0.02]
+    entries = [json.loads((path / "certification.json").read_text())["sets"]["digits-near"] for path in paths]
     for run, entry in enumerate(entries):
         # The radii of a run are not in order.
-        assert first.gauc[run].tolist() == [entry["auc"], *entry["gauc"][::-1]]
-        assert first.aauc[run].tolist() == [entry["auc"], *entry["aauc"][::-1]]
+        assert curve.gauc[run].tolist() == [entry["auc"], *entry["gauc"][::-1]]
+        assert curve.aauc[run].tolist() == [entry["auc"], *entry["aauc"][::-1]]
     assert entries[0]["auc"] != entries[1]["auc"]
-    pictures = threat_curves(runs)
-    assert [picture.alt for picture in pictures] == ["GAUC and AAUC over ε in l∞: digits-ce, 2 runs, wider"]
-    assert threat_curves(read_runs([tmp_path / "evaluated"])) == []
+    assert threat_curve(kinds[2], ["digits-near"]) is None
+    pictures = threat_curves(runs, {"near": ("digits-near",), "far": ("digits-photo",)})
+    assert [picture.alt for picture in pictures] == [
+        "AUC, AAUC and GAUC over ε in l∞ (pixels), near OOD sets: run (2 seeds), wider"
+    ]
+    # What is hovered over are the numbers of the files.
+    lines = {line["name"]: line for line in json.loads(pictures[0].values)[0]["lines"]}
+    assert lines["run (2 seeds), GAUC"]["x"] == [0, 0.005, 0.02]
+    assert lines["run (2 seeds), GAUC"]["y"][0] == pytest.approx(50 * sum(entry["auc"] for entry in entries), rel=1e-3)
+
+
+def test_the_area_under_a_drawn_roc_is_the_auc_with_ties_against_the_detector() -> None:
+    generator = np.random.default_rng(0)
+    inside, outside = generator.integers(0, 6, 20).astype(float), generator.integers(2, 9, 33).astype(float)
+    assert POINTS % len(inside) == 0
+    drawn = rejected_at(inside, outside)
+    assert drawn.mean() == pytest.approx((outside[None] > inside[:, None]).mean())
+    assert (np.diff(drawn) >= 0).all()
+
+
+def test_curves_of_training_leave_out_what_never_changes(tmp_path: Path) -> None:
+    paths = seeds(tmp_path, (0.2, 0.2))
+    for factor, path in enumerate(paths, start=1):
+        rows = [f"{epoch},{factor * 2.0**-epoch},0.5," for epoch in (1, 2, 3)]
+        (path / "training.csv").write_text(
+            "epoch,loss,accuracy,gradient_norm_in\n" + "\n".join(rows[: 4 - factor]) + "\n"
+        )
+    (picture,) = training_curves(read_runs(paths))
+    assert picture.title == "loss"
+    ((line,),) = [panel["lines"] for panel in json.loads(picture.values)]
+    # The mean of both, over the epochs that both have.
+    assert (line["x"], line["y"]) == ([1, 2], [0.75, 0.375])
+    (paths[0] / "training.csv").write_text("epoch,loss\n1,x\n")
+    with pytest.raises(RunDirectoryError, match=r"training.csv is damaged"):
+        read_runs(paths)
+
+
+def test_histograms_and_rocs_name_what_they_show(two: list[Path], tmp_path: Path) -> None:
+    runs, groups = (
+        read_runs([*two, write_run(tmp_path / "evaluated")]),
+        {"near": ("digits-near",), "far": ("digits-photo",)},
+    )
+    assert [picture.alt for picture in score_histograms(runs, groups)] == [
+        f"Scores of {name}: 5 ID, 3 near OOD images, γ = -1" for name in ("sharp", "stiff")
+    ]
+    (roc,) = roc_curves(runs, groups)
+    assert roc.alt == "ROC, near OOD sets, clean and guaranteed at ε = 0.02 in l∞: sharp, stiff"
 
 
 def test_the_certified_fractions_are_one_file(two: list[Path], tmp_path: Path) -> None:
-    write_curves(read_runs(two), tmp_path / "radii.png")
+    write_fractions(read_runs(two), tmp_path / "radii.png")
     with Image.open(tmp_path / "radii.png") as picture:
         assert picture.width > 2 * picture.height
     with pytest.raises(CertoodError, match="no run here is certified"):
-        write_curves(read_runs([write_run(tmp_path / "evaluated")]), tmp_path / "none.png")
+        write_fractions(read_runs([write_run(tmp_path / "evaluated")]), tmp_path / "none.png")
