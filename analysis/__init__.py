@@ -36,6 +36,7 @@ def certify(
     limit: int | None = None,
     out: Path | str | None = None,
     overwrite: bool = False,
+    device: str | None = None,
     **effort: Any,
 ) -> "Certificates":
     """Certificates of images, or of the test images of a run: one record per image, and `to_frame()` for pandas.
@@ -47,8 +48,9 @@ def certify(
 
     `eps` are radii in pixels, the first being the one of the verdict; `norm` is inf, 2 or 1; `method` is interval, crown-ibp,
     crown, alpha-crown or smoothing; `effort` are further fields of `certood.analysis.certification.Settings`, e.g. `seed` or
-    `attack_steps`. Raises CannotCertify for a detector without γ or with an operation that cannot be bounded, and CertoodError
-    for images or settings that make no sense.
+    `attack_steps`. All is computed on `device` (auto, cpu, cuda, cuda:N), without one where the detector is. Raises
+    CannotCertify for a detector without γ or with an operation that cannot be bounded, DeviceError for a device that is not
+    there or has no float64, and CertoodError for images or settings that make no sense.
     """
     from certood.analysis.certificates import Certificates  # noqa: PLC0415 (importing certood.analysis stays light)
     from certood.analysis.certification import certify as certify_images  # noqa: PLC0415
@@ -66,6 +68,8 @@ def certify(
         raise CertoodError(f"unknown setting of a certification: {error}") from error
     require_applicable(effort.keys(), settings)
     loaded = load(detector) if isinstance(detector, (str, Path)) else detector
+    if device is not None:
+        loaded = loaded.to(device)
     if images is not None:
         pixels = as_pixels(images, loaded.input_shape)
         return Certificates(certify_images(loaded, pixels, kind=kind, settings=settings))

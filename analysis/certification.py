@@ -19,6 +19,7 @@ from certood.analysis.question import Question, Scored
 from certood.analysis.records import AtRadius, Certificate
 from certood.analysis.settings import Settings
 from certood.detector import Detector
+from certood.devices import require_float64
 from certood.errors import CannotCertify, CertoodError, MissingThreshold
 
 
@@ -28,18 +29,20 @@ def question_of(
     """What is asked of a detector; raises CannotCertify where it has no threshold or an operation without bounds.
 
     Smoothing needs no bounds: the network is not captured, and runs in its own precision. Of a guarded detector only the guard
-    is bounded, unless `bound_base` asks for the classifier as well.
+    is bounded, unless `bound_base` asks for the classifier as well. All that is asked is computed where the detector's network
+    is; raises DeviceError for a device without float64.
     """
     if detector.threshold is None:
         raise MissingThreshold
+    require_float64(detector.device)
     score, threshold = detector.output_score, detector.threshold
     if smoothed:
         return Question(Graph((), detector.model), score, threshold, norm)
     part, bounded = detector.bounded_part(whole=bound_base)
-    graph = capture(part, torch.zeros(1, *detector.input_shape))
+    graph = capture(part, torch.zeros(1, *detector.input_shape, device="cpu"), detector.device)
     if part is detector.model:
         return Question(graph, bounded, threshold, norm)
-    whole = copy.deepcopy(detector.model).to("cpu", torch.float64).eval().requires_grad_(False)
+    whole = copy.deepcopy(detector.model).to(torch.float64).eval().requires_grad_(False)
     return Question(graph, bounded, threshold, norm, Scored(whole, score))
 
 
@@ -83,7 +86,7 @@ def certify(
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
         begin = time.perf_counter()
-        pixels = LpBall(images[part], 0.0, settings.norm).centre
+        pixels = LpBall(images[part].to(question.device), 0.0, settings.norm).centre
         known = _scored(question, pixels, kind, name, numbers[part], settings)
         _gather(question, pixels, known, settings, advance)
         difference = (_own_scores(detector, pixels) - known.scores).abs()
@@ -139,9 +142,9 @@ def _gather(
 
 def _own_scores(detector: Detector, images: Tensor) -> Tensor:
     """Scores (N,) of the detector as it is deployed, usually in float32."""
-    like = next((value for value in detector.model.parameters() if value.is_floating_point()), torch.zeros(()))
+    like = next((value for value in detector.model.parameters() if value.is_floating_point()), images.float())
     with torch.no_grad():
-        return detector.scores(images.to(like)).double().cpu()
+        return detector.scores(images.to(like.dtype)).to(images)
 
 
 def _records(

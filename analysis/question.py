@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from certood.analysis.bounds import Analysis, Graph, LpBall, score_lower, score_upper
+from certood.devices import device_of
 from certood.errors import CannotCertify
 from certood.scores import Interval, Logits, Score
 
@@ -50,6 +51,11 @@ class Question:
                 "expected the graph of a captured module, got one without a module to compare it with; use capture()"
             )
         return self.graph.module
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is, and everything about it is computed."""
+        return device_of(self.module)
 
     def logits(self, images: Tensor) -> Tensor:
         """Outputs (N, K) for images (N, C, H, W), computed by the module; differentiable.

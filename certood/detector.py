@@ -1,5 +1,6 @@
 """A detector: a network, a score of its logits, and the threshold γ that accepts."""
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from certood.data.source import ImageSource
 from certood.data.splits import Split
+from certood.devices import device_of, resolve_device
 from certood.errors import CertoodError, CheckpointError
 from certood.inference import as_pixels, as_tensor, collect_logits, logits_of_batches
 from certood.metrics import threshold_at_tpr
@@ -80,6 +82,21 @@ class Detector:
                 "the whole of a guarded detector was asked for (--bound-base), and this one has no guard"
             )
         return self.output_score.part(self.model, whole=whole)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is: scores and certificates are computed there."""
+        return device_of(self.model)
+
+    def to(self, device: torch.device | str) -> "Detector":
+        """The same detector with its network on another device (cpu, cuda, cuda:N, mps or auto); this one stays where it is.
+
+        Raises DeviceError where this machine has no such device.
+        """
+        place = resolve_device(str(device))
+        if place == self.device:
+            return self
+        return replace(self, model=copy.deepcopy(self.model).to(place))
 
     def scores(self, images: Images) -> Tensor:
         """Scores (N,) of images (N, C, H, W); higher is more outlying; differentiable.

@@ -1,8 +1,10 @@
 """Devices by name."""
 
+import itertools
 from typing import Literal
 
 import torch
+from torch import nn
 
 from certood.errors import DeviceError
 
@@ -29,6 +31,22 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise DeviceError(f"device {name!r} is not supported; expected auto, cpu, cuda, cuda:N or mps")
     return device
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the parameters of a module are, or its buffers; the CPU where it has none."""
+    first = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def require_float64(device: torch.device) -> None:
+    """Raise DeviceError for a device without float64, in which certificates are computed."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise DeviceError(
+            f"certificates are computed in float64, which device {str(device)!r} does not have; use cpu or cuda"
+        ) from error
 
 
 def short_products(device: torch.device) -> str:

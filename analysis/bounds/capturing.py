@@ -1,5 +1,6 @@
 """A user's network as a graph of operations: exported once, bound to its parameters whenever they change, and checked."""
 
+import copy
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +23,10 @@ from certood.errors import CannotCertify, UnsupportedOperation
 Note = Callable[[str, str, str], None]
 
 
-def capture(model: nn.Module, example: Tensor) -> Graph:
+def capture(model: nn.Module, example: Tensor, device: torch.device | str = "cpu") -> Graph:
     """The graph of a module in eval mode, for images like `example` (1, C, H, W); the module itself is left as it is.
 
+    Exported and compared with the module on the CPU; the graph, and the copy of the module that it holds, are then on `device`.
     Raises UnsupportedOperation that names the operation and its line in the user's code, and CannotCertify for weights that
     are not finite, a module that torch.export cannot trace, or a graph that does not compute what the module does.
     """
@@ -32,7 +34,10 @@ def capture(model: nn.Module, example: Tensor) -> Graph:
     with torch.no_grad():
         graph = captured.bind()
         check(captured.exported, graph, captured.translated())
-    return graph
+        if torch.device(device).type == "cpu":
+            return graph
+        moved = captured.bind(device=device)
+        return replace(moved, module=copy.deepcopy(captured.exported.module).to(device))
 
 
 @dataclass(frozen=True)
@@ -45,18 +50,18 @@ class Captured:
 
     exported: Exported
 
-    def bind(self, parameters: Mapping[str, Tensor] | None = None) -> Graph:
+    def bind(self, parameters: Mapping[str, Tensor] | None = None, *, device: torch.device | str = "cpu") -> Graph:
         """The graph with these values of parameters and buffers by name, and the captured values of all others.
 
-        Everything is computed in the dtype and on the device of the given tensors (float64 on the CPU without any), and
+        Everything is computed in the dtype and on the device of the given tensors (without any, in float64 on `device`), and
         gradients flow to them. The graph is not compared with the module again. Raises UnsupportedOperation as `capture`
         does, and CannotCertify for unknown names or several dtypes.
         """
-        return replace(folded(self.translated(parameters)), module=self.exported.module)
+        return replace(folded(self.translated(parameters, device)), module=self.exported.module)
 
-    def translated(self, parameters: Mapping[str, Tensor] | None = None) -> Graph:
+    def translated(self, parameters: Mapping[str, Tensor] | None = None, device: torch.device | str = "cpu") -> Graph:
         """The graph with a node for every call, before affine chains are folded."""
-        return _translated(self.exported, parameters or {})
+        return _translated(self.exported, parameters or {}, device=device)
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,13 @@ def supported_operations() -> Sequence[str]:
     return sorted({*TRANSLATORS, *DECOMPOSITIONS})
 
 
-def _translated(exported: Exported, parameters: Mapping[str, Tensor], note: Note | None = None) -> Graph:
-    precision = _precision(exported, parameters)
+def _translated(
+    exported: Exported,
+    parameters: Mapping[str, Tensor],
+    note: Note | None = None,
+    device: torch.device | str = "cpu",
+) -> Graph:
+    precision = _precision(exported, parameters, torch.device(device))
     values: dict[str, Any] = {}
     for name, stored in exported.stored.items():
         tensor = parameters.get(stored, exported.constants[stored])
@@ -109,15 +119,15 @@ def _translated(exported: Exported, parameters: Mapping[str, Tensor], note: Note
     return Graph(_reachable(nodes, last.index) if last is not None else (), dtype=precision.dtype)
 
 
-def _precision(exported: Exported, parameters: Mapping[str, Tensor]) -> Tensor:
+def _precision(exported: Exported, parameters: Mapping[str, Tensor], device: torch.device) -> Tensor:
     unknown = parameters.keys() - exported.constants.keys()
     if unknown:
         raise CannotCertify(f"the network has no parameters or buffers named {', '.join(sorted(unknown)[:5])}")
     kinds = {(value.dtype, value.device) for value in parameters.values() if value.is_floating_point()}
     if len(kinds) > 1:
         raise CannotCertify(f"parameters of one dtype on one device expected, got {sorted(map(str, kinds))}")
-    dtype, device = kinds.pop() if kinds else (torch.float64, torch.device("cpu"))
-    return torch.empty(0, dtype=dtype, device=device)
+    dtype, place = kinds.pop() if kinds else (torch.float64, device)
+    return torch.empty(0, dtype=dtype, device=place)
 
 
 def _resolved(argument: Any, values: Mapping[str, Any]) -> Any:

@@ -14,7 +14,10 @@ Values = Callable[[Tensor], Tensor]
 
 
 def generators(seed: int, indices: Sequence[int], stream: int = 0) -> list[torch.Generator]:
-    """A random generator for every image, that does not depend on the other images of a batch; other numbers in every stream."""
+    """A random generator for every image, that does not depend on the other images of a batch; other numbers in every stream.
+
+    They are those of the CPU, so that numbers are the same on every device.
+    """
     start = seed * 1_000_003 + stream * 2**40
     return [torch.Generator().manual_seed((start + int(index)) % 2**63) for index in indices]
 
@@ -30,7 +33,7 @@ def project(step: Tensor, eps: Tensor, norm: float) -> Tensor:
         # Duchi et al., ICML 2008: soft thresholding at the level at which the l1 norm is ε.
         ordered = flat.abs().sort(dim=1, descending=True).values
         excess = ordered.cumsum(1) - radius
-        counts = torch.arange(1, flat.shape[1] + 1, dtype=flat.dtype)
+        counts = torch.arange(1, flat.shape[1] + 1, dtype=flat.dtype, device=flat.device)
         last = ((ordered - excess / counts > 0).sum(1, keepdim=True) - 1).clamp_min(0)
         level = (excess.gather(1, last) / (last + 1)).clamp_min(0)
         inside = flat.sign() * (flat.abs() - level).clamp_min(0)
@@ -59,10 +62,11 @@ def steepest_step(slope: Tensor, norm: float, spread: float = 0.05) -> Tensor:
 
 def random_start(images: Tensor, eps: Tensor, norm: float, random: Sequence[torch.Generator]) -> Tensor:
     """A random point of every ball, clipped to the pixel range; one generator per image."""
-    noise = torch.stack([torch.randn(images.shape[1:], generator=one, dtype=images.dtype) for one in random])
+    like = {"dtype": images.dtype, "device": "cpu"}
+    noise = torch.stack([torch.randn(images.shape[1:], generator=one, **like) for one in random]).to(images.device)
     if norm == math.inf:
         noise = noise.sign()
-    scale = torch.stack([torch.rand((), generator=one, dtype=images.dtype) for one in random]) * eps
+    scale = torch.stack([torch.rand((), generator=one, **like) for one in random]).to(images.device) * eps
     size = torch.linalg.vector_norm(noise.flatten(1), norm, dim=1).clamp_min(1e-12)
     moved: Tensor = images + noise * (scale / size).view(-1, 1, 1, 1)
     return moved.clamp(0, 1)

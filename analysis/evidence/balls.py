@@ -47,7 +47,7 @@ class Balls(Evidence):
         constants = torch.minimum(local, known["lipschitz_global"])
         order = sorted(range(len(eps)), key=lambda place: eps[place])
         constants[order] = nested(constants[order])
-        reach = constants * torch.tensor(eps, dtype=torch.float64)[:, None]
+        reach = constants * torch.tensor(eps, dtype=torch.float64, device=constants.device)[:, None]
         # The score itself, with what rounding may move it by.
         point = score_bounds(analyse(question.graph, LpBall(images, 0.0, question.norm), "interval"), question.score)
         return {

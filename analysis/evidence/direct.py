@@ -101,7 +101,7 @@ def certified_radii(
             return margins, torch.zeros_like(ball.eps)
         return margins, question.linear_radius(analysis, logits, decision)
 
-    found = torch.zeros(len(images), dtype=torch.float64)
+    found = torch.zeros(len(images), dtype=torch.float64, device=images.device)
     for decision in (True, False):
         members = (accepted == decision).nonzero().flatten()
         if not len(members):
@@ -134,7 +134,7 @@ def _largest(slack: Slack, start: Tensor, guess: Tensor, limit: float, tolerance
     known = torch.zeros_like(start, dtype=torch.bool)
     scale = start.clamp_min(1e-300)
     # The last three probes, the newest first. Slack falls ever faster: asinh brings what is far below 0 nearer.
-    places = torch.zeros(3, len(start), dtype=torch.float64)
+    places = torch.zeros(3, len(start), dtype=torch.float64, device=start.device)
     values = torch.stack([torch.full_like(start, math.asinh(1.0))] * 3)
     eps, width_before = guess.clamp(1e-9, limit), torch.full_like(start, math.inf)
     active = (start > 0).nonzero().flatten()

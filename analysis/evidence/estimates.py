@@ -101,7 +101,7 @@ def clever(norms: Tensor, *, batch: int = 4) -> Tensor:
     largest = norms.amax(0)
     found = largest.clone()
     for index in range(norms.shape[1]):
-        column = maxima[:, index].numpy()
+        column = maxima[:, index].cpu().numpy()
         if len(column) < 3 or column.max() - column.min() < 1e-9 * max(1.0, column.max()):
             continue
         try:

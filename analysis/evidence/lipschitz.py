@@ -29,7 +29,7 @@ def global_lipschitz(question: Question) -> float:
     change of a logit. Infinite where no bound is known.
     """
     graph, norm = question.graph, float(question.norm)
-    cube = LpBall(torch.full((1, *graph.nodes[0].shape), 0.5, dtype=torch.float64), 0.5)
+    cube = LpBall(torch.full((1, *graph.nodes[0].shape), 0.5, dtype=torch.float64, device=question.device), 0.5)
     boxes = analyse(graph, cube, "interval").boxes
     constants = [1.0]
     for index, node in enumerate(graph.nodes[1:], start=1):

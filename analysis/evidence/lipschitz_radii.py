@@ -15,7 +15,7 @@ def min_rule_radius(margins: Tensor, grid: Sequence[float], constants: Tensor) -
 
     The minimum is obligatory: L(ε) says nothing outside its ball.
     """
-    radii = torch.tensor(list(grid), dtype=torch.float64)[:, None]
+    radii = torch.tensor(list(grid), dtype=torch.float64, device=margins.device)[:, None]
     return torch.minimum(radii, margins[None] / constants.clamp_min(1e-300)).amax(0).clamp_min(0)
 
 

@@ -45,7 +45,7 @@ def attack_radii(
     random points and towards single classes. `random` has one generator per image. Images to which nothing remains to be
     found leave early.
     """
-    radii = torch.full((len(images),), math.inf, dtype=torch.float64)
+    radii = torch.full((len(images),), math.inf, dtype=torch.float64, device=images.device)
     points = images.clone()
     for decision in (True, False):
         members = (accepted == decision).nonzero().flatten()
@@ -106,12 +106,14 @@ class _Boundary:
         _, probe = ascend(self.margins, images, certified, norm, steps=max(4, steps // 3), random=random)
         outer = torch.maximum(2 * certified, self._first_order()).clamp_max(largest_radius(norm, images[0].numel()))
         starts = [probe] + [random_start(images, outer, norm, random) for _ in range(restarts - 1)]
-        aims = [torch.full((len(images),), -1)] * len(starts)
+        device = images.device
+        aims = [torch.full((len(images),), -1, device=device)] * len(starts)
         for classes in self._probable():
             starts, aims = [*starts, images], [*aims, classes]
         points = torch.cat(starts).flatten(1)
-        rows = torch.arange(len(images)).repeat(len(starts))
-        walkers = _Walkers(rows, torch.cat(aims), points, torch.full((len(points),), math.inf).double(), points.clone())
+        rows = torch.arange(len(images), device=device).repeat(len(starts))
+        nothing = torch.full((len(points),), math.inf, dtype=torch.float64, device=device)
+        walkers = _Walkers(rows, torch.cat(aims), points, nothing, points.clone())
         # A third of the way towards single classes; then the better half of each image's walkers goes on.
         self._walk(walkers, steps // 3, aiming=True)
         self._walk(walkers, steps // 3)
@@ -122,7 +124,7 @@ class _Boundary:
         self._walk(last, steps - 2 * (steps // 3))
         walkers.best[going.flatten()], walkers.where[going.flatten()] = last.best, last.where
         radii, place = walkers.best.view(len(starts), -1).min(0)
-        found = walkers.where.view(len(starts), *images.shape)[place, torch.arange(len(images))]
+        found = walkers.where.view(len(starts), *images.shape)[place, torch.arange(len(images), device=device)]
         return self._undercut(*self.drawn(radii, found), certified, random, steps)
 
     def _first_order(self) -> Tensor:

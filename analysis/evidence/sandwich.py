@@ -20,7 +20,7 @@ SLACK: dict[Subject, tuple[float, float]] = {"radius": (1e-9, 0.0), "lipschitz":
 
 def violations(known: Known) -> Tensor:
     """How many inequalities do not hold for each image (N,); a value that is not a number fulfils none."""
-    count = torch.zeros(len(known.scores), dtype=torch.int64)
+    count = torch.zeros(len(known.scores), dtype=torch.int64, device=known.scores.device)
     for of, low, high in _pairs(known):
         relative, absolute = SLACK[of]
         slack = absolute * (1 + known.scores.abs()) if of == "score" else absolute

@@ -52,11 +52,11 @@ class Smoothed(Evidence):
             decisions.append(accepted)
             radii.append(radius)
             bounds.append(smoothing.quantile_bounds(question.module, question.score, image, eps, seed + 1))
-        known.accepted = torch.tensor(decisions)
+        known.accepted = torch.tensor(decisions, device=images.device)
         known.methods.append("smoothing")
-        lower, upper = torch.tensor(bounds, dtype=torch.float64).permute(2, 1, 0)
+        lower, upper = torch.tensor(bounds, dtype=torch.float64, device=images.device).permute(2, 1, 0)
         return {
-            "radius_smoothing": torch.tensor(radii, dtype=torch.float64),
+            "radius_smoothing": torch.tensor(radii, dtype=torch.float64, device=images.device),
             "smoothed_lower": lower,
             "smoothed_upper": upper,
         }

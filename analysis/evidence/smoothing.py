@@ -84,7 +84,7 @@ class MedianSmoothing:
         with torch.no_grad():
             for start in range(0, count, self.batch_size):
                 size = min(self.batch_size, count - start)
-                noise = torch.randn(size, *image.shape, generator=generator).to(image)
+                noise = torch.randn(size, *image.shape, generator=generator, device="cpu").to(image)
                 # Noisy images are not clipped: clipping would change the smoothing distribution.
                 found.append(score(model(image + self.sigma * noise)))
         return torch.cat(found)

@@ -16,8 +16,8 @@ def verdicts(threshold: float, known: Known, settings: Settings) -> list[list[st
     network itself has evaluated outweighs a bound: where both speak, the verdict is refuted, and a violation is counted.
     """
     inside = known.kind == "id"
-    eps = torch.tensor(settings.eps, dtype=torch.float64)[:, None]
-    kept = torch.zeros(len(eps), len(known.scores), dtype=torch.bool)
+    eps = torch.tensor(settings.eps, dtype=torch.float64, device=known.scores.device)[:, None]
+    kept = torch.zeros(len(eps), len(known.scores), dtype=torch.bool, device=eps.device)
     changed = ~known.correct.expand_as(kept)
     for radius in known.every("radius", "lower", "probabilistic" if settings.smoothed else "certified"):
         kept = kept | (radius >= eps)

@@ -99,6 +99,9 @@ class EngineName(click.ParamType[str]):
     "--samples", type=click.IntRange(10), default=1000, show_default=True, help="Samples of smoothing an image."
 )
 @click.option("--confidence", type=float, default=0.999, show_default=True, help="Confidence of smoothing, an image.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="auto, cpu, cuda or cuda:N: a device that has float64."
+)
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @click.option(
     "--jobs",
@@ -148,6 +151,7 @@ def command(
     sigma: float,
     samples: int,
     confidence: float,
+    device: str,
     batch_size: int,
     jobs: int,
     executor: str,
@@ -182,6 +186,7 @@ def command(
         from certood.analysis.workers import threads_each
         from certood.checkpoints import is_onnx
         from certood.cli.detectors import calibrated, open_detector
+        from certood.devices import resolve_device
         from certood.errors import CertoodError
         from certood.runs import RunDirectory
 
@@ -202,7 +207,7 @@ def command(
         smoothing=MedianSmoothing(sigma, samples, confidence),
     )
     require_applicable(_given(), settings)
-    detector = open_detector(run, foreign)
+    detector = open_detector(run, foreign, resolve_device(device))
     splits, ood = sets.load(run, detector)
     kinds = {splits.test.name: "id"} | dict.fromkeys(ood, "ood")
     check_names(wanted, kinds, smoothed=settings.smoothed)

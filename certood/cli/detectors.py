@@ -100,7 +100,7 @@ def calibrated(detector: "Detector", splits: "IdSplits", score_name: str | None,
             return detector
         if not foreign:
             raise MissingThreshold
-    found = replace(detector, score=score).calibrated(splits.validation)
+    found = replace(detector, score=score).calibrated(splits.validation, device=detector.device)
     click.echo(
         f"γ = {found.threshold:.6g} for score {score.label}: accepts {found.tpr:.0%} of {len(splits.validation)} "
         "validation images"

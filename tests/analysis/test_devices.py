@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,11 @@ from certood.analysis.bounds import (
     gradient_bound,
     logit_gradient_bound,
 )
+from certood.analysis.certification import certify, question_of
+from certood.analysis.evidence.smoothing import MedianSmoothing
+from certood.analysis.settings import Settings
+from certood.detector import Detector
+from certood.errors import DeviceError
 from certood.scores import MSP, Energy
 
 FACTORIES = {
@@ -128,6 +134,68 @@ def test_no_gradient_bound_makes_a_tensor_without_a_device() -> None:
             bound(graph, ball, score=score, parts=8)
         training(images.float(), 0.01)
     assert not mode.without
+
+
+@functools.cache
+def small_detector() -> tuple[Detector, Tensor]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).float()
+    images = torch.rand(6, 1, 6, 6)
+    bare = Detector(network, Energy(), None, "made here", (1, 6, 6), ("a", "b", "c"), (0.0,), (1.0,))
+    return replace(bare, threshold=float(bare.scores(images).detach().median())), images
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(eps=(0.02, 0.01), parts=2, attack_steps=4, restarts=2, samples=4),
+        Settings(eps=(0.05,), norm=2, method="alpha-crown", iterations=2, attack_steps=4, samples=4),
+        Settings(eps=(0.2,), norm=1, timeout=0.1, dtype="float32", attack_steps=4, samples=4),
+        Settings(eps=(0.1,), norm=2, method="smoothing", smoothing=MedianSmoothing(samples=20)),
+    ],
+    ids=["parts", "alpha-crown l2", "timeout l1", "smoothing"],
+)
+def test_certifying_makes_no_tensor_without_a_device(settings: Settings) -> None:
+    """Attacks, evidence and records included, of ID and of OOD images, by every score."""
+    detector, images = small_detector()
+    for score in (Energy(), MSP()):
+        scored = replace(detector, score=score).calibrated(images, 0.5)
+        question = question_of(scored, settings.norm, smoothed=settings.smoothed)
+        with WithDevice() as mode:
+            for kind in ("id", "ood"):
+                certify(scored, images[:2], kind=kind, settings=settings, question=question)
+        assert not mode.without
+
+
+def test_a_detector_moves_and_a_device_without_float64_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, images = small_detector()
+    assert detector.to("cpu") is detector
+    assert detector.device.type == "cpu"
+    with pytest.raises(DeviceError, match=r"this machine has \d+ CUDA devices"):
+        detector.to("cuda:99")
+    made = torch.zeros
+
+    def without_float64(*shape: Any, **keywords: Any) -> Tensor:
+        if keywords.get("dtype") == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        found: Tensor = made(*shape, **keywords)
+        return found
+
+    monkeypatch.setattr(torch, "zeros", without_float64)
+    with pytest.raises(DeviceError, match="float64, which device 'cpu' does not have; use cpu or cuda"):
+        certify(detector, images, settings=Settings())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no second device")
+def test_certificates_on_a_second_device_are_those_of_the_first() -> None:
+    """Up to rounding: attacks draw the same numbers there."""
+    detector, images = small_detector()
+    settings = Settings(eps=(0.02,), parts=4, attack_steps=4)
+    here, there = (certify(one, images, settings=settings) for one in (detector, detector.to("cuda")))
+    for own, other in zip(here, there, strict=True):
+        assert own.violations == other.violations == 0
+        assert own.score == pytest.approx(other.score, rel=1e-9)
+        assert own.values["radius_certified"] == pytest.approx(other.values["radius_certified"], rel=0.05)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no second device")
