@@ -62,11 +62,11 @@ def steepest_step(slope: Tensor, norm: float, spread: float = 0.05) -> Tensor:
 
 def random_start(images: Tensor, eps: Tensor, norm: float, random: Sequence[torch.Generator]) -> Tensor:
     """A random point of every ball, clipped to the pixel range; one generator per image."""
-    like = {"dtype": images.dtype, "device": "cpu"}
-    noise = torch.stack([torch.randn(images.shape[1:], generator=one, **like) for one in random]).to(images.device)
+    shape, dtype, device = images.shape[1:], images.dtype, images.device
+    noise = torch.stack([torch.randn(shape, generator=one, dtype=dtype, device="cpu") for one in random]).to(device)
     if norm == math.inf:
         noise = noise.sign()
-    scale = torch.stack([torch.rand((), generator=one, **like) for one in random]).to(images.device) * eps
+    scale = torch.stack([torch.rand((), generator=one, dtype=dtype, device="cpu") for one in random]).to(device) * eps
     size = torch.linalg.vector_norm(noise.flatten(1), norm, dim=1).clamp_min(1e-12)
     moved: Tensor = images + noise * (scale / size).view(-1, 1, 1, 1)
     return moved.clamp(0, 1)

@@ -125,13 +125,14 @@ def test_no_bound_makes_a_tensor_without_a_device(method: str, dtype: torch.dtyp
 def test_no_gradient_bound_makes_a_tensor_without_a_device() -> None:
     """Nor branch and bound, nor bounds in training."""
     graph, images = graph_and_images()
+    rows = torch.tensor([[1.0, -1.0, 0.0]], dtype=torch.float64)
     ball, training = LpBall(images, 0.02), DifferentiableBounds(Residual().eval(), images[:1].float())
     with WithDevice() as mode:
         gradient_bound(graph, ball, score=Energy())
         logit_gradient_bound(graph, ball, 1)
-        bound(graph, ball, parts=8)
+        bound(graph, ball, specification=(rows, None), parts=3)
         for score in (Energy(), MSP()):
-            bound(graph, ball, score=score, parts=8)
+            bound(graph, LpBall(images[:1], 0.02), score=score, parts=3)
         training(images.float(), 0.01)
     assert not mode.without
 
