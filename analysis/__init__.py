@@ -112,7 +112,7 @@ def report(
     the files of the runs. Raises RunDirectoryError where a folder is no run, CertoodError for an unknown format or set.
     """
     from certood.analysis.reporting.formats import tables_as_csv, tables_as_json, tables_as_latex  # noqa: PLC0415
-    from certood.analysis.reporting.page import write_page  # noqa: PLC0415 (importing certood.analysis stays light)
+    from certood.analysis.reporting.page import is_page, write_page  # noqa: PLC0415 (importing certood.analysis stays light)
     from certood.analysis.reporting.runs import read_runs  # noqa: PLC0415
     from certood.errors import CertoodError  # noqa: PLC0415
     from certood.files import refuse_foreign, write_atomically  # noqa: PLC0415
@@ -126,7 +126,7 @@ def report(
     if format == "html":
         if out is None:
             raise CertoodError("an HTML report needs a file to be written to")
-        refuse_foreign(Path(out), _is_page)
+        refuse_foreign(Path(out), is_page)
         write_page(found, Path(out), near)
         return str(out)
     text = {"json": tables_as_json, "csv": tables_as_csv, "latex": tables_as_latex}[format](found, near)
@@ -154,10 +154,6 @@ def compare(
     if not runs:
         raise CertoodError("a comparison needs at least one run directory")
     return compare_arms(arms_of(read_runs([Path(run) for run in runs]), score), against, near)
-
-
-def _is_page(content: bytes) -> bool:
-    return b'<meta name="generator" content="certood' in content[:2000]
 
 
 def _same_kind(content: bytes, text: str, kind: str) -> bool:

@@ -7,13 +7,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from certood.analysis.intervals import CONFIDENCE
 from certood.analysis.reporting.comparison import ACCURACY, COMPARED, LOWER_IS_BETTER, Comparison, Line
 from certood.analysis.reporting.kinds import ALL
 from certood.evaluation import METRICS
+from certood.text_tables import TextTable
 
 KIND = "comparison"
 COLUMNS = (
@@ -33,7 +31,7 @@ COLUMNS = (
 )
 
 
-def comparison_tables(comparison: Comparison, *, by_set: bool = False) -> Iterator[Table]:
+def comparison_tables(comparison: Comparison, *, by_set: bool = False) -> Iterator[TextTable]:
     """Tables of at most 80 columns where names are short: means, differences, and with `by_set` means on every OOD set."""
     yield _means(comparison)
     if len(comparison.arms) > 1:
@@ -128,57 +126,47 @@ def _as_row(line: Line, comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _means(comparison: Comparison) -> Table:
-    table = _table("mean ± standard deviation over seeds, in %", comparison, seeds=True)
+def _means(comparison: Comparison) -> TextTable:
+    table = TextTable(
+        ("arm", "seeds", *_heads(comparison)), title="mean ± standard deviation over seeds, in %", left=(0,)
+    )
     for metric, heading in COMPARED.items():
-        table.add_section()
-        for place, arm in enumerate(comparison.arms):
+        table.line(_headed(metric, heading))
+        for arm in comparison.arms:
             lines = {group: comparison.find(arm.name, metric, group) for group in _groups(comparison, metric)}
             cells = [_mean(lines[group]) if group in lines else "" for group in comparison.groups]
-            table.add_row("" if place else _headed(metric, heading), escape(arm.name), str(len(arm.runs)), *cells)
+            table.row(arm.name, str(len(arm.runs)), *cells)
     return table
 
 
-def _differences(comparison: Comparison) -> Table:
-    table = _table(
-        f"difference from {escape(comparison.against)} in points ± half of its 95 % interval",
-        comparison,
-        seeds=False,
+def _differences(comparison: Comparison) -> TextTable:
+    table = TextTable(
+        ("arm", *_heads(comparison)),
+        title=f"difference from {comparison.against} in points ± half of its 95 % interval\n"
+        "paired t over seeds, which needs two in common; * the interval leaves out 0",
     )
-    table.caption = "paired t over seeds, which needs two in common; * the interval does not include 0"
     others = [arm for arm in comparison.arms if arm.name != comparison.against]
     for metric, heading in COMPARED.items():
-        table.add_section()
-        for place, arm in enumerate(others):
+        table.line(_headed(metric, heading))
+        for arm in others:
             lines = {group: comparison.find(arm.name, metric, group) for group in _groups(comparison, metric)}
             cells = [_difference(lines[group]) if group in lines else "" for group in comparison.groups]
-            table.add_row("" if place else _headed(metric, heading), escape(arm.name), *cells)
+            table.row(arm.name, *cells)
     return table
 
 
-def _by_set(comparison: Comparison) -> Table:
-    table = Table(title="by OOD set, mean ± standard deviation over seeds, in %")
-    table.add_column("OOD set, arm", overflow="fold")
-    for heading in METRICS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
+def _by_set(comparison: Comparison) -> TextTable:
+    table = TextTable(("arm", *METRICS.values()), title="by OOD set, mean ± standard deviation over seeds, in %")
     known = {(line.arm, line.metric, line.sets): line for line in comparison.lines if not line.group}
     for name in comparison.sets:
-        table.add_section()
-        table.add_row(escape(name), style="bold")
+        table.line(name)
         for arm in comparison.arms:
-            table.add_row(escape(arm.name), *(_mean(known[arm.name, metric, (name,)]) for metric in METRICS))
+            table.row(arm.name, *(_mean(known[arm.name, metric, (name,)]) for metric in METRICS))
     return table
 
 
-def _table(title: str, comparison: Comparison, *, seeds: bool) -> Table:
-    table = Table(title=title)
-    table.add_column("", no_wrap=True)
-    table.add_column("arm", overflow="fold")
-    if seeds:
-        table.add_column("seeds", justify="right")
-    for group in comparison.groups:
-        table.add_column(f"{group} sets", justify="right", no_wrap=True)
-    return table
+def _heads(comparison: Comparison) -> list[str]:
+    return [f"{group} sets" for group in comparison.groups]
 
 
 def _groups(comparison: Comparison, metric: str) -> list[str]:

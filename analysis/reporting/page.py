@@ -50,6 +50,11 @@ def rendered(template: str, content: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(**common, **content) + "\n"
 
 
+def is_page(content: bytes) -> bool:
+    """Whether a file is a page that certood wrote."""
+    return b'<meta name="generator" content="certood' in content[:2000]
+
+
 def number(value: float | None, form: str = ".3g") -> str:
     """A number in running text; what is not one, or not known, is a dash."""
     if value is None:
@@ -114,7 +119,8 @@ def sections(
     """The parts of the tables whose rows are about groups of OOD sets: title, first row and the row after the last."""
     found = {}
     for name in OVER_SETS:
-        places = [(group, [index for index, row in enumerate(rows[name]) if row["group"] == group]) for group in groups]
+        own_rows = rows.get(name, ())
+        places = [(group, [index for index, row in enumerate(own_rows) if row["group"] == group]) for group in groups]
         found[name] = [(title_of(group, groups[group]), own[0], own[-1] + 1) for group, own in places if own]
     return found
 

@@ -22,6 +22,12 @@ from certood.waiting import busy
     "--json", "json_file", type=click.Path(path_type=Path), help="Also write all numbers to this file, as JSON."
 )
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write all numbers to this file, as CSV.")
+@click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path),
+    help="Also write a leaderboard to this file: a sortable page with links to the reports of the runs.",
+)
 def command(
     runs: tuple[Path, ...],
     against: str | None,
@@ -30,18 +36,20 @@ def command(
     by_set: bool,
     json_file: Path | None,
     csv_file: Path | None,
+    html_file: Path | None,
 ) -> None:
     """Compare RUNS, directories that were evaluated: mean ± standard deviation over seeds, and paired differences.
 
     Runs whose recipe.toml agree in every key but run.seed (and run.device, run.devices, run.nodes) are one arm; it is called by
     its folders, without the seed. Differences are of runs with the same seed, with the 95 % interval of Student's paired t.
-    Runs that were measured on different images are refused.
+    Runs that were measured on different images are refused, and plain files among RUNS skipped.
     """
     from certood.analysis import compare
-    from certood.cli.comparing import print_comparison, require_writable, write_comparison
+    from certood.cli.comparing import print_comparison, require_writable, run_folders, write_comparison
 
-    require_writable(json_file, csv_file)
+    require_writable(json_file, csv_file, html_file)
+    folders = run_folders(runs)
     with busy("Reading the runs"):
-        found = compare(runs, against=against, near=near, score=score)
+        found = compare(folders, against=against, near=near, score=score)
     print_comparison(found, by_set=by_set)
-    write_comparison(found, json_file, csv_file)
+    write_comparison(found, json_file, csv_file, html_file)

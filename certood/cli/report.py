@@ -29,11 +29,13 @@ from certood.waiting import busy
 def command(runs: tuple[Path, ...], out: Path | None, kind: str, near: tuple[str, ...]) -> None:
     """Compare RUNS, directories that were evaluated or certified, in one self-contained page."""
     from certood.analysis import report
+    from certood.cli.comparing import run_folders
 
+    folders = run_folders(runs)
     if kind == "html":
-        out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+        out = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
     with busy("Reading the runs"):
-        text = report(runs, out, format=kind, near=near)
+        text = report(folders, out, format=kind, near=near)
     if out is None:
         click.echo(text, nl=False)
     else:

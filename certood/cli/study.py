@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 @click.option("--by-set", is_flag=True, help="Also a table of every OOD set at the end.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the comparison, as JSON.")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write the comparison, as CSV.")
+@click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path),
+    help="Also write a leaderboard to this file: a sortable page with links to the reports of the runs.",
+)
 def command(
     file: Path,
     only: tuple[str, ...],
@@ -35,6 +41,7 @@ def command(
     by_set: bool,
     json_file: Path | None,
     csv_file: Path | None,
+    html_file: Path | None,
 ) -> None:
     """Train and evaluate every arm of FILE with every seed, into OUT/ARM-SEED, and compare them (see docs/studies.md).
 
@@ -47,12 +54,12 @@ def command(
 
     study = load_study(file, settings, out)
     arms = study.chosen(only)
-    require_writable(json_file, csv_file)
+    require_writable(json_file, csv_file, html_file)
     with interruptible(f"What was done is kept in {study.out}; the same command continues."):
         _train(study, arms)
         found = _compare(study)
     print_comparison(found, by_set=by_set)
-    write_comparison(found, json_file, csv_file)
+    write_comparison(found, json_file, csv_file, html_file)
 
 
 def _train(study: "Study", arms: list[str]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -211,8 +212,20 @@ def test_names_that_are_not_there_are_errors(arms: list[Path]) -> None:
 
 
 def test_the_files_hold_every_number_and_replace_no_other_file(arms: list[Path], tmp_path: Path) -> None:
-    files = tmp_path / "c.json", tmp_path / "c.csv"
-    asked = [*arms, "--near", "digits-near", "--against", "energy", "--json", files[0], "--csv", files[1]]
+    files = tmp_path / "c.json", tmp_path / "c.csv", tmp_path / "c.html"
+    asked = [
+        *arms,
+        "--near",
+        "digits-near",
+        "--against",
+        "energy",
+        "--json",
+        files[0],
+        "--csv",
+        files[1],
+        "--html",
+        files[2],
+    ]
     for _ in range(2):  # what it wrote itself is replaced
         found = run(*asked)
         assert found.exit_code == 0, found.output
@@ -224,7 +237,7 @@ def test_the_files_hold_every_number_and_replace_no_other_file(arms: list[Path],
     expected = 100 * (RATES["greg"][:, 1:].mean(1) - RATES["energy"][:, 1:].mean(1))
     assert float(greg["difference"]) == pytest.approx(expected.mean())
     assert float(greg["low"]) < float(greg["difference"]) < float(greg["high"])
-    for option in ("--json", "--csv"):
+    for option in ("--json", "--csv", "--html"):
         for foreign in (arms[0] / "evaluation.json", arms[0] / "recipe.toml"):
             before = foreign.read_bytes()
             refused = run(*arms, option, foreign)
@@ -243,4 +256,29 @@ def test_the_tables_fit_a_terminal_of_80_columns(arms: list[Path]) -> None:
     low, high = stats.ttest_rel(*(100 * RATES[name][:, 0] for name in ("greg", "energy"))).confidence_interval()
     assert f"−{-(low + high) / 2:.1f} ± {(high - low) / 2:.1f} *" in found.output
     assert found.output.count("greg") == 2 * len(COMPARED) + len(SETS)
-    assert [len(table.columns) for table in comparison_tables(compare(arms), by_set=True)] == [4, 3, 5]
+    assert [len(table.heads) for table in comparison_tables(compare(arms), by_set=True)] == [3, 2, 5]
+
+
+def test_the_leaderboard_has_where_runs_come_from_and_links_to_their_reports(arms: list[Path], tmp_path: Path) -> None:
+    (arms[0] / "report.html").write_text("a report")
+    out = tmp_path / "boards" / "board.html"
+    found = run(*arms, "--near", "digits-near", "--html", out)
+    assert found.exit_code == 0, found.output
+    text = out.read_text("utf-8")
+    links = re.findall(r'href="([^"#]*report[^"]*)"', text)
+    assert [(out.parent / link).resolve() for link in links] == 2 * [(arms[0] / "report.html").resolve()]
+    page = " ".join(re.sub(r"<[^>]+>", " ", text.partition("<body")[2]).split())
+    assert "Near OOD: digits-near" in page
+    assert "Far OOD: digits-photo, digits-smooth" in page
+    assert f"{100 * RATES['greg'][:, 0].mean():.1f} ± {100 * RATES['greg'][:, 0].std(ddof=1):.1f}" in page
+    assert "digits-energy" in page
+    assert f"Without a report: {arms[2].as_posix()}" in page
+
+
+def test_files_among_the_runs_are_skipped_and_named(arms: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("")
+    found = run(tmp_path / "report.html", *arms)
+    assert found.exit_code == 0, found.output
+    assert f"Skipped, since these are files and no run directories: {tmp_path / 'report.html'}" in found.stderr
+    alone = run(tmp_path / "report.html")
+    assert (alone.exit_code, "expected run directories, got files" in alone.stderr) == (2, True)
