@@ -141,7 +141,7 @@ STUDIES = {
         radii=100,
     ),
     "mnist-sweep": Study(
-        sweep("mnist-certified-greg", (0.03, 0.1), (0.05, 0.1)),
+        sweep("mnist-certified-greg", (0.01, 0.03, 0.1), (0.05, 0.1)),
         eps=0.1,
         data=MNIST,
         sets=MNIST_SETS,
@@ -196,7 +196,7 @@ def lowest_attacked(
         part, size = images[start : start + BATCH], radius[start : start + BATCH]
         random = generators(0, range(start, start + len(part)))
         _, where = ascend(
-            lambda points: -question.score(model(points)),
+            lambda points: -detector.output_score(model(points)),
             part.float(),
             size,
             math.inf,

@@ -6,7 +6,8 @@ A run is one that `certood train … --guard-of` has made; several are seeds, of
 S = G/σ + α·q(E), and over the ball S ≥ G_lb/σ whatever α is: one pass bounds the guard, and all α follow. Scores and bounds of
 the guard are in float64. α = 0 is the guard alone; the classifier alone, by its own score E, of which nothing is certified,
 is the last row. γ is calibrated on the validation images for every α. "accepted" is the share of ID images that are certified as
-accepted, G_ub/σ + α ≤ γ.
+accepted, G_ub/σ + α ≤ γ. With --attacked N, S with the run's own α is attacked on N images of each OOD set, through both
+networks: AUC / AAUC / GAUC of these images are the second table.
 """
 
 import argparse
@@ -18,10 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from certified_training import lowest_attacked
 from torch import Tensor
 
 from certood.analysis.bounds import LpBall, bound, capture
-from certood.analysis.certified_metrics import strict_auc
+from certood.analysis.certification import question_of
+from certood.analysis.certified_metrics import strict_auc, threat_metrics
 from certood.checkpoints import load_checkpoint
 from certood.data import ImageSource, to_pixels
 from certood.detector import Detector
@@ -56,6 +59,28 @@ def known(detector: Detector, score: Guarded, images: Tensor, eps: float) -> dic
     return {name: value.numpy() for name, value in found.items()}
 
 
+def attacked(
+    detector: Detector, test: ImageSource, sets: Mapping[str, ImageSource], arguments: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """AUC, AAUC and GAUC of every OOD set, of the first table's bounds and of attacks on S."""
+    question = question_of(detector)
+    with torch.no_grad():
+        clean_id = torch.cat([question.scores(part.double()) for part in spread(test, arguments.attacked).split(BATCH)])
+    found = {}
+    for name, source in sets.items():
+        images = spread(source, arguments.attacked).double()
+        with torch.no_grad():
+            clean = torch.cat([question.scores(part) for part in images.split(BATCH)])
+        balls = [LpBall(part, arguments.eps) for part in images.split(BATCH)]
+        lower = torch.cat([bound(question.graph, ball, "crown", score=question.score).lower for ball in balls])
+        lowest = lowest_attacked(detector, question, images, arguments.eps, arguments.steps, arguments.restarts)
+        if (lower > torch.minimum(lowest, clean)).any():
+            raise SystemExit(f"{name}: an attacked score lies below its bound")
+        metrics = threat_metrics(clean_id, clean, lowest, lower, question.threshold)
+        found[name] = {"n": len(images), "auc": metrics.auc, "aauc": metrics.aauc, "gauc": metrics.gauc}
+    return found
+
+
 def measured(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Accuracy, and for every α the metrics of every OOD set, of one run."""
     detector = load_checkpoint(run)
@@ -84,6 +109,7 @@ def measured(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     alone = {name: {"auc": strict_auc(inside["base"], part["base"])} for name, part in outside.items()}
     stored = json.loads((run / "evaluation.json").read_text("utf-8"))
     return {
+        "attacked": attacked(detector, splits.test, sets, arguments) if arguments.attacked else {},
         "run": str(run),
         "accuracy": stored["accuracy"],
         "score": score.description,
@@ -118,6 +144,13 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"| {row['alpha']:g} | {' | '.join(cells)} | {cell([one['accepted'] for one in same])} |")
     alone = [f"{cell([record['classifier'][name]['auc'] for record in records])} / 0" for name in names]
     lines.append(f"| classifier alone | {' | '.join(alone)} | 0.0 |")
+    if records[0]["attacked"]:
+        lines += ["", "| set | images | AUC / AAUC / GAUC of S |", "|---|---|---|"]
+        for name, one in records[0]["attacked"].items():
+            values = [
+                cell([record["attacked"][name][metric] for record in records]) for metric in ("auc", "aauc", "gauc")
+            ]
+            lines.append(f"| {name} | {one['n']} | {' / '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -127,6 +160,9 @@ def main() -> None:
     parser.add_argument("--alphas", default="0,0.25,0.5,1,2,4,8")
     parser.add_argument("--eps", type=float, default=0.01)
     parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--attacked", type=int, default=0, help="images of each OOD set that are attacked")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--restarts", type=int, default=5)
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
