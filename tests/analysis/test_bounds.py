@@ -14,9 +14,10 @@ from certood.models import build_model
 from certood.models.classifier import Normalise
 from certood.scores import MSP, SCORES, AbsentClass, Energy, KLUniform, Score, score_by_name
 from tests.analysis.networks import NETWORKS, NORMS, RADII, SHAPE, attacked, captured, images, network, sampled
+from tests.quick import first_is_quick
 
 
-@pytest.mark.parametrize("trained", [False, True], ids=["random", "trained"])
+@pytest.mark.parametrize("trained", first_is_quick([True, False]), ids=["trained", "random"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_point_of_the_ball_leaves_the_bounds(name: str, trained: bool) -> None:
     graph, x = captured(name, trained), images()
@@ -274,7 +275,9 @@ def test_specifications_are_rows_of_the_logits() -> None:
         bound(graph, LpBall(x, 0.02), specification=(torch.ones(2, 3), None))
 
 
-@pytest.mark.parametrize("name", ["small-cnn", "small-mlp", "resnet18", "wrn-40-2", "densenet-bc-100-12"])
+@pytest.mark.parametrize(
+    "name", first_is_quick(["small-cnn", "small-mlp", "resnet18", "wrn-40-2", "densenet-bc-100-12"])
+)
 def test_our_networks_are_captured_for_any_batch(name: str) -> None:
     options: dict[str, int] = {"wrn-40-2": {"depth": 10}, "densenet-bc-100-12": {"depth": 10}}.get(name, {})
     model = build_model(name, num_classes=5, input_shape=(3, 32, 32), mean=[0.5] * 3, std=[0.2] * 3, options=options)

@@ -17,6 +17,7 @@ from certood.analysis.question import Question
 from certood.errors import CertoodError
 from certood.scores import SCORES, Energy, score_by_name
 from tests.analysis.networks import NORMS, RADII, attacked, captured, images, network, sampled
+from tests.quick import first_is_quick
 
 
 def least(analysis: Analysis, shift: Tensor, effort: Effort | None = None, *, target: float = 0.0) -> Tensor:
@@ -35,7 +36,7 @@ def plain_least(analysis: Analysis, shift: Tensor) -> Tensor:
     return analysis.least(len(analysis.graph.nodes) - 1, rows)[:, 0] + shift
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", first_is_quick(NORMS))
 @pytest.mark.parametrize("name", ["mlp", "conv", "residual", "leaky", "relu6"])
 def test_no_point_lies_below_and_more_parts_are_tighter(name: str, norm: float) -> None:
     graph, x, eps = captured(name, trained=True), images(), 2 * RADII[norm]
@@ -71,7 +72,7 @@ def test_a_tiny_network_is_decided_exactly() -> None:
     assert low.item() == pytest.approx(-0.01, abs=1e-2)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", first_is_quick(NORMS))
 def test_radii_grow_and_stay_below_the_attack(norm: float) -> None:
     graph, x = captured("conv", trained=True), images(6)
     scores = Energy()(graph(x))
@@ -103,7 +104,7 @@ def test_a_time_limit_refines_image_by_image() -> None:
     assert (Energy()(graph(inside.flatten(0, 1))) <= question.threshold).all()
 
 
-@pytest.mark.parametrize("score", SCORES.names())
+@pytest.mark.parametrize("score", first_is_quick(SCORES.names()))
 def test_every_score_is_refined_and_no_attack_is_overtaken(score: str) -> None:
     graph, x, chosen = captured("conv", trained=True), images(6), score_by_name(score)
     scores = chosen(graph(x))
@@ -143,7 +144,7 @@ def test_without_relu_there_is_nothing_to_split() -> None:
         (nn.Hardtanh(0.2, 1.1), (0.2, 1.1)),
     ],
 )
-@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("sign", first_is_quick([1.0, -1.0]))
 def test_both_halves_count(activation: nn.Module, kinks: tuple[float, ...], sign: float) -> None:
     """A piecewise linear function of one pixel, least at a kink or an end: the search ends neither above nor far below it."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 3), activation, nn.Linear(3, 1)).double()

@@ -30,6 +30,7 @@ from certood.errors import CannotCertify, CertoodError, RunDirectoryError
 from certood.models.classifier import Normalise
 from certood.scores import MSP, SCORES, Energy, MaxLogit, score_by_name
 from tests.analysis.networks import NETWORKS, NORMS, SHAPE, images, network
+from tests.quick import first_is_quick
 
 DUAL = {math.inf: 1, 2: 2, 1: math.inf}
 
@@ -76,7 +77,7 @@ def test_radii_of_a_linear_score_are_margin_over_dual_norm(norm: float, method: 
 
 
 @pytest.mark.parametrize("score", SCORES.names())
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", first_is_quick(NORMS))
 def test_certified_radii_are_below_attack_radii(norm: float, score: str) -> None:
     model, x = network("conv", trained=True), images(16)
     graph, chosen = capture(model, x), score_by_name(score)

@@ -31,6 +31,7 @@ from certood.scores import (
     score_by_name,
 )
 from tests.analysis.networks import NORMS, RADII, captured, images, network, sampled
+from tests.quick import first_is_quick
 
 Formula = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 FORMULAS: dict[str, Formula] = {
@@ -320,7 +321,7 @@ def balls(norm: float) -> Iterator[tuple[Analysis, Tensor, Tensor]]:
             )
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", first_is_quick(NORMS))
 def test_no_score_of_a_ball_leaves_its_bounds(norm: float) -> None:
     for analysis, _, reached in balls(norm):
         for case in CASES:
@@ -333,7 +334,7 @@ def test_no_score_of_a_ball_leaves_its_bounds(norm: float) -> None:
             assert (score_upper(logits_of(analysis), score) >= values.amax(0) - 1e-9).all(), case
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", first_is_quick(NORMS))
 @pytest.mark.parametrize("case", FORMULAS)
 def test_no_attack_changes_a_decision_within_the_radius_in_closed_form(case: str, norm: float) -> None:
     graph, x, score = captured("conv", trained=True), images(8), score_of(case)

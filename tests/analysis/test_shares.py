@@ -71,7 +71,9 @@ class Failing:
         return future
 
 
-@pytest.mark.parametrize(("jobs", "batch_size"), [(3, 2), (50, 5), pytest.param(4, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("jobs", "batch_size"), [(3, 2), *(pytest.param(*one, marks=pytest.mark.slow) for one in [(50, 5), (4, 4)])]
+)
 def test_the_records_are_those_of_one_process(
     jobs: int, batch_size: int, trained: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -86,6 +88,7 @@ def test_the_records_are_those_of_one_process(
     assert not RunDirectory(tmp_path / "run").share_folder.exists()
 
 
+@pytest.mark.slow
 def test_lost_jobs_are_run_again_alone(
     trained: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +110,7 @@ def test_lost_jobs_are_run_again_alone(
     assert len(seen) == 6
 
 
+@pytest.mark.slow
 def test_a_half_written_share_goes_on(trained: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(CertoodError, match="1 of 2 jobs"):
@@ -117,6 +121,7 @@ def test_a_half_written_share_goes_on(trained: Path, whole: Path, tmp_path: Path
     assert rows(out) == rows(whole)
 
 
+@pytest.mark.slow
 def test_merge_names_what_is_missing(trained: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(CertoodError, match="1 of 3 jobs"):
@@ -164,6 +169,7 @@ def test_two_certificates_of_an_image_that_differ_are_an_error(trained: Path, tm
     assert len(rows(run.folder)) == len({(row["set"], row["index"]) for row in rows(run.folder)})
 
 
+@pytest.mark.slow
 def test_shares_of_other_settings_are_not_merged(trained: Path, whole: Path, tmp_path: Path) -> None:
     run = begun(trained, tmp_path / "run")
     settings = RunDirectory(run.share(0)).certification_settings

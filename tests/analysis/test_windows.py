@@ -17,6 +17,7 @@ from certood.analysis.bounds.operations.convolution import Convolution
 from certood.analysis.bounds.operations.relaxations import relu_relaxation
 from certood.scores import Energy
 from tests.analysis.networks import NORMS, RADII, captured, images, network, sampled
+from tests.quick import first_is_quick
 
 GEOMETRIES = [(1, 1, 3), (2, 1, 3), (2, 0, 1), (2, 0, 2), (2, 2, 5), (3, 1, 4), (4, 3, 3), (2, 3, 3), (1, 0, 5)]
 
@@ -80,7 +81,7 @@ def test_they_go_back_through_convolutions_as_whole_planes_do(
         torch.testing.assert_close(magnitude(back, image).double(), magnitude(whole, image), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", first_is_quick([torch.float64, torch.float32]))
 @pytest.mark.parametrize("name", ["conv", "residual", "depthwise", "mlp"])
 def test_chunks_of_rows_give_what_all_at_once_give(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
@@ -133,7 +134,7 @@ def stages() -> nn.Module:
     return nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), nn.Linear(256, 4)).double().eval()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", first_is_quick([torch.float64, torch.float32]))
 @pytest.mark.parametrize("name", ["conv", "residual", "stages"])
 def test_slopes_of_windows_are_optimised_as_those_of_whole_planes(name: str, dtype: torch.dtype) -> None:
     """And what they give holds at points of the ball."""

@@ -82,6 +82,7 @@ def test_foreign_weights_are_calibrated_and_certified_from_arrays(weights: Path)
     assert [record.radius_certified > 0 for record in outside] == [not record.accepted for record in records]
 
 
+@pytest.mark.slow
 def test_every_kind_of_array_gives_the_same_decisions_and_records(weights: Path) -> None:
     detector = certood.load(weights, architecture="small-mlp", classes=3, **SHAPE)
     pixels = np.random.default_rng(1).integers(0, 256, (3, 1, 8, 8), dtype=np.uint8)

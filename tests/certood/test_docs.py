@@ -19,9 +19,18 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 # Pages that are made from the code, and hold no examples.
 MADE = ("api.md", "cli.md")
+# Pages whose examples take seconds.
+LONG = ("adding-an-evidence.md",)
 
 
-@pytest.mark.parametrize("page", [page.name for page in PAGES if page.name not in MADE])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page.name, marks=pytest.mark.slow) if page.name in LONG else page.name
+        for page in PAGES
+        if page.name not in MADE
+    ],
+)
 def test_the_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # What an example registers is gone after it.

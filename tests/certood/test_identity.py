@@ -184,6 +184,7 @@ def test_edited_certificates_are_not_believed(copy: RunDirectory, name: str, val
     assert "breaks inequalities that held when it was certified" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_overwriting_certification_leaves_the_old_one_and_is_continued(
     copy: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_header_that_claims_more_than_there_is(tmp_path: Path) -> None:
         refused(name, "the file is damaged")
 
 
+@pytest.mark.slow
 def test_a_decompression_bomb_is_refused_before_it_is_expanded(tmp_path: Path) -> None:
     path, size = tmp_path / "bomb.npz", 5 * 2**28
     with (

@@ -101,31 +101,42 @@ class Analysis:
 
         With `both` of the rows and of their negatives (N, 2M).
         """
-        box, size = self.logits(), coefficients.abs()
-        middle = (coefficients @ ((box.lower + box.upper) / 2)[..., None])[..., 0]
+        (low, high), size = self.boxes[len(self.graph.nodes) - 1], coefficients.abs()
+        middle = (coefficients @ ((low + high) / 2)[..., None])[..., 0]
         share = 4 * (coefficients.shape[-1] + 8) * unit_roundoff(torch.float64)
-        half = torch.add((box.upper - box.lower) / 2, largest(box.lower, box.upper), alpha=share)
+        half = torch.add((high - low) / 2, largest(low, high), alpha=share)
         reach = (size @ half[..., None])[..., 0]
-        lower = torch.cat([middle - reach, -middle - reach], 1) if both else middle - reach
-        gained = 0
+        lower, gained = torch.cat([middle - reach, -middle - reach], 1) if both else middle - reach, 0
         if self.kind != "interval":
-            lower = torch.fmax(lower, self.least(len(self.graph.nodes) - 1, coefficients, both=both))
-        if self.simpler is not None:
-            other, _ = self.simpler._lower(coefficients, both=both)
-            gained = int((other > lower + 1e-9).sum())
-            lower = torch.fmax(lower, other)
+            start = self._start(len(self.graph.nodes) - 1, coefficients, both=both)
+            lower, gained = self._least(coefficients, start, lower, both=both)
         return or_infinite(lower, -1), gained
+
+    def _least(self, coefficients: Tensor, start: Tensor, known: Tensor, *, both: bool) -> tuple[Tensor, int]:
+        """The better of what is known (N, R), of the linear bound and of that of the method before; how often that one won.
+
+        `start` is what the rows are at the reference of the logits, at least.
+        """
+        own = outward_sum(start, self.least_change(len(self.graph.nodes) - 1, coefficients, both=both))
+        lower = torch.fmax(known, own)
+        if self.simpler is None:
+            return lower, 0
+        other, _ = self.simpler._least(coefficients, start, known, both=both)
+        return torch.fmax(lower, other), int((other > lower + 1e-9).sum())
+
+    def _start(self, node: int, rows: Tensor, *, both: bool) -> Tensor:
+        """What rows are at the reference of a node, at least."""
+        start, loss = self.nodes.at_reference(node, rows)
+        return torch.cat([start - loss, -start - loss], 1) if both else start - loss
 
     def least(self, node: int, rows: Tensor, *, both: bool = False) -> Tensor:
         """Lower bounds (N, R) of rows (N, R, *shape) of a node; with `both` of the rows and of their negatives, (N, 2R)."""
-        start, loss = self.nodes.at_reference(node, rows)
-        change = self.least_change(node, rows, both=both)
-        if both:
-            start, loss = torch.cat([start, -start], 1), torch.cat([loss, loss], 1)
-        return or_infinite(outward_sum(start - loss, change), -1)
+        start = self._start(node, rows, both=both)
+        return or_infinite(outward_sum(start, self.least_change(node, rows, both=both)), -1)
 
     def least_change(self, node: int, rows: Rows, *, both: bool = False) -> Tensor:
-        """The same of rows·(y − y₀), for the value y of a node and its reference y₀, in chunks that keep to the memory budget."""
+        """Lower bounds (N, R) of rows·(y − y₀), rows (N, R, *shape), for the value y of a node and its reference y₀, in chunks
+        that keep to the memory budget; with `both` of the rows and of their negatives, (N, 2R)."""
         signs = 1 + both
         most = max(other.shape.numel() for other in self.graph.nodes[: node + 1])
         chunk = max(1, int(self.max_memory // (COPIES * self.dtype.itemsize * most * len(self.ball) * signs)))

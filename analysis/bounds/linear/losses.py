@@ -126,6 +126,7 @@ class RoundingLosses:
         source = self.nodes.graph.nodes[index].inputs[0]
         before = self.linear(source) if self.in_relaxations(source) else None
         adding = self.sum_of_readers(index)
-        losses = [input_loss(self.nodes.reach(source), before, self.dtype), *([] if adding is None else [adding])]
+        reach = self.nodes.reach(source)
+        losses = [input_loss(reach, before, self.dtype), *([] if adding is None else [adding])]
         points = self.nodes.references[source], self.nodes.references[index]
-        return elementwise_loss(lines, offsets, self.nodes.boxes[source], *points, losses, self.dtype)
+        return elementwise_loss(lines, offsets, reach, *points, losses, self.dtype)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from certood.analysis.bounds.ball import Region
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.linear.rounding import residual
 from certood.analysis.bounds.operations.base import Interval, LinearOperation
 from certood.analysis.bounds.operations.precision import unit_roundoff
 
@@ -45,7 +44,7 @@ class NodeBounds:
         box = self.boxes[index]
         if index not in self._reaches or self._reaches[index][0] is not box:
             (lower, upper), middle = box, self.references[index]
-            self._reaches[index] = box, torch.maximum(upper - middle, middle - lower).clamp_min(0)
+            self._reaches[index] = box, torch.maximum(upper - middle, middle - lower)
         return self._reaches[index][1]
 
     def residual(self, index: int) -> Tensor:
@@ -54,7 +53,7 @@ class NodeBounds:
             node = self.graph.nodes[index]
             assert isinstance(node.operation, LinearOperation)
             inputs = [self.references[source] for source in node.inputs]
-            self.residuals[index] = residual(node.operation, inputs, self.references[index])
+            self.residuals[index] = node.operation.residual(inputs, self.references[index])
         return self.residuals[index]
 
     def at_reference(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.linear.rows import broadcastable, row_sums
+from certood.analysis.bounds.linear.rows import row_sums
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.operations.base import Rows
 from certood.analysis.bounds.operations.relaxations import Relaxation
@@ -65,6 +65,11 @@ class CentredRelaxation:
         return [(places[:count], twice) for places, (count, twice) in zip(order, counts, strict=True)]
 
     @cached_property
+    def of_rows(self) -> CentredRelaxation:
+        """This relaxation as its planes broadcast against rows (N, R, *shape)."""
+        return CentredRelaxation(*(plane[:, None] for plane in self.planes))
+
+    @cached_property
     def _padded(self) -> dict[tuple[int, ...], list[Tensor]]:
         return {}
 
@@ -83,8 +88,10 @@ def relaxed(rows: Rows, relaxation: CentredRelaxation, *, both: bool = False) ->
     """
     if isinstance(rows, Windows) and not rows.covers:
         return _relaxed_windows(rows, relaxation, both)
-    planes = (broadcastable(rows, plane) for plane in relaxation.planes)
-    return relaxed_each(rows, CentredRelaxation(*planes), both=both)
+    if isinstance(rows, Windows):
+        planes = (rows.channels_last(plane) for plane in relaxation.planes)
+        return relaxed_each(rows, CentredRelaxation(*planes), both=both)
+    return _relaxed(rows, relaxation.of_rows, both)
 
 
 def relaxed_each(rows: Rows, relaxation: CentredRelaxation, *, both: bool = False) -> tuple[Rows, Tensor]:

@@ -178,6 +178,11 @@ class LinearOperation(Operation):
         """How many products are summed, at most, into an element of the value of this shape; 0 where numbers are only moved."""
         return sum(size.numel() for size in shapes)
 
+    def residual(self, inputs: Sequence[Tensor], value: Tensor) -> Tensor:
+        """How far (N, *shape), at most, a value computed by `forward` from these inputs lies from the exact one."""
+        lower, upper = self.interval([(point, point) for point in inputs])
+        return torch.maximum(upper - value, value - lower).clamp_min(0)
+
 
 class Nonlinear(Operation):
     """An operation that is not linear: bounds of its input decide how tight its relaxation is."""

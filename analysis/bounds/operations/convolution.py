@@ -53,12 +53,16 @@ class Convolution(LinearOperation):
     def interval(self, inputs: Sequence[Interval]) -> Interval:
         """Centre and radius: the radius, with a share of the largest magnitude for rounding, is convolved with |W|."""
         lower, upper = inputs[0]
-        terms, dtype = self.weight[0].numel() + 1, lower.dtype
-        share = relative_error(terms, dtype)
+        share = relative_error(self.weight[0].numel() + 1, lower.dtype)
         middle = self._convolved((lower + upper) / 2, self.weight, self.bias)
         reach = torch.add((upper - lower) / 2, largest(lower, upper), alpha=share)
-        radius = self._convolved(reach, self.magnitude, self.bias.abs() * share + underflow(terms, dtype))
+        radius = self._convolved(reach, self.magnitude, self._slack)
         return middle - radius, middle + radius
+
+    def residual(self, inputs: Sequence[Tensor], value: Tensor) -> Tensor:
+        """The rounding of the products and of the bias."""
+        share = relative_error(self.weight[0].numel() + 1, value.dtype)
+        return self._convolved(inputs[0].abs() * share, self.magnitude, self._slack)
 
     def training_interval(self, inputs: Sequence[Interval]) -> Interval:
         """Centre and radius."""
@@ -75,6 +79,12 @@ class Convolution(LinearOperation):
     @cached_property
     def _magnitude(self) -> Tensor:
         return self.weight.abs()
+
+    @cached_property
+    def _slack(self) -> Tensor:
+        """What adding the bias, and underflow, may cost a value."""
+        terms, dtype = self.weight[0].numel() + 1, self.weight.dtype
+        return self.bias.detach().abs() * relative_error(terms, dtype) + underflow(terms, dtype)
 
     @property
     def extent(self) -> tuple[int, int]:

@@ -29,12 +29,16 @@ class Linear(LinearOperation):
     def interval(self, inputs: Sequence[Interval]) -> Interval:
         """Centre and radius: |W| times the radius, to which a share of the largest magnitude is added for rounding."""
         lower, upper = inputs[0]
-        terms, dtype = self.weight.shape[1] + 1, lower.dtype
-        share = relative_error(terms, dtype)
+        share = relative_error(self.weight.shape[1] + 1, lower.dtype)
         middle = F.linear((lower + upper) / 2, self.weight, self.bias)
         reach = torch.add((upper - lower) / 2, largest(lower, upper), alpha=share)
-        radius = F.linear(reach, self.magnitude, self.bias.abs() * share + underflow(terms, dtype))
+        radius = F.linear(reach, self.magnitude, self._slack)
         return middle - radius, middle + radius
+
+    def residual(self, inputs: Sequence[Tensor], value: Tensor) -> Tensor:
+        """The rounding of the products and of the bias."""
+        share = relative_error(self.weight.shape[1] + 1, value.dtype)
+        return F.linear(inputs[0].abs() * share, self.magnitude, self._slack)
 
     def training_interval(self, inputs: Sequence[Interval]) -> Interval:
         """Centre and radius."""
@@ -51,6 +55,12 @@ class Linear(LinearOperation):
     @cached_property
     def _magnitude(self) -> Tensor:
         return self.weight.abs()
+
+    @cached_property
+    def _slack(self) -> Tensor:
+        """What adding the bias, and underflow, may cost a value."""
+        terms, dtype = self.weight.shape[1] + 1, self.weight.dtype
+        return self.bias.detach().abs() * relative_error(terms, dtype) + underflow(terms, dtype)
 
     @property
     def matrix(self) -> Tensor | None:

@@ -5,6 +5,8 @@ A sum of n products differs from the exact one by at most γₙΣ|aᵢbᵢ|, γ�
 unit roundoff; what is smaller than the least normal number may be flushed to zero, product by product.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,8 @@ def largest(lower: Tensor, upper: Tensor) -> Tensor:
 
 def outward_sum(one: Tensor, two: Tensor) -> Tensor:
     """one + two, rounded down, in float64."""
-    return torch.sub(one + two, one.abs() + two.abs(), alpha=2 * unit_roundoff(torch.float64))
+    total = one + two
+    return torch.nextafter(total, total.new_full((), -math.inf))
 
 
 def widened(lower: Tensor, upper: Tensor, magnitude: Tensor, terms: int) -> tuple[Tensor, Tensor]:
