@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "The whole path on bundled images, in about two minutes.",
     "recipe": "List, show, explain and write recipes.",
     "train": "Train a detector from a recipe.",
+    "modify": "ReAct or DICE of a trained detector, which can be certified.",
     "study": "Train arms × seeds from one file, and compare them.",
     "evaluate": "Measure a detector: every score on every OOD set.",
     "certify": "Certify a detector: radii, Lipschitz constants, attacks, guaranteed metrics.",

@@ -14,6 +14,7 @@ from certood.models.classifier import Classifier, Interface
 from certood.models.densenet import DenseNetBC
 from certood.models.guarded import GuardDescription
 from certood.models.lipschitz import LipschitzCNN
+from certood.models.rectified import RECTIFIED, rectified
 from certood.models.resnet import ResNet18
 from certood.models.small import SmallCNN, SmallMLP, StridedCNN
 from certood.models.timm_networks import timm_classifier
@@ -35,16 +36,26 @@ ARCHITECTURES: dict[str, Callable[..., Classifier]] = {
     "densenet121": lambda interface, **options: torchvision_classifier(interface, "densenet121", **options),
 }
 
-# Libraries whose networks are named LIBRARY:NAME.
-LIBRARIES: dict[str, Callable[..., Classifier]] = {"torchvision": torchvision_classifier, "timm": timm_classifier}
+
+def _rectified(interface: Interface, name: str, ceiling: float, **options: Any) -> Classifier:
+    """The network of that name, its features cut off at a ceiling."""
+    return rectified(_make(name, interface, options), name, ceiling)
+
+
+# Networks that are named KIND:NAME: those of libraries, and changed ones.
+LIBRARIES: dict[str, Callable[..., Classifier]] = {
+    "torchvision": torchvision_classifier,
+    "timm": timm_classifier,
+    RECTIFIED: _rectified,
+}
 # Options of these libraries that would fetch or open files.
 FETCHING = ("weights", "checkpoint_path", "cache_dir")
 
 
 def runs_user_code(architecture: str) -> bool:
     """Whether building this architecture imports and calls a user's `module:function`."""
-    kind, colon, _ = architecture.partition(":")
-    return bool(colon) and kind not in LIBRARIES
+    kind, colon, rest = architecture.partition(":")
+    return runs_user_code(rest) if kind == RECTIFIED else bool(colon) and kind not in LIBRARIES
 
 
 def build_model(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from certood.detector import Detector
+from certood.models.rectified import RECTIFIED
 
 # Of the files that carry an identity: evaluation.json, certification.json, certification_settings.json.
 SCHEMA_VERSION = 1
@@ -87,7 +88,8 @@ def _structure_hash(model: nn.Module) -> str:
 def _source_hash(detector: Detector) -> str:
     """SHA-256 over the files that define the user's own modules and factory; empty where there are none."""
     modules = {type(part).__module__ for part in detector.model.modules()}
-    modules.add(detector.architecture.partition(":")[0] if ":" in detector.architecture else "certood")
+    built = detector.architecture.removeprefix(f"{RECTIFIED}:")
+    modules.add(built.partition(":")[0] if ":" in built else "certood")
     files = set()
     for name in modules:
         module = sys.modules.get(name)
