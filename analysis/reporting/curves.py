@@ -247,7 +247,7 @@ def _draw_threat(axes: Axes, curves: Sequence[tuple[int, Curve]], label: str) ->
     axes.plot([], [], color="0.5", linestyle="-", label="GAUC (certified)")
     axes.plot([], [], color="0.5", linestyle="--", linewidth=1.2, label="AAUC (attacked)")
     # A scale from 0 would hide differences between curves that stay near 100.
-    bottom = 10 * math.floor(lowest / 10) if lowest > 50 else 0
+    bottom = min(90, 10 * math.floor(lowest / 10)) if lowest > 50 else 0
     axes.set(xlabel=label, ylabel="AUC (%)", ylim=(bottom - 0.02 * (100 - bottom), 100 + 0.02 * (100 - bottom)))
     axes.set_xlim(left=0)
 
