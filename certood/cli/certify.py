@@ -16,16 +16,9 @@ SMOOTHING = ("sigma", "samples", "confidence")
 
 
 class EngineName(click.ParamType[str]):
-    """One of the engines; they are imported only when one is named or listed, because that imports torch."""
+    """One of the engines; they are imported only when one is named, because that imports torch."""
 
     name = "engine"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """The names of all engines."""
-        with busy("Loading PyTorch"):
-            from certood.analysis.bounds import ENGINES
-
-        return f"[{'|'.join(ENGINES)}]"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, if it is one."""
@@ -59,7 +52,7 @@ class EngineName(click.ParamType[str]):
     type=EngineName(),
     default="certood",
     show_default=True,
-    help="What bounds the scores: certood itself, or a second engine, for l_inf.",
+    help="What bounds the scores: certood itself, or a second engine, for l_inf; an unknown name lists them.",
 )
 @click.option(
     "--score",
