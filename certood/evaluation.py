@@ -1,13 +1,14 @@
 """The clean benchmark: every score on every OOD set, from one forward pass an image."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from certood.data import IdSplits, ImageSource, require_same_classes
 from certood.detector import Detector
@@ -36,6 +37,7 @@ def evaluate(
     scores: Sequence[Score] | None = None,
     bootstrap: int = 0,
     near: Sequence[str] = (),
+    others: Mapping[str, Callable[[ImageSource], Tensor]] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -43,8 +45,10 @@ def evaluate(
 
     γ of the detector's own score is the stored one; that of the others accepts 95 % of the validation images, never of
     the test images. With `bootstrap` resamplings each set also gets `auroc_interval` and `fpr95_interval` (95 %). Where
-    OOD sets are called `near`, scores have the means of these and of the others (`far`) as well. Returns what
-    `evaluation.json` holds. Raises DataError where images or classes do not fit the network, CertoodError for an unknown set.
+    OOD sets are called `near`, scores have the means of these and of the others (`far`) as well. `others` are detectors of
+    other libraries by name, which give scores (N,) of a set, higher for outliers: they are measured like scores, and marked as
+    not certified. Returns what `evaluation.json` holds. Raises DataError where images or classes do not fit the network,
+    CertoodError for an unknown set.
     """
     for name in near:
         if name not in ood:
@@ -58,13 +62,10 @@ def evaluate(
         raise DataError(f"{splits.test.name} has no labels, so there is no accuracy")
     require_same_classes(detector.classes, splits.test, "the network's classes")
     model = detector.model.to(device)
+    sources = {"": splits.validation, "id": splits.test, **{f"ood/{n}": s for n, s in ood.items()}}
     logits = {
         name: collect_logits(model, source, batch_size=batch_size, device=device, progress=progress)
-        for name, source in {
-            "": splits.validation,
-            "id": splits.test,
-            **{f"ood/{n}": s for n, s in ood.items()},
-        }.items()
+        for name, source in sources.items()
     }
     predicted = logits["id"][:, : len(detector.classes)].argmax(1)
     result: dict[str, Any] = {
@@ -86,14 +87,13 @@ def evaluate(
     for score in scores or measured_scores(detector):
         of_outputs = detector.reading(score)
         values = {name: of_outputs(part).numpy() for name, part in logits.items()}
-        threshold = threshold_at_tpr(values[""], detector.tpr)
-        if score == detector.score and detector.threshold is not None:
-            threshold = detector.threshold
-        sets = {name: _measure(values["id"], values[f"ood/{name}"], threshold, bootstrap, seed) for name in ood}
-        entry: dict[str, Any] = {"threshold": threshold, "sets": sets}
-        for group, members in (grouped(list(sets), ()) | grouped(list(sets), near)).items():
-            entry[group] = {metric: float(np.mean([sets[name][metric] for name in members])) for metric in METRICS}
-        result["scores"][score.label] = entry
+        own = score == detector.score and detector.threshold is not None
+        threshold = detector.threshold if own else threshold_at_tpr(values[""], detector.tpr)
+        result["scores"][score.label] = _entry(values, threshold, near, bootstrap, seed)
+    for label, of_images in (others or {}).items():
+        values = {name: of_images(source).numpy() for name, source in sources.items()}
+        entry = _entry(values, threshold_at_tpr(values[""], detector.tpr), near, bootstrap, seed)
+        result["scores"][label] = entry | {"certifiable": False}
     return result
 
 
@@ -103,6 +103,19 @@ def measured_scores(detector: Detector) -> list[Score]:
     others = suitable_scores(len(detector.classes), detector.outputs)
     found = [own if score.name == own.name else score for score in others]
     return found if own in found else [own, *found]
+
+
+def _entry(
+    values: Mapping[str, NDArray[np.float64]], threshold: float | None, near: Sequence[str], bootstrap: int, seed: int
+) -> dict[str, Any]:
+    """One score's γ, numbers of every OOD set, and their means; `values` are those of the images of `evaluate`'s sets."""
+    assert threshold is not None
+    ood = {name.removeprefix("ood/"): part for name, part in values.items() if name.startswith("ood/")}
+    sets = {name: _measure(values["id"], part, threshold, bootstrap, seed) for name, part in ood.items()}
+    entry: dict[str, Any] = {"threshold": threshold, "sets": sets}
+    for group, members in (grouped(list(sets), ()) | grouped(list(sets), near)).items():
+        entry[group] = {metric: float(np.mean([sets[name][metric] for name in members])) for metric in METRICS}
+    return entry
 
 
 def _measure(
@@ -170,17 +183,20 @@ def evaluation_table(result: Mapping[str, Any]) -> TextTable:
     if not scores:
         raise CertoodError("the evaluation holds no score")
     accuracy = f"accuracy {100 * result['accuracy']:.2f} %"
-    table = TextTable(("score", *METRICS.values()), title=f"{accuracy}; OOD sets in %; * the detector's own score")
+    uncertified = "; † not certified" if any(not entry.get("certifiable", True) for entry in scores.values()) else ""
+    title = f"{accuracy}; OOD sets in %; * the detector's own score{uncertified}"
+    table = TextTable(("score", *METRICS.values()), title=title)
     ordered = sorted(scores, key=lambda name: name != result.get("score"))
     groups = [(name, {score: scores[score]["sets"][name] for score in ordered}) for name in _sets(scores)]
     for mean in ("near", "far", "mean"):
         if all(mean in entry for entry in scores.values()):
-            title = mean if mean == "mean" else f"mean of {mean} sets"
-            groups.append((title, {score: scores[score][mean] for score in ordered}))
-    for title, parts in groups:
-        table.line(title)
+            heading = mean if mean == "mean" else f"mean of {mean} sets"
+            groups.append((heading, {score: scores[score][mean] for score in ordered}))
+    for heading, parts in groups:
+        table.line(heading)
         for score, part in parts.items():
-            shown = f"{score} *" if score == result.get("score") else score
+            mark = " *" if score == result.get("score") else "" if scores[score].get("certifiable", True) else " †"
+            shown = score + mark
             table.row(shown, *(f"{100 * part[key]:.2f}" for key in METRICS))
             if any(f"{key}_interval" in part for key in METRICS):
                 table.row("  95 %", *(_interval(part.get(f"{key}_interval")) for key in METRICS))

@@ -74,12 +74,21 @@ def open_detector(
 def chosen_score(detector: "Detector", score_name: str | None) -> "Score":
     """The score that is asked for, with its parameters; the detector's own where none is, or its name alone.
 
-    Raises CertoodError for a score that is not known, or that the network does not have.
+    A detector of pytorch-ood is the score that it equals. Raises CertoodError for a score that is not known, that the network
+    does not have, or that equals none with bounds.
     """
+    from certood.bridges.pytorch_ood import PREFIX, equal_score
+    from certood.errors import CertoodError
     from certood.scores import score_by_name
 
+    equal = equal_score(score_name) if score_name is not None and score_name.startswith(f"{PREFIX}:") else None
+    if equal is None and score_name is not None and score_name.startswith(f"{PREFIX}:"):
+        raise CertoodError(
+            f"{score_name} has no bounds, and cannot be certified: measure it with `certood evaluate --detector`; ReAct and DICE "
+            "can be certified as detectors that `certood modify` makes"
+        )
     own = score_name is None or score_name == detector.score.name
-    score = detector.score if own else score_by_name(score_name or "", detector.score)
+    score = equal or (detector.score if own else score_by_name(score_name or "", detector.score))
     detector.reading(score)
     return score
 

@@ -19,6 +19,13 @@ from certood.waiting import busy
     help="Only this score, e.g. msp or energy:temperature=2; give it once a score.",
 )
 @click.option(
+    "--detector",
+    "other_detectors",
+    multiple=True,
+    metavar="NAME",
+    help="Also measure pytorch-ood:NAME[,key=value], fitted on the ID training images; give it once a detector.",
+)
+@click.option(
     "--near",
     multiple=True,
     metavar="SET",
@@ -41,6 +48,7 @@ from certood.waiting import busy
 def command(
     run: Path,
     score_names: tuple[str, ...],
+    other_detectors: tuple[str, ...],
     near: tuple[str, ...],
     bootstrap: int,
     calibrate: bool,
@@ -54,6 +62,7 @@ def command(
 ) -> None:
     """Measure the detector of RUN: a run directory, a checkpoint, an ONNX file, or foreign weights."""
     with busy("Loading PyTorch"):
+        from certood.bridges.pytorch_ood import PostHocDetector, equal_score
         from certood.checkpoints import save_checkpoint
         from certood.checkpoints.own import is_own
         from certood.cli.detectors import open_detector
@@ -84,7 +93,13 @@ def command(
     if openood_csv is not None:
         refuse_foreign(openood_csv, is_openood_csv)
     scores = [score_by_name(name, detector.score) for name in score_names]
-    kept = [score.label for score in scores or measured_scores(detector)]
+    equal = {text: equal_score(text) for text in other_detectors}
+    for text, score in equal.items():
+        if score is not None:
+            click.echo(f"{text} is the score {score.label}, which can be certified")
+            scores = [*(scores or measured_scores(detector)), *([] if score in scores else [score])]
+    others = {text: PostHocDetector(text, detector, chosen) for text, score in equal.items() if score is None}
+    kept = [*(score.label for score in scores or measured_scores(detector)), *others]
     with RunDirectory.of(out).writing("evaluate"):
         if calibrate:
             detector = detector.calibrated(splits.validation, batch_size=batch_size, device=chosen, progress=True)
@@ -104,11 +119,14 @@ def command(
             device=chosen,
             scores=scores or None,
             bootstrap=bootstrap,
+            others={text: other.fit(splits.train) for text, other in others.items()},
             near=[sets.coloured(name) for name in near],
         )
         write_evaluation(out, result)
         if openood_csv is not None:
-            write_atomically(openood_csv, as_openood_csv(result, scores[0].label if scores else detector.score.label))
+            write_atomically(
+                openood_csv, as_openood_csv(result, scores[0].label if score_names else detector.score.label)
+            )
     click.echo(evaluation_table(result))
     for written in filter(None, (out, openood_csv)):
         click.echo(f"Written: {written}")

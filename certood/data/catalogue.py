@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from certood.bridges.pytorch_ood_sets import PREFIX as PYTORCH_OOD
+from certood.bridges.pytorch_ood_sets import load_pytorch_ood
 from certood.data.digits import DIGITS_SETS, load_digits
 from certood.data.folder import load_folder
 from certood.data.imglist import load_imglist
@@ -60,6 +62,7 @@ KINDS: dict[str, KindOfSet] = {
         lambda request: load_imglist(request.name, request.path, request.root, request.form),
         "FILE",
     ),
+    PYTORCH_OOD: KindOfSet("an image set of pytorch-ood", load_pytorch_ood, "NAME"),
 }
 
 

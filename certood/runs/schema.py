@@ -46,6 +46,7 @@ class MeasuredScore(_Part):
     """The clean benchmark by one score."""
 
     threshold: Number
+    certifiable: bool = True
     sets: dict[str, MeasuredSet]
     mean: Means | None = None
     near: Means | None = None

@@ -53,6 +53,26 @@ class Known:
         (self.root / "list.txt").write_text("\n".join(lines))
         return "imglist:list.txt"
 
+    def pytorch_ood(self, changed: bool) -> str:
+        """A set with the interface of theirs, whose files are the pictures of `folder`."""
+        img = pytest.importorskip("pytorch_ood.dataset.img")
+        self.folder(changed)
+        files = [self.root / "set" / "abc"[index % 3] / f"{index}.png" for index in range(COUNT)]
+
+        class Pictures:
+            def __init__(self, root: str, transform: object = None, download: bool = False) -> None:
+                assert Path(root).is_dir()
+                assert not download
+
+            def __len__(self) -> int:
+                return len(files)
+
+            def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+                return Image.open(files[index]), -1
+
+        self.monkeypatch.setattr(img, "Textures", Pictures)
+        return f"pytorch-ood:Textures?size={SIDE}"
+
     def digits(self, name: str, changed: bool) -> str:
         if changed:
             images, labels, classes = DIGITS_SETS[name]()
@@ -111,6 +131,7 @@ MAKERS: dict[str, Callable[[Known, bool], str]] = {
     "npz": Known.npz,
     "folder": Known.folder,
     "imglist": Known.imglist,
+    "pytorch-ood": Known.pytorch_ood,
     **{name: lambda known, changed, name=name: known.digits(name, changed) for name in DIGITS_SETS},  # type: ignore[misc]
     **{name: lambda known, changed, name=name: known.torchvision(name, changed) for name in TORCHVISION_SETS},  # type: ignore[misc]
 }

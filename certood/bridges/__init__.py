@@ -1,0 +1,1 @@
+"""What other libraries offer, under names of certood, and certood's detectors as theirs; each library is optional."""

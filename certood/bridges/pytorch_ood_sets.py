@@ -1,0 +1,67 @@
+"""pytorch-ood's image sets under the name `pytorch-ood:NAME`, as they lie below the root."""
+
+import difflib
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from certood.data.request import Request
+from certood.data.torchvision_sets import PictureDataset
+from certood.errors import DataError
+
+PREFIX = "pytorch-ood"
+
+
+def load_pytorch_ood(request: Request) -> PictureDataset:
+    """The set of pytorch-ood of that name, without labels, in colour unless the name says otherwise; nothing is downloaded.
+
+    Raises DataError where pytorch-ood is not installed, does not have the name, or does not find the files, and where
+    the name and `data.size` give no size: pictures of these sets may differ in theirs.
+    """
+    name = request.source.partition(":")[2]
+    kind = _dataset_class(name)
+    if request.form.side is None:
+        raise DataError(
+            f"{request.source} has pictures of its own sizes: give a size (data.size, or {request.source}?size=)"
+        )
+    parameters = inspect.signature(kind.__init__).parameters
+    needed = [
+        key
+        for key, value in parameters.items()
+        if key not in ("self", "root") and value.default is inspect.Parameter.empty
+    ]
+    if needed or "root" not in parameters:
+        raise DataError(
+            f"{request.source} needs more than a folder ({', '.join(needed)}); write its pictures to a folder:"
+        )
+    try:
+        raw = (
+            kind(root=str(request.root))
+            if "download" not in parameters
+            else kind(root=str(request.root), download=False)
+        )
+    except Exception as error:
+        raise DataError(
+            f"{request.source} was not found, or is damaged, in {request.root.absolute()} ({error}); get it in Python with "
+            f"pytorch_ood.dataset.img.{name}({str(request.root)!r}, download=True)"
+        ) from error
+    form = replace(request.form, colour=request.form.colour or "rgb")
+    return PictureDataset(request.name, raw, form, torch.arange(len(raw)))
+
+
+def _dataset_class(name: str) -> Any:
+    try:
+        from pytorch_ood.dataset import img  # noqa: PLC0415 (optional)
+    except ImportError as error:
+        raise DataError(f"{PREFIX}:{name} needs pytorch-ood: pip install 'certood[{PREFIX}]'") from error
+    known = [
+        one for one in dir(img) if inspect.isclass(getattr(img, one)) and hasattr(getattr(img, one), "__getitem__")
+    ]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise DataError(
+            f"pytorch-ood has no image set {name!r}{f'; did you mean {near[0]!r}?' if near else ''} Known: {', '.join(known)}"
+        )
+    return getattr(img, name)
