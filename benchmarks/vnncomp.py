@@ -4,8 +4,8 @@ A folder holds instances.csv with lines `network.onnx,property.vnnlib,seconds`, 
 `certood export` have it; files may be compressed (.gz). Properties are VNN-LIB 1.0. An instance is refuted where projected
 gradient descent finds a counterexample that the network, in float64, confirms; it is verified where linear bounds over the box
 of inputs, or over parts of it by certood's branch and bound, exclude every way of being one, within the seconds that
-instances.csv and --timeout allow. Seconds are those of the bounds alone, medians over the instances; reading and capturing
-the network is not counted, of either engine.
+instances.csv and --timeout allow. Seconds are those of the bounds alone, medians over the instances that were not refuted;
+reading and capturing the network is not counted, of either engine.
 
 Without a folder, two networks are trained on the bundled digits, and the conditions of their decisions on test images are written
 as properties, some true and some false.
@@ -172,6 +172,7 @@ class Found:
         except Exception as error:  # another engine, or ours on a network it does not know, raises whatever it likes
             self.problem = self.problem or f"{type(error).__name__}: {error}"
             self.verified.append(False)
+            self.seconds.append(math.nan)
 
 
 def refuted(network: Loaded, stated: Property, steps: int, restarts: int, seed: int) -> bool:
@@ -301,6 +302,7 @@ def measured(folder: Path, arguments: argparse.Namespace) -> list[dict[str, str 
         wrong = sum(one and other for one, other in zip(own.verified, false, strict=True))
         if wrong:
             raise AssertionError(f"{engine} {method} verified {wrong} instances that have a counterexample")
+        seconds = [spent for spent, bad in zip(own.seconds, false, strict=True) if not (bad or math.isnan(spent))]
         if own.problem:
             print(f"{folder.name}: {engine} {method}: {own.problem}", flush=True)
         table.append(
@@ -313,7 +315,7 @@ def measured(folder: Path, arguments: argparse.Namespace) -> list[dict[str, str 
                 "refuted": sum(false),
                 "unknown": len(pairs) - sum(own.verified) - sum(false),
                 "skipped": skipped,
-                "median_seconds": statistics.median(own.seconds) if own.seconds else None,
+                "median_seconds": statistics.median(seconds) if seconds else None,
                 "problem": own.problem or None,
             }
         )
@@ -389,7 +391,7 @@ def main() -> None:
             folders = make(place, arguments.images)
         print("| folder | bounds | instances | verified | refuted | unknown | median s |\n|" + "---|" * 7)
         table = [row for folder in folders for row in measured(folder, arguments)]
-    print(f"\nMedian seconds of the bounds of an instance, {arguments.threads} thread(s).")
+    print(f"\nMedian seconds of the bounds of an instance that was not refuted, {arguments.threads} thread(s).")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(table, indent=2) + os.linesep, "utf-8")
 

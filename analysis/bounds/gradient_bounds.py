@@ -2,10 +2,14 @@
 
 ∇S = Jᵀ∂S(z): the gradient with respect to the logits lies in a box with a known sum, the backward pass is a graph of gates
 (`backward_graph`), and both kinds of bounds run through it. Energy: ∂S = −softmax(z), whose entries sum to −1.
+
+Where these entries have one sign, ∇S is a weighted sum of the logits' gradients, ‖∇S‖ ≤ Σ|∂S/∂z_k|·‖∇z_k‖, and the largest
+such sum over the box of weights with that total bounds the norm as well. It keeps what the boxes of pixels lose: that the
+weights of all classes are not large at once.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +18,7 @@ from certood.analysis.bounds.backward_graph import backward_graph
 from certood.analysis.bounds.ball import LpBall, or_infinite
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.linear.analysis import Analysis
+from certood.analysis.bounds.memory import images_at_once
 from certood.analysis.bounds.methods import analyse
 from certood.analysis.bounds.operations.base import Rows
 from certood.analysis.bounds.score_bounds import logits_of
@@ -21,6 +26,10 @@ from certood.scores import Score
 
 # Rounding of what is summed below, relative to its magnitude.
 SLACK = 1e-12
+# The gradients of so many logits are bounded one by one, those with the largest weights; the others together.
+SINGLE_LOGITS = 10
+# Weights that are known to less than that, all together, lose hardly anything in the boxes of pixels.
+LEAST_SPREAD = 0.1
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,12 @@ class SumBox:
     def chosen(self, images: Tensor) -> "SumBox":
         """The sets of some images, by their numbers."""
         return SumBox(self.lower[images], self.upper[images], self.total)
+
+    @property
+    def one_signed(self) -> bool:
+        """Whether all entries have the sign of their sum, which is not zero."""
+        ends = self.lower if self.total > 0 else -self.upper
+        return self.total != 0 and bool((ends >= 0).all())
 
     def least(self, rows: Rows) -> Tensor:
         """min of rows·(c − centre) over the set, (N, R), for rows (N, R, K).
@@ -96,7 +111,14 @@ def score_gradient(forward: Analysis, ball: LpBall, score: Score, *, elementwise
     Without `elementwise`, rows are not bounded pixel by pixel: the elements are looser, the dual norm hardly.
     """
     with torch.no_grad():
-        return _backwards(forward, ball, SumBox(*score.gradient_box(logits_of(forward))), elementwise=elementwise)
+        box = SumBox(*score.gradient_box(logits_of(forward)))
+        found = _backwards(forward, ball, box, elementwise=elementwise)
+        wide = ((box.upper - box.lower).sum(1) > LEAST_SPREAD * abs(box.total)).nonzero().flatten()
+        if not box.one_signed or not len(wide):
+            return found
+        norm = found.dual_norm.clone()
+        norm[wide] = torch.minimum(norm[wide], _weighted_norm(forward, ball, box.chosen(wide), wide))
+        return replace(found, dual_norm=norm)
 
 
 def logit_gradient_bound(
@@ -110,8 +132,55 @@ def logit_gradient_bound(
         return _backwards(forward, ball, SumBox(unit, unit, 1.0))
 
 
-def _backwards(forward: Analysis, ball: LpBall, gradients: SumBox, *, elementwise: bool = True) -> GradientBounds:
-    graph = backward_graph(forward.graph, forward.boxes)
+def _weighted_norm(forward: Analysis, ball: LpBall, box: SumBox, places: Tensor) -> Tensor:
+    """Upper bounds (M,) of ‖Σ c_k ∇z_k‖_q for c in a box with one sign: the largest Σ|c_k|·L_k, L_k bounding ‖∇z_k‖_q.
+
+    The sets are those of the images `places` (M,). Of more than SINGLE_LOGITS classes those with the least weights count as one:
+    its L is that of any mean of their gradients.
+    """
+    low, high = (box.lower, box.upper) if box.total > 0 else (-box.upper, -box.lower)
+    classes = low.shape[1]
+    units = torch.eye(classes, dtype=low.dtype, device=low.device).expand(len(low), -1, -1)
+    smallest = units
+    if classes > SINGLE_LOGITS:
+        order = high.argsort(1, descending=True)
+        first, rest = order[:, : SINGLE_LOGITS - 1], order[:, SINGLE_LOGITS - 1 :]
+        single = units.gather(1, first[..., None].expand(-1, -1, classes))
+        others = torch.zeros_like(low).scatter(1, rest, 1.0)[:, None]
+        smallest, units = torch.cat([single, torch.zeros_like(others)], 1), torch.cat([single, others], 1)
+        low, high = (
+            torch.cat([ends.gather(1, first), ends.gather(1, rest).sum(1, keepdim=True)], 1) for ends in (low, high)
+        )
+    count = units.shape[1]
+    images = places.repeat_interleave(count)
+    least, most = smallest.flatten(0, 1), units.flatten(0, 1)
+    together = count * max(1, images_at_once(forward.graph, forward.max_memory, torch.float64, "crown") // count)
+    norms = [
+        _backwards(forward, ball, SumBox(least[part], most[part], 1.0), images[part], elementwise=False).dual_norm
+        for part in torch.arange(len(images), device=low.device).split(together)
+    ]
+    constants = torch.cat(norms).view(-1, count)
+    weights = SumBox(low, high.clamp_max(abs(box.total)), abs(box.total))
+    finite = torch.where(constants.isfinite(), constants, 0.0)
+    largest = (finite * weights.centre).sum(1) - weights.least(-finite[:, None])[:, 0]
+    unknown = (constants.isinf() & (high > 0)).any(1)
+    return torch.where(unknown, math.inf, largest * (1 + classes * SLACK))
+
+
+def _backwards(
+    forward: Analysis,
+    ball: LpBall,
+    gradients: SumBox,
+    images: Tensor | None = None,
+    *,
+    elementwise: bool = True,
+) -> GradientBounds:
+    """Bounds of Jᵀc for c in the sets `gradients` (M), over the balls of these images (M,), by default of all of them once."""
+    boxes = forward.boxes
+    if images is not None:
+        boxes = {node: (lower[images], upper[images]) for node, (lower, upper) in boxes.items()}
+        ball = ball.chosen(images)
+    graph = backward_graph(forward.graph, boxes)
     method = "interval" if forward.kind == "interval" else "crown"
     backward = analyse(graph, gradients, method, max_memory=forward.max_memory)
     last = len(graph.nodes) - 1

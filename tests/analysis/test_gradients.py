@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from certood.analysis.bounds import LpBall, capture, gradient_bound, logit_gradient_bound
+from certood.analysis.bounds import LpBall, analyse, capture, gradient_bound, logit_gradient_bound, logits_of
 from certood.analysis.bounds.gradient_bounds import SumBox, _norm_row
 from certood.analysis.bounds.operations import activations as known
 from certood.models.classifier import Normalise
@@ -118,6 +118,33 @@ def test_the_energy_of_a_linear_network_in_closed_form(norm: float) -> None:
     torch.testing.assert_close(found.lower.flatten(1), -weight.expand(2, -1), rtol=1e-9, atol=1e-9)
     expected = weight.norm(DUAL[norm], dim=1).expand(2)
     torch.testing.assert_close(found.dual_norm, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("classes", [3, 40])
+def test_the_energy_is_no_steeper_than_a_mean_of_logits(norm: float, classes: int) -> None:
+    """Of a linear network, where every gradient of a logit is known: the largest mean of their norms over the possible weights,
+    by brute force over the order in which weights are filled up."""
+    torch.manual_seed(classes)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, classes)).double()
+    x, eps = torch.rand(2, 1, 3, 3, dtype=torch.float64), 0.3
+    graph, ball = capture(model, x), LpBall(x, 0.3, norm)
+    found = gradient_bound(graph, ball, score=Energy())
+    weight = model[1].weight.detach()
+    norms = weight.norm(DUAL[norm], dim=1)
+    low, high = (-end for end in reversed(Energy().gradient_box(logits_of(analyse(graph, ball)))[:2]))
+    for image in range(2):
+        weights, left = low[image].clone(), 1 - float(low[image].sum())
+        for place in norms.argsort(descending=True).tolist():
+            more = min(left, float(high[image, place] - weights[place]))
+            weights[place] += more
+            left -= more
+        best = float((weights * norms).sum())
+        if classes <= 10:
+            assert float(found.dual_norm[image]) <= best * (1 + 1e-9)
+        assert float(found.dual_norm[image]) <= float(norms.max()) * (1 + 1e-9)
+    slopes = steepest(model, Energy(), x, eps, norm).flatten(2).norm(DUAL[norm], dim=2)
+    assert (slopes.amax(0) <= found.dual_norm * (1 + 1e-9)).all()
 
 
 def test_a_kink_in_the_ball_gives_both_slopes() -> None:
