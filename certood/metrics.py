@@ -25,30 +25,30 @@ def checked_scores(scores: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Probability that an OOD image scores above an ID image, ties counting one half: area under the ROC curve."""
+    """Probability that an OOD image scores above an ID image, ties counting one half: area under the ROC curve.
+
+    By ranks, and not by scikit-learn, whose roc_auc_score checks its arguments at each of the thousands of calls of a
+    bootstrap: 6 ms and not 0.1 ms for twice 1,000 images.
+    """
     inside, outside = np.sort(checked_scores(id_scores, "ID")), checked_scores(ood_scores, "OOD")
     below = np.searchsorted(inside, outside, "left").sum(dtype=np.float64)
     not_above = np.searchsorted(inside, outside, "right").sum(dtype=np.float64)
     return float((below + not_above) / 2 / (inside.size * outside.size))
 
 
-def _average_precision(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
-    """Σ (Rₙ − Rₙ₋₁) Pₙ over the distinct thresholds, higher scores being retrieved first."""
-    thresholds = np.unique(np.concatenate([positive, negative]))[::-1]
-    true = positive.size - np.searchsorted(np.sort(positive), thresholds, "left")
-    false = negative.size - np.searchsorted(np.sort(negative), thresholds, "left")
-    recall = true / positive.size
-    return float(np.sum(np.diff(recall, prepend=0.0) * true / (true + false)))
-
-
 def aupr_out(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Average precision with OOD images as the positives."""
-    return _average_precision(checked_scores(ood_scores, "OOD"), checked_scores(id_scores, "ID"))
+    """Average precision with OOD images as the positives, high scores being retrieved first."""
+    from sklearn.metrics import average_precision_score  # noqa: PLC0415 (slow to import)
+
+    inside, outside = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
+    is_ood = np.repeat([0, 1], [inside.size, outside.size])
+    return float(average_precision_score(is_ood, np.concatenate([inside, outside])))
 
 
 def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Average precision with ID images as the positives, low scores being retrieved first."""
-    return _average_precision(-checked_scores(id_scores, "ID"), -checked_scores(ood_scores, "OOD"))
+    inside, outside = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
+    return aupr_out(-outside, -inside)
 
 
 def threshold_at_tpr(id_scores: ArrayLike, tpr: float = 0.95) -> float:
@@ -74,11 +74,22 @@ def bootstrap_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a metric; ID and OOD images are resampled separately (Efron 1979)."""
+    """Percentile bootstrap interval of a metric; ID and OOD images are resampled separately (Efron 1979).
+
+    Raises CertoodError for fewer than two images of a kind.
+    """
+    from scipy import stats  # noqa: PLC0415 (slow to import)
+
     inside, outside = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
-    generator = np.random.default_rng(seed)
-    values = [
-        metric(generator.choice(inside, inside.size), generator.choice(outside, outside.size)) for _ in range(samples)
-    ]
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    if min(inside.size, outside.size) < 2:
+        raise CertoodError(f"an interval needs two ID and two OOD images, got {inside.size} and {outside.size}")
+    found = stats.bootstrap(
+        (inside, outside),
+        metric,
+        n_resamples=samples,
+        confidence_level=confidence,
+        method="percentile",
+        vectorized=False,
+        rng=seed,
+    ).confidence_interval
+    return float(found.low), float(found.high)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
 from certood.errors import CertoodError
 from certood.metrics import checked_scores
@@ -28,6 +27,8 @@ def openood_metrics(id_scores: NDArray[np.float64], ood_scores: NDArray[np.float
     while `fpr95` is the share of OOD images accepted where 95 % of held-out ID images are. Areas under precision and recall are
     by trapezoids, while `aupr_in` and `aupr_out` are average precisions. Raises CertoodError as `certood.metrics` does.
     """
+    from sklearn.metrics import auc, precision_recall_curve, roc_curve  # noqa: PLC0415 (slow to import)
+
     inside, outside = checked_scores(id_scores, "ID"), checked_scores(ood_scores, "OOD")
     scores = np.concatenate([inside, outside])
     is_ood = np.repeat([0, 1], [inside.size, outside.size])
