@@ -108,11 +108,13 @@ def report(
     """The report of some run directories: one HTML file, or its tables alone as json, csv or latex; the text.
 
     `html` needs `out` and returns its path; the others return the text, and write it where `out` is given. `near` names OOD
-    sets that are near the ID set (default: those whose name ends in "-near"). Nothing is computed again: all numbers come from
-    the files of the runs. Raises RunDirectoryError where a folder is no run, CertoodError for an unknown format or set.
+    sets that are near the ID set (default: as evaluated, else those whose name ends in "-near"). Nothing is computed again: all
+    numbers come from the files of the runs. Raises RunDirectoryError where a folder is no run, CertoodError for an unknown
+    format or set.
     """
     from certood.analysis.reporting.formats import tables_as_csv, tables_as_json, tables_as_latex  # noqa: PLC0415
-    from certood.analysis.reporting.page import is_page, write_page  # noqa: PLC0415 (importing certood.analysis stays light)
+    from certood.analysis.reporting.page import write_page  # noqa: PLC0415 (importing certood.analysis stays light)
+    from certood.analysis.reporting.rendering import is_page  # noqa: PLC0415
     from certood.analysis.reporting.runs import read_runs  # noqa: PLC0415
     from certood.errors import CertoodError  # noqa: PLC0415
     from certood.files import refuse_foreign, write_atomically  # noqa: PLC0415

@@ -10,6 +10,7 @@ from certood.analysis.intervals import Interval
 # A cell K may have K_low and K_high beside it, its 95 % interval, and K_deviation, the standard deviation over seeds.
 Row = Mapping[str, Any]
 LOW, HIGH, DEVIATION = "_low", "_high", "_deviation"
+NORM_NAMES = {"inf": "l∞", "2": "l2", "1": "l1"}
 # What rows must agree in for their cells to be compared.
 ALIKE = ("set", "norm", "eps", "sigma")
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from certood.analysis.reporting.columns import NORM_NAMES
 from certood.analysis.reporting.drawing import Draw, Picture, as_png, dashes, drawn, line_style, picture
-from certood.analysis.reporting.figures import NORM_NAMES, share_above
+from certood.analysis.reporting.figures import share_above
 from certood.analysis.reporting.kinds import (
     ALL,
     Curve,
@@ -320,3 +322,7 @@ def _draw_training(
         )
     axes.set(xlabel="epoch", yscale="log" if logarithmic else "linear")
     axes.set_xlim(left=1)
+    if logarithmic:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())

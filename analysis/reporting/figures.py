@@ -12,14 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from certood.analysis.records import Certificate
+from certood.analysis.reporting.columns import NORM_NAMES
 from certood.analysis.reporting.panels import (
     COLOURS,
     KIND_COLOURS,
     KIND_HATCHES,
     KIND_MARKERS,
-    MARKERS,
-    NORM_NAMES,
-    STYLES,
     Groups,
     legend,
     logarithmic,
@@ -29,8 +27,6 @@ from certood.analysis.reporting.panels import (
 )
 from certood.errors import RunDirectoryError
 from certood.files import replacing
-
-__all__ = ["COLOURS", "MARKERS", "NORM_NAMES", "STYLES", "draw_figures"]
 
 
 def draw_figures(records: Sequence[Certificate], result: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 from certood.analysis.reporting.columns import Column, Row
 from certood.analysis.reporting.comparison import COMPARED, Comparison
 from certood.analysis.reporting.kinds import NEAR, Kind, kinds_of_training, ood_groups
-from certood.analysis.reporting.page import rendered, sections, table
+from certood.analysis.reporting.rendering import rendered, sections, table
 from certood.analysis.reporting.runs import Run
 from certood.analysis.reporting.summary import SUMMARY, row_of
 from certood.files import write_atomically

@@ -12,12 +12,12 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from certood.analysis.records import Certificate
+from certood.analysis.reporting.columns import NORM_NAMES
 
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 MARKERS = ("o", "^", "s", "v", "D", "P", "X")
-NORM_NAMES = {"inf": "l∞", "2": "l2", "1": "l1"}
 # In every figure ID is blue, a round mark and a plain area, OOD vermilion, a triangle and a hatched area.
 KIND_COLOURS = {"id": COLOURS[0], "ood": COLOURS[1]}
 KIND_MARKERS = {"id": "o", "ood": "^"}

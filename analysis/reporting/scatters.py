@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from certood.analysis.records import Certificate
+from certood.analysis.reporting.columns import NORM_NAMES
 from certood.analysis.reporting.drawing import Picture, picture
-from certood.analysis.reporting.figures import COLOURS, MARKERS, NORM_NAMES
 from certood.analysis.reporting.links import RunPoint
+from certood.analysis.reporting.panels import COLOURS, MARKERS
 from certood.analysis.reporting.runs import Run
 
 

@@ -11,8 +11,7 @@ from scipy import stats
 
 from certood.analysis.intervals import CONFIDENCE, Interval, area_interval, median_interval, share_interval
 from certood.analysis.records import Certificate
-from certood.analysis.reporting.columns import DEVIATION, Column, Row, with_interval
-from certood.analysis.reporting.figures import NORM_NAMES
+from certood.analysis.reporting.columns import DEVIATION, NORM_NAMES, Column, Row, with_interval
 from certood.analysis.reporting.kinds import ALL, Kind, certified_sets, kinds_of_training, ood_groups
 from certood.analysis.reporting.runs import Run
 
@@ -199,7 +198,7 @@ def identity(run: Run) -> str:
 
 def title_of(group: str, names: Sequence[str]) -> str:
     """What a group of OOD sets is called above its rows."""
-    return f"{'' if group == ALL else group.capitalize() + ' '}OOD: {', '.join(names)}".strip()
+    return f"{'' if group == ALL else group.capitalize() + ' '}OOD: {', '.join(names) or 'no sets'}"
 
 
 def _over_runs(key: str, found: Sequence[Measured | None]) -> dict[str, float | None]:

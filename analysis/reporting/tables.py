@@ -6,8 +6,7 @@ from typing import Any
 from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.evidence.registry import quantities
 from certood.analysis.intervals import median_interval, share_interval
-from certood.analysis.reporting.columns import Column, Row, with_interval
-from certood.analysis.reporting.figures import NORM_NAMES
+from certood.analysis.reporting.columns import NORM_NAMES, Column, Row, with_interval
 from certood.analysis.reporting.runs import Run
 from certood.analysis.reporting.summary import (
     SUMMARY,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from certood.analysis.reporting.figures import NORM_NAMES
+from certood.analysis.reporting.columns import NORM_NAMES
 from certood.analysis.reporting.kinds import kinds_of_training
 from certood.analysis.reporting.runs import Run
 

@@ -29,7 +29,7 @@ def run_folders(paths: Sequence[Path]) -> list[Path]:
 def require_writable(json_file: Path | None, csv_file: Path | None, html_file: Path | None = None) -> None:
     """Raise RunDirectoryError where a file is there that is no comparison of its format."""
     from certood.analysis.reporting.comparison_formats import is_comparison_csv, is_comparison_json
-    from certood.analysis.reporting.page import is_page
+    from certood.analysis.reporting.rendering import is_page
     from certood.files import refuse_foreign
 
     for path, ours in ((json_file, is_comparison_json), (csv_file, is_comparison_csv), (html_file, is_page)):

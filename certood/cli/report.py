@@ -24,7 +24,8 @@ from certood.waiting import busy
     "--near",
     multiple=True,
     metavar="SET",
-    help="OOD set that is near the ID set, the others being far; give it once a set.  [default: sets named *-near]",
+    help="OOD set that is near the ID set, the others being far; give it once a set.  [default: as evaluated, else sets "
+    "named *-near]",
 )
 def command(runs: tuple[Path, ...], out: Path | None, kind: str, near: tuple[str, ...]) -> None:
     """Compare RUNS, directories that were evaluated or certified, in one self-contained page."""

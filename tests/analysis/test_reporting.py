@@ -34,9 +34,9 @@ from certood.analysis.reporting.formats import escape_latex
 from certood.analysis.reporting.histograms import score_histograms
 from certood.analysis.reporting.kinds import kinds_of_training, ood_groups, threat_curve
 from certood.analysis.reporting.links import image_correlations, run_correlations, run_points, spearman
-from certood.analysis.reporting.page import number
 from certood.analysis.reporting.pictures import worst_images
 from certood.analysis.reporting.provenance import commands, hashes
+from certood.analysis.reporting.rendering import number
 from certood.analysis.reporting.runs import read_runs
 from certood.analysis.reporting.scatters import positive_pairs, scatters
 from certood.analysis.reporting.summary import summary_rows
@@ -603,6 +603,8 @@ def test_sets_are_near_by_name_or_as_said(two: list[Path]) -> None:
     runs = read_runs(two)
     assert ood_groups(runs) == {"near": ("digits-near",), "far": ("digits-photo",)}
     assert ood_groups(runs, ["digits-photo"]) == {"near": ("digits-photo",), "far": ("digits-near",)}
+    evaluated = dataclasses.replace(runs[0], evaluation={**(runs[0].evaluation or {}), "near": ["digits-photo"]})
+    assert ood_groups([evaluated, runs[1]])["near"] == ("digits-photo",)
     assert ood_groups(runs, ["digits-photo", "digits-near"]) == {"all": ("digits-near", "digits-photo")}
     with pytest.raises(CertoodError, match="no run has the OOD set 'svhn': expected one of digits-near, digits-photo"):
         report(two, format="json", near=["svhn"])
