@@ -30,7 +30,8 @@ from certood.errors import CertoodError, DataError, RunDirectoryError
 from certood.files import refuse_foreign, write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part, read_json
-from certood.runs.identity import SCHEMA_VERSION, detector_identity, differences, versions
+from certood.runs.identity import detector_identity, differences, versions
+from certood.runs.schema import SCHEMA_VERSION
 from certood.waiting import busy
 
 

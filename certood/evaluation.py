@@ -18,8 +18,8 @@ from certood.inference import collect_logits
 from certood.metrics import Metric, aupr_in, aupr_out, auroc, bootstrap_interval, fpr_at_threshold, threshold_at_tpr
 from certood.openood import grouped, openood_metrics
 from certood.runs.directory import RunDirectory
-from certood.runs.identity import SCHEMA_VERSION, detector_identity, differences, versions
-from certood.runs.schema import EvaluationFile, read_checked
+from certood.runs.identity import detector_identity, differences, versions
+from certood.runs.schema import SCHEMA_VERSION, EvaluationFile, read_checked
 from certood.scores import Score, suitable_scores
 from certood.text_tables import TextTable
 

@@ -11,6 +11,7 @@ from certood.analysis.intervals import CONFIDENCE
 from certood.analysis.reporting.comparison import ACCURACY, COMPARED, LOWER_IS_BETTER, Comparison, Line
 from certood.analysis.reporting.kinds import ALL
 from certood.evaluation import METRICS
+from certood.runs.schema import SCHEMA_VERSION
 from certood.text_tables import TextTable
 
 KIND = "comparison"
@@ -68,6 +69,7 @@ def comparison_as_json(comparison: Comparison) -> str:
     """Every number, in per cent; what is not one (an interval of one seed) is null."""
     content = {
         "kind": KIND,
+        "schema_version": SCHEMA_VERSION,
         "against": comparison.against,
         "confidence": CONFIDENCE,
         "interval": "paired t over seeds",

@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from certood.detector import Detector
 from certood.models.rectified import RECTIFIED
 
-# Of the files that carry an identity: evaluation.json, certification.json, certification_settings.json.
-SCHEMA_VERSION = 1
 # Packages whose code is told by their version; of all other code the source is hashed.
 RELEASED = frozenset({"certood", "timm", "torch", "torchvision"})
 # What the built network says; a checkpoint alone does not.

@@ -1,4 +1,7 @@
-"""What evaluation.json and certification.json must hold for whoever reads them; more is allowed, less or other types are not."""
+"""What the JSON files of a run must hold for whoever reads them; more is allowed, less or other types are not.
+
+`docs/schemas/` holds these models as JSON schemas.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from certood.errors import RunDirectoryError
 from certood.runs.directory import read_json
 
+# Of all these files. A change that a reader of the old files would misread makes it higher.
+SCHEMA_VERSION = 1
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 # What is infinite or not a number is null in these files.
@@ -16,6 +22,10 @@ Number = Annotated[float, Field(allow_inf_nan=False)] | None
 
 class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _File(_Part):
+    schema_version: Annotated[int, Field(ge=1)] = SCHEMA_VERSION
 
 
 class Means(_Part):
@@ -53,7 +63,7 @@ class MeasuredScore(_Part):
     far: Means | None = None
 
 
-class EvaluationFile(_Part):
+class EvaluationFile(_File):
     """evaluation.json."""
 
     accuracy: Share
@@ -97,7 +107,7 @@ class CertifiedSet(_Part):
     n: Count
 
 
-class CertificationFile(_Part):
+class CertificationFile(_File):
     """certification.json."""
 
     norm: Literal["inf", "2", "1"]
@@ -114,12 +124,54 @@ class CertificationFile(_Part):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
+class CertificationSettingsFile(_File):
+    """certification_settings.json: what certificates.csv is about, and how it is made."""
+
+    detector: dict[str, Any]
+    sets: dict[str, str]
+    limit: Annotated[int, Field(ge=1)] | None
+
+
+class ComparedArm(_Part):
+    """The runs of an arm by seed, and the score by which they are compared."""
+
+    score: str
+    runs: dict[str, str]
+
+
+class ComparedLine(_Part):
+    """A metric of an arm on some OOD sets, in per cent: by seed, its mean, its deviation, and the difference."""
+
+    arm: str
+    metric: str
+    group: str
+    mean: float
+    values: list[float]
+
+
+class ComparisonFile(_File):
+    """What `certood compare --json` writes."""
+
+    kind: str
+    against: str
+    confidence: Share
+    interval: str
+    groups: dict[str, list[str]]
+    arms: dict[str, ComparedArm]
+    lines: list[ComparedLine]
+
+
 def read_checked(path: Path, schema: type[EvaluationFile | CertificationFile]) -> dict[str, Any] | None:
     """The object in a JSON file of this schema, or None where there is no file; raises RunDirectoryError."""
     required = [name for name, field in schema.model_fields.items() if field.is_required()]
     content = read_json(path, required)
     if content is None:
         return None
+    version = content.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise RunDirectoryError(
+            f"{path} is of a newer certood (schema version {version}); this one reads {SCHEMA_VERSION}: update certood"
+        )
     try:
         schema.model_validate(content)
     except ValidationError as error:
