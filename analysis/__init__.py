@@ -144,9 +144,9 @@ def compare(
     """Evaluated runs, those of one recipe and several seeds as one arm: means, deviations, paired differences with intervals.
 
     `against` is the arm that the others are compared with (default: the first), `near` names OOD sets that are near the ID set
-    (default: those that the evaluations call so, where all agree), and `score` the one by which all are compared (default: each
-    arm by its detector's own). Nothing is computed again. Raises RunDirectoryError where a run was not evaluated, or on other
-    images than the others, CertoodError for an unknown name.
+    (default: those that the evaluations call so, else those whose name ends in "-near"), and `score` the one by which all are
+    compared (default: each arm by its detector's own). Nothing is computed again. Raises RunDirectoryError where a run was not
+    evaluated, or on other images than the others, CertoodError for an unknown name.
     """
     from certood.analysis.reporting.arms import arms_of  # noqa: PLC0415 (importing certood.analysis stays light)
     from certood.analysis.reporting.comparison import compare_arms  # noqa: PLC0415

@@ -9,7 +9,7 @@ from scipy import stats
 
 from certood.analysis.intervals import CONFIDENCE
 from certood.analysis.reporting.arms import Arm
-from certood.analysis.reporting.kinds import ALL, FAR, NEAR
+from certood.analysis.reporting.kinds import ALL, ood_groups
 from certood.errors import CertoodError
 from certood.evaluation import METRICS
 
@@ -81,34 +81,24 @@ class Comparison:
 
 
 def compare_arms(arms: Sequence[Arm], against: str | None = None, near: Sequence[str] = ()) -> Comparison:
-    """Compare arms with one of them (default: the first), OOD sets that are `near` apart from the others, which are far.
+    """Compare arms with one of them (default: the first), OOD sets that are near apart from the others, which are far.
 
-    Without `near` they are those that the evaluations call so, where all agree. Raises CertoodError for an arm or a set that is
-    not there.
+    Without `near` they are those of `certood.analysis.reporting.kinds.ood_groups`, as in the report. Raises CertoodError for an
+    arm or a set that is not there.
     """
     names = [arm.name for arm in arms]
     if against is not None and against not in names:
         raise CertoodError(f"there is no arm {against!r} to compare with: expected one of {', '.join(names)}")
     base = next(arm for arm in arms if arm.name == (against or names[0]))
     sets = tuple(base.benchmark(base.seeds[0])["sets"])
-    for name in near:
-        if name not in sets:
-            raise CertoodError(f"the runs were not evaluated on {name!r}: expected one of {', '.join(sets)}")
-    groups = {ALL: sets}
-    near = near or _near_by_all(arms)
-    if near:
-        parts = {NEAR: tuple(name for name in sets if name in near), FAR: tuple(n for n in sets if n not in near)}
-        groups = {name: members for name, members in parts.items() if members} | groups
+    # Sets that are certified but not evaluated have no benchmark.
+    parts = ood_groups([arm.runs[seed] for arm in arms for seed in arm.seeds], near)
+    evaluated = {group: tuple(name for name in names if name in sets) for group, names in parts.items()}
+    groups = {group: names for group, names in evaluated.items() if names and names != sets} | {ALL: sets}
     places = [*groups.items(), *(("", (name,)) for name in sets)]
     lines = [_line(arm, base, ACCURACY, ALL, ()) for arm in arms]
     lines += [_line(arm, base, metric, *place) for metric in METRICS for place in places if place[1] for arm in arms]
     return Comparison(tuple(arms), base.name, groups, tuple(lines))
-
-
-def _near_by_all(arms: Sequence[Arm]) -> tuple[str, ...]:
-    """The OOD sets that every evaluation calls near, or none where they disagree."""
-    found = {tuple(sorted((run.evaluation or {}).get("near", ()))) for arm in arms for run in arm.runs.values()}
-    return found.pop() if len(found) == 1 else ()
 
 
 def paired_difference(differences: Sequence[float]) -> Difference:

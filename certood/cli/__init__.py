@@ -13,7 +13,7 @@ from certood.cli.interruption import leave, signals
 from certood.errors import CertoodError
 
 COMMANDS = {
-    "demo": "The whole path on bundled images, in about two minutes.",
+    "demo": "The whole path on bundled images, in about three minutes.",
     "recipe": "List, show, explain and write recipes.",
     "train": "Train a detector from a recipe.",
     "modify": "ReAct or DICE of a trained detector, which can be certified.",

@@ -14,7 +14,8 @@ from certood.waiting import busy
     "--near",
     multiple=True,
     metavar="SET",
-    help="OOD set that is near the ID set, the others being far; give it once a set.  [default: as evaluated]",
+    help="OOD set that is near the ID set, the others being far; give it once a set.  [default: as evaluated, else sets "
+    "named *-near]",
 )
 @click.option("--score", metavar="SCORE", help="Compare all arms by this score.  [default: each by its detector's own]")
 @click.option("--by-set", is_flag=True, help="Also a table of every OOD set.")

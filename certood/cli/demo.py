@@ -1,4 +1,4 @@
-"""`certood demo`: the whole path on bundled images, in less than three minutes."""
+"""`certood demo`: the whole path on bundled images, in about three minutes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
