@@ -29,12 +29,18 @@ def load(
 ) -> Detector:
     """The detector of a run directory or checkpoint, of an ONNX file, or, with `architecture`, of somebody else's weights.
 
+    `hf:OWNER/NAME` is a repository of Hugging Face's hub that `certood push` made, whose checkpoint is downloaded.
+
     A file `*.onnx` needs nothing else; what is given is checked against it (see `load_onnx`). Other foreign weights need
     `classes` (names or their number) and `input_shape` (C, H, W) as well; `mean` and `std` are their normalisation, one number
     per channel (default: none). Both come without γ, see `Detector.calibrated`. A checkpoint of a network of the user's own
     code needs `architecture` too, since no code that a file names is run. Raises CheckpointError where the file is missing,
     damaged, or does not fit (see `load_foreign`).
     """
+    if str(path).startswith("hf:"):
+        from certood.bridges.hub import fetch_checkpoint  # noqa: PLC0415 (it reads checkpoints itself)
+
+        path = fetch_checkpoint(str(path))
     if is_onnx(path):
         return load_onnx(
             path,

@@ -23,6 +23,7 @@ COMMANDS = {
     "merge": "Put together what the jobs of a certification have written.",
     "export": "Write what is certified as ONNX and VNN-LIB, for other verifiers.",
     "check": "Verify what was exported, without the bounds that it was certified by.",
+    "push": "Upload a run to Hugging Face's hub, with a model card.",
     "report": "Theory beside benchmark of some runs, in one HTML file.",
     "compare": "Means over seeds, and paired differences with intervals.",
     "inspect": "List what of a network can be bounded.",

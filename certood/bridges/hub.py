@@ -1,0 +1,180 @@
+"""Hugging Face's hub: a run as a repository with a model card, and the detector of such a repository."""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from certood.checkpoints.own import stored_identity
+from certood.errors import CheckpointError, RunDirectoryError
+from certood.evaluation import METRICS
+from certood.files import write_atomically
+from certood.runs.directory import RunDirectory
+from certood.runs.identity import differences
+from certood.runs.schema import CertificationFile, EvaluationFile, read_checked
+
+PREFIX = "hf:"
+NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+def fetch_checkpoint(name: str) -> Path:
+    """The checkpoint of a repository, downloaded to the hub's cache; it is data, and no code of the repository is run.
+
+    Raises CheckpointError where the name is none, huggingface_hub is not installed, or the file cannot be had.
+    """
+    repository, revision = _parsed(name)
+    hub = _library()
+    try:
+        return Path(hub.hf_hub_download(repository, RunDirectory(Path()).checkpoint.name, revision=revision))
+    except Exception as error:  # the library raises errors of its own, and those of its transport
+        raise CheckpointError(f"cannot fetch {name} ({type(error).__name__}: {error})") from error
+
+
+def push(run: Path | str, name: str, *, private: bool = True) -> str:
+    """Upload a run as the repository `hf:OWNER/NAME`, which is made if need be, with a model card; the address of the commit.
+
+    Uploaded are the files of the detector, its evaluation, its certification and its recipe, whose data.root is a path of this
+    machine. Raises CheckpointError where the hub refuses, and as `prepare` does.
+    """
+    repository, revision = _parsed(name)
+    if revision is not None:
+        raise CheckpointError(
+            f"{name}: a run is pushed to a repository, not to a revision of it; leave @{revision} out"
+        )
+    hub = _library()
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(run), Path(folder), name)
+        try:
+            api = hub.HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A run of certood"))
+        except Exception as error:  # the library raises errors of its own, and those of its transport
+            raise CheckpointError(f"cannot push to {name} ({type(error).__name__}: {error})") from error
+
+
+def prepare(run: Path, folder: Path, name: str) -> None:
+    """Write what a repository of a run holds to a folder: its files, and README.md, the model card.
+
+    Raises RunDirectoryError where the run has no checkpoint, or results of another detector than that.
+    """
+    files = RunDirectory(run)
+    if not files.checkpoint.is_file():
+        raise RunDirectoryError(f"{run} is no run directory: expected {files.checkpoint.name} in it")
+    identity = stored_identity(files.checkpoint)
+    evaluation = read_checked(files.evaluation, EvaluationFile)
+    certification = read_checked(files.certification, CertificationFile)
+    for path, content in ((files.evaluation, evaluation), (files.certification, certification)):
+        other = differences((content or {}).get("detector", {}), identity)
+        if other:
+            raise RunDirectoryError(
+                f"{path} is about another detector than the checkpoint ({', '.join(other)}): make it anew"
+            )
+    pushed = [files.checkpoint, files.recipe, files.evaluation]
+    if certification is not None:
+        pushed += [files.certificates, files.certification, files.certification_settings]
+    for path in pushed:
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    write_atomically(folder / "README.md", model_card(name, identity, evaluation, certification))
+
+
+def model_card(
+    name: str,
+    identity: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None,
+    certification: Mapping[str, Any] | None,
+) -> str:
+    """The model card: what the detector is, how it is used, and what was measured and certified; as Markdown."""
+    shape = "×".join(map(str, identity["input_shape"]))
+    lines = [
+        "---",
+        "library_name: certood",
+        "pipeline_tag: image-classification",
+        "tags: [out-of-distribution-detection, certified-robustness]",
+        "---",
+        f"# {name.removeprefix(PREFIX)}",
+        "",
+        f"An out-of-distribution detector: {identity['architecture']}, images {shape} in [0, 1] (the network normalises them), "
+        f"{len(identity['classes'])} classes, score {identity['score']['name']}, γ = {identity['threshold']}. An image is "
+        "accepted as in-distribution where its score is at most γ.",
+        "",
+        "```python",
+        "import certood",
+        "",
+        f'detector = certood.load("{name}")',
+        "detector.accepts(images)  # (N, C, H, W), floats in [0, 1] or uint8",
+        "```",
+    ]
+    return "\n".join([*lines, *_measured(evaluation), *_certified(certification), ""])
+
+
+def _measured(evaluation: Mapping[str, Any] | None) -> Iterator[str]:
+    if evaluation is None or evaluation.get("score") not in evaluation["scores"]:
+        return
+    yield f"\n## Measured\n\nAccuracy {100 * evaluation['accuracy']:.2f} %; in %, by the score {evaluation['score']}:\n"
+    rows = evaluation["scores"][evaluation["score"]]["sets"].items()
+    yield from _table(
+        ("OOD set", "images", *METRICS.values()),
+        [(one, str(part["n"]), *(f"{100 * part[key]:.2f}" for key in METRICS)) for one, part in rows],
+    )
+
+
+def _certified(certification: Mapping[str, Any] | None) -> Iterator[str]:
+    if certification is None:
+        return
+    eps = certification["eps"][0]
+    yield (
+        f"\n## Certified\n\nBy {certification['method']}, for balls in l{certification['norm']} of radius {eps:g} around images; "
+        "radii in pixels. A certified radius is a lower bound of the distance to the nearest image with the other decision, and "
+        "that of an attack is an upper bound:\n"
+    )
+    rows = []
+    for one, part in certification["sets"].items():
+        share = part.get("certified_fraction") or [None]
+        median, attack = part.get("median_radius_certified"), part.get("median_radius_attack")
+        gauc = (part.get("gauc") or [None])[0]
+        rows.append(
+            (
+                one,
+                part["kind"],
+                str(part["n"]),
+                _number(share[0], 100),
+                _number(gauc, 100),
+                _number(median),
+                _number(attack),
+            )
+        )
+    yield from _table(
+        ("set", "kind", "images", "certified, %", "GAUC, %", "median certified radius", "median attack radius"), rows
+    )
+    if certification["violations"]:
+        yield f"\n{certification['violations']} inequalities that must hold do not: these bounds are not sound."
+
+
+def _number(value: float | None, factor: float = 1) -> str:
+    return "" if value is None else f"{factor * value:.4g}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(heads) + " |"
+    yield "| " + " | ".join("---" for _ in heads) + " |"
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+
+
+def _parsed(name: str) -> tuple[str, str | None]:
+    """The repository and the revision of a name."""
+    found = NAME.fullmatch(name)
+    if found is None:
+        raise CheckpointError(f"expected hf:OWNER/NAME, or hf:OWNER/NAME@REVISION, found {name!r}")
+    return found[1], found[2]
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub  # noqa: PLC0415 (optional)
+    except ImportError as error:
+        raise CheckpointError("hf: needs huggingface_hub: pip install 'certood[hub]'") from error
+    return huggingface_hub

@@ -1,0 +1,136 @@
+"""Hugging Face's hub, played by a folder: what is uploaded, what its card says, and the detector that comes back."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+import certood
+import certood.bridges.hub
+from certood.checkpoints import save_checkpoint
+from certood.cli import main
+from certood.data import IdSplits, ImageSet
+from certood.detector import Detector
+from certood.errors import CheckpointError, RunDirectoryError
+from certood.evaluation import evaluate, write_evaluation
+from certood.models import build_model
+from certood.runs.identity import detector_identity
+from certood.scores import Energy
+
+hub = pytest.importorskip("huggingface_hub")
+
+
+def images(name: str, seed: int, labelled: bool = True) -> ImageSet:
+    values = torch.randint(0, 256, (30, 1, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    return ImageSet(name, values, torch.arange(30) % 3 if labelled else None, ("a", "b", "c") if labelled else ())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = build_model("small-cnn", num_classes=3, input_shape=(1, 8, 8), mean=(0.5,), std=(0.5,))
+    detector = Detector(model, Energy(), -1.5, "small-cnn", (1, 8, 8), ("a", "b", "c"), (0.5,), (0.5,))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_checkpoint(detector, folder / "checkpoint.safetensors")
+    splits = IdSplits(images("id", 0), images("id", 1), images("id", 2))
+    write_evaluation(
+        folder / "evaluation.json", evaluate(detector, splits, {"noise|x": images("noise", 3, False)}, progress=False)
+    )
+    certification = {
+        "norm": "inf",
+        "method": "crown",
+        "eps": [0.01],
+        "violations": 0,
+        "score": "energy",
+        "threshold": -1.5,
+        "settings": {
+            "method": "crown",
+            "norm": "inf",
+            "seed": 0,
+            "iterations": 1,
+            "parts": 1,
+            "dtype": "float64",
+            "attack_steps": 1,
+            "restarts": 1,
+            "samples": 1,
+            "smoothing": {"sigma": 0.1, "samples": 1, "confidence": 0.9},
+        },
+        "sets": {"id": {"kind": "id", "n": 4, "certified_fraction": [0.75], "median_radius_certified": 0.0123}},
+        "detector": detector_identity(detector),
+    }
+    (folder / "certification.json").write_text(json.dumps(certification))
+    (folder / "training_state.pt").write_bytes(b"not to be uploaded")
+    return folder
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that stands for the hub."""
+    folder = tmp_path / "hub"
+
+    def create_repo(_: object, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+        assert (private, exist_ok) == (True, True)
+        (folder / repo_id).mkdir(parents=True, exist_ok=True)
+
+    def upload_folder(_: object, *, repo_id: str, folder_path: str, commit_message: str) -> str:
+        assert commit_message
+        shutil.copytree(folder_path, folder / repo_id, dirs_exist_ok=True)
+        return f"https://hub/{repo_id}"
+
+    def hf_hub_download(repo_id: str, filename: str, revision: str | None = None) -> str:
+        if revision == "gone" or not (folder / repo_id / filename).is_file():
+            raise OSError("404")
+        return str(folder / repo_id / filename)
+
+    monkeypatch.setattr(hub.HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(hub.HfApi, "upload_folder", upload_folder)
+    monkeypatch.setattr(hub, "hf_hub_download", hf_hub_download)
+    return folder
+
+
+def test_a_run_is_pushed_and_its_detector_comes_back(run: Path, remote: Path) -> None:
+    result = CliRunner().invoke(main, ["push", str(run), "hf:me/mine"])
+    assert result.exit_code == 0, result.output
+    assert "Pushed: https://hub/me/mine" in result.output
+    names = {path.name for path in (remote / "me" / "mine").iterdir()}
+    assert names == {"README.md", "checkpoint.safetensors", "evaluation.json", "certification.json"}
+    opened, own = certood.load("hf:me/mine@main"), certood.load(run)
+    assert detector_identity(opened) == detector_identity(own)
+    assert torch.equal(opened.scores(images("x", 5).images), own.scores(images("x", 5).images))
+
+
+def test_the_card_holds_what_was_measured_and_certified(run: Path, remote: Path) -> None:
+    assert CliRunner().invoke(main, ["push", str(run), "hf:me/mine"]).exit_code == 0
+    card = (remote / "me" / "mine" / "README.md").read_text("utf-8")
+    assert card.startswith("---\nlibrary_name: certood\n")
+    assert 'certood.load("hf:me/mine")' in card
+    measured: dict[str, Any] = json.loads((run / "evaluation.json").read_text())["scores"]["energy"]["sets"]["noise|x"]
+    assert f"| noise\\|x | 30 | {100 * measured['fpr95']:.2f} | {100 * measured['auroc']:.2f} |" in card
+    assert "| id | id | 4 | 75 |  | 0.0123 |  |" in card
+
+
+def test_results_of_another_detector_are_refused(run: Path, remote: Path) -> None:
+    save_checkpoint(replace(certood.load(run), threshold=-2.0), run / "checkpoint.safetensors")
+    with pytest.raises(RunDirectoryError, match=r"evaluation.json is about another detector .*\(threshold\)"):
+        certood.bridges.hub.push(run, "hf:me/mine")
+    assert not remote.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hf:mine", "expected hf:OWNER/NAME"),
+        ("hf:me/../x", "expected hf:OWNER/NAME"),
+        ("hf:me/other", "cannot fetch hf:me/other .*404"),
+        ("hf:me/mine@gone", "cannot fetch .*404"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_an_error(name: str, message: str, remote: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        certood.load(name)
