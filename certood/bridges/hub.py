@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from certood.checkpoints import HUB_PREFIX
 from certood.checkpoints.own import stored_identity
 from certood.errors import CheckpointError, RunDirectoryError
 from certood.evaluation import METRICS
@@ -15,8 +16,7 @@ from certood.runs.directory import RunDirectory
 from certood.runs.identity import differences
 from certood.runs.schema import CertificationFile, EvaluationFile, read_checked
 
-PREFIX = "hf:"
-NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+NAME = re.compile(re.escape(HUB_PREFIX) + r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
 def fetch_checkpoint(name: str) -> Path:
@@ -94,7 +94,7 @@ def model_card(
         "pipeline_tag: image-classification",
         "tags: [out-of-distribution-detection, certified-robustness]",
         "---",
-        f"# {name.removeprefix(PREFIX)}",
+        f"# {name.removeprefix(HUB_PREFIX)}",
         "",
         f"An out-of-distribution detector: {identity['architecture']}, images {shape} in [0, 1] (the network normalises them), "
         f"{len(identity['classes'])} classes, score {identity['score']['name']}, γ = {identity['threshold']}. An image is "

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from certood.bridges.pytorch_ood_sets import PREFIX
 from certood.data.source import ImageSource, to_pixels
 from certood.detector import Detector
 from certood.errors import CertoodError, DataError
@@ -22,7 +23,6 @@ from certood.models.classifier import Classifier
 from certood.models.rectified import last_layer
 from certood.scores import MSP, Energy, Entropy, MaxLogit, Score
 
-PREFIX = "pytorch-ood"
 BATCH = 128
 # Their detectors of logits that equal scores of ours, which have bounds.
 EQUAL: Mapping[str, Callable[..., Score | None]] = {
@@ -84,7 +84,7 @@ class PostHocDetector:
                 f"in the name, such as {PREFIX}:{name},{missing[0]}=1, and all else in Python, by pytorch-ood itself"
             )
         self.detector.model.to(self.device).eval()
-        self.made = _guarded(self.text, lambda: kind(**given).to(self.device))
+        self.made = _attempted(self.text, lambda: kind(**given).to(self.device))
 
     def fit(self, images: ImageSource) -> "PostHocDetector":
         """Fit it on labelled ID training images where it asks for that; raises CertoodError where it fails."""
@@ -93,14 +93,14 @@ class PostHocDetector:
                 raise DataError(f"{self.text} is fitted on labelled images, and {images.name} has no labels")
             torch.manual_seed(self.seed)
             loader = _Batches(images, self.device)
-            _guarded(f"{self.text} on {images.name}", lambda: self.made.fit(loader))
+            _attempted(f"{self.text} on {images.name}", lambda: self.made.fit(loader))
         return self
 
     def __call__(self, images: ImageSource) -> Tensor:
         """Scores (N,) in float64 of the images of a set, higher for outliers; raises CertoodError where they are not finite."""
         torch.manual_seed(self.seed)
         parts = [
-            _guarded(f"{self.text} on {images.name}", partial(self.made.predict, batch)).detach().double().cpu()
+            _attempted(f"{self.text} on {images.name}", partial(self.made.predict, batch)).detach().double().cpu()
             for batch, _ in _Batches(images, self.device)
         ]
         scores = torch.cat(parts)
@@ -219,7 +219,7 @@ def _library() -> ModuleType:
     return found
 
 
-def _guarded(what: str, call: Callable[[], Any]) -> Any:
+def _attempted(what: str, call: Callable[[], Any]) -> Any:
     """The result of a call of theirs; whatever it raises is one error that says of what."""
     try:
         return call()

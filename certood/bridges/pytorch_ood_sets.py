@@ -33,9 +33,7 @@ def load_pytorch_ood(request: Request) -> PictureDataset:
         if key not in ("self", "root") and value.default is inspect.Parameter.empty
     ]
     if needed or "root" not in parameters:
-        raise DataError(
-            f"{request.source} needs more than a folder ({', '.join(needed)}); write its pictures to a folder:"
-        )
+        raise DataError(f"{request.source} needs more than a folder ({', '.join(needed)}); use folder:PATH")
     try:
         raw = (
             kind(root=str(request.root))

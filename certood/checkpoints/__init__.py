@@ -12,7 +12,19 @@ from certood.detector import Detector
 from certood.errors import CheckpointError
 from certood.scores import Score
 
-__all__ = ["is_onnx", "load", "load_checkpoint", "load_foreign", "load_onnx", "save_checkpoint", "stored_identity"]
+# Repositories of Hugging Face's hub are named by this and OWNER/NAME.
+HUB_PREFIX = "hf:"
+
+__all__ = [
+    "HUB_PREFIX",
+    "is_onnx",
+    "load",
+    "load_checkpoint",
+    "load_foreign",
+    "load_onnx",
+    "save_checkpoint",
+    "stored_identity",
+]
 
 
 def load(
@@ -37,7 +49,7 @@ def load(
     code needs `architecture` too, since no code that a file names is run. Raises CheckpointError where the file is missing,
     damaged, or does not fit (see `load_foreign`).
     """
-    if str(path).startswith("hf:"):
+    if str(path).startswith(HUB_PREFIX):
         from certood.bridges.hub import fetch_checkpoint  # noqa: PLC0415 (it reads checkpoints itself)
 
         path = fetch_checkpoint(str(path))

@@ -77,12 +77,14 @@ def chosen_score(detector: "Detector", score_name: str | None) -> "Score":
     A detector of pytorch-ood is the score that it equals. Raises CertoodError for a score that is not known, that the network
     does not have, or that equals none with bounds.
     """
-    from certood.bridges.pytorch_ood import PREFIX, equal_score
+    from certood.bridges.pytorch_ood import equal_score
+    from certood.bridges.pytorch_ood_sets import PREFIX
     from certood.errors import CertoodError
     from certood.scores import score_by_name
 
-    equal = equal_score(score_name) if score_name is not None and score_name.startswith(f"{PREFIX}:") else None
-    if equal is None and score_name is not None and score_name.startswith(f"{PREFIX}:"):
+    theirs = score_name is not None and score_name.startswith(f"{PREFIX}:")
+    equal = equal_score(score_name) if score_name is not None and theirs else None
+    if theirs and equal is None:
         raise CertoodError(
             f"{score_name} has no bounds, and cannot be certified: measure it with `certood evaluate --detector`; ReAct and DICE "
             "can be certified as detectors that `certood modify` makes"
