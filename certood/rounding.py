@@ -42,7 +42,7 @@ def float32_above(value: Real) -> float:
 def float32_beyond(value: Real) -> float:
     """The smallest number of float32 that is greater than `value`."""
     found = float32_above(value)
-    return found if Fraction(found) > Fraction(value) else float(np.nextafter(np.float32(found), np.float32(math.inf)))
+    return found if found > Fraction(value) else float(np.nextafter(np.float32(found), np.float32(math.inf)))
 
 
 def decimal_text(value: float) -> str:

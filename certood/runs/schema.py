@@ -18,6 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 # What is infinite or not a number is null in these files.
 Number = Annotated[float, Field(allow_inf_nan=False)] | None
+Interval = Annotated[list[Share], Field(min_length=2, max_length=2)]
 
 
 class _Part(BaseModel):
@@ -49,6 +50,8 @@ class MeasuredSet(Means):
     """The clean benchmark of one OOD set."""
 
     n: Count
+    auroc_interval: Interval | None = None
+    fpr95_interval: Interval | None = None
     openood: OpenOODNumbers | None = None
 
 
@@ -67,6 +70,7 @@ class EvaluationFile(_File):
     """evaluation.json."""
 
     accuracy: Share
+    n_id: Count | None = None
     scores: dict[str, MeasuredScore] = Field(min_length=1)
     score: str | None = None
     near: list[str] = Field(default_factory=list)

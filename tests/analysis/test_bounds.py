@@ -26,8 +26,8 @@ def test_no_point_of_the_ball_leaves_the_bounds(name: str, trained: bool) -> Non
     for norm, eps in RADII.items():
         if trained != (norm == math.inf):
             continue
-        points = sampled(x, eps, norm, 400)
-        logits = model(points.flatten(0, 1)).view(400, len(x), 4).detach()
+        points = sampled(x, eps, norm, 200)
+        logits = model(points.flatten(0, 1)).view(200, len(x), 4).detach()
         scores = {score: score_by_name(score)(logits) for score in SCORES.names()}
         highest, lowest = attacked(model, x, eps, norm), -attacked(lambda y: -model(y), x, eps, norm)
         widths = []
@@ -275,9 +275,7 @@ def test_specifications_are_rows_of_the_logits() -> None:
         bound(graph, LpBall(x, 0.02), specification=(torch.ones(2, 3), None))
 
 
-@pytest.mark.parametrize(
-    "name", first_is_quick(["small-cnn", "small-mlp", "resnet18", "wrn-40-2", "densenet-bc-100-12"])
-)
+@pytest.mark.parametrize("name", first_is_quick(["small-cnn", "small-mlp", "resnet18"]))
 def test_our_networks_are_captured_for_any_batch(name: str) -> None:
     options: dict[str, int] = {"wrn-40-2": {"depth": 10}, "densenet-bc-100-12": {"depth": 10}}.get(name, {})
     model = build_model(name, num_classes=5, input_shape=(3, 32, 32), mean=[0.5] * 3, std=[0.2] * 3, options=options)

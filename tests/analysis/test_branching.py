@@ -74,12 +74,12 @@ def test_a_tiny_network_is_decided_exactly() -> None:
 
 @pytest.mark.parametrize("norm", first_is_quick(NORMS))
 def test_radii_grow_and_stay_below_the_attack(norm: float) -> None:
-    graph, x = captured("conv", trained=True), images(6)
+    graph, x = captured("conv", trained=True), images(4)
     scores = Energy()(graph(x))
     question = Question(graph, Energy(), float(scores.median()) + 1e-6, norm)
     accepted = scores <= question.threshold
     certified = certified_radii(question, x, accepted, method="crown")
-    reached, _ = attack_radii(question, x, accepted, certified, random=generators(0, range(6)))
+    reached, _ = attack_radii(question, x, accepted, certified, random=generators(0, range(4)))
     refined = refined_radii(question, x, accepted, certified, reached, parts=6, max_probes=3)
     assert (refined >= certified).all()
     assert (refined <= reached * (1 + 1e-9)).all()
@@ -106,12 +106,12 @@ def test_a_time_limit_refines_image_by_image() -> None:
 
 @pytest.mark.parametrize("score", first_is_quick(SCORES.names()))
 def test_every_score_is_refined_and_no_attack_is_overtaken(score: str) -> None:
-    graph, x, chosen = captured("conv", trained=True), images(6), score_by_name(score)
+    graph, x, chosen = captured("conv", trained=True), images(4), score_by_name(score)
     scores = chosen(graph(x))
     question = Question(graph, chosen, float(scores.median()) + 1e-6, math.inf)
     accepted = scores <= question.threshold
     certified = certified_radii(question, x, accepted, method="crown")
-    reached, _ = attack_radii(question, x, accepted, certified, random=generators(0, range(6)))
+    reached, _ = attack_radii(question, x, accepted, certified, random=generators(0, range(4)))
     refined = refined_radii(question, x, accepted, certified, reached, parts=8, max_probes=3)
     assert (refined >= certified).all()
     assert (refined <= reached * (1 + 1e-9)).all()

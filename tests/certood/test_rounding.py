@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import mpmath
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from certood.rounding import (
@@ -30,16 +30,21 @@ NUMBERS = st.one_of(
 
 
 @given(NUMBERS)
+@example(float(np.finfo(np.float32).max))
+@example(-float(np.finfo(np.float32).max))
+@example(1e300)
+@example(-1e300)
 def test_neighbours_of_float32(value: float | Fraction | Decimal) -> None:
     exact = Fraction(value)
     below, above, beyond = float32_below(value), float32_above(value), float32_beyond(value)
     assert all(float(np.float32(found)) == found for found in (below, above, beyond))
-    assert Fraction(below) <= exact <= Fraction(above)
-    assert exact < Fraction(beyond)
+    # A fraction and a float, infinities included, are compared exactly.
+    assert below <= exact <= above
+    assert exact < beyond
     # None lies between.
-    assert Fraction(float(np.nextafter(np.float32(below), np.float32(np.inf)))) > exact
-    assert Fraction(float(np.nextafter(np.float32(above), np.float32(-np.inf)))) < exact
-    assert Fraction(float(np.nextafter(np.float32(beyond), np.float32(-np.inf)))) <= exact
+    assert float(np.nextafter(np.float32(below), np.float32(np.inf))) > exact
+    assert float(np.nextafter(np.float32(above), np.float32(-np.inf))) < exact
+    assert float(np.nextafter(np.float32(beyond), np.float32(-np.inf))) <= exact
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
