@@ -19,7 +19,7 @@ Command = Callable[..., Any]
 
 def foreign_options(command: Command) -> Command:
     """Add the options that say what a foreign checkpoint holds."""
-    for option in (
+    options = (
         click.option(
             "--architecture",
             help="Of foreign weights, or your own code: a name, torchvision:NAME, timm:NAME, module:function.",
@@ -28,7 +28,9 @@ def foreign_options(command: Command) -> Command:
         click.option("--input-shape", help="C,H,W of foreign weights, e.g. 3,32,32."),
         click.option("--mean", help="Their normalisation, a number a channel, e.g. 0.49,0.48,0.45."),
         click.option("--std", help="Their normalisation, a number a channel."),
-    ):
+    )
+    # The last decorator's option is the first that help shows.
+    for option in reversed(options):
         command = option(command)
     return command
 
