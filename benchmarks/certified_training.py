@@ -130,6 +130,7 @@ def sweep(recipe: str, weights: Sequence[float], radii: Sequence[float], *settin
     )
 
 
+LOGISTIC = ("objective.name=logistic", "objective.kappa=0.1", "objective.start=-4.3")
 STUDIES = {
     "mnist": Study((Arm("certified", "mnist-certified"),), eps=0.3, data=MNIST, sets=MNIST_SETS, method="interval"),
     "mnist-radii": Study(
@@ -141,7 +142,14 @@ STUDIES = {
         radii=100,
     ),
     "mnist-sweep": Study(
-        sweep("mnist-certified-greg", (0.01, 0.03, 0.1), (0.05, 0.1)),
+        (
+            *sweep("mnist-certified-greg", (0.01, 0.03, 0.1), (0.05, 0.1), *LOGISTIC),
+            *(
+                Arm(f"margins {weight:g}, λ {gradient:g}", "mnist-certified-greg", settings)
+                for weight, gradient in ((0.1, 0.01), (0.02, 0.01), (0.02, 0.03))
+                for settings in [(f"objective.weight={weight}", f"gradient.weight={gradient}")]
+            ),
+        ),
         eps=0.1,
         data=MNIST,
         sets=MNIST_SETS,
