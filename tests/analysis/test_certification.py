@@ -79,13 +79,13 @@ def test_radii_of_a_linear_score_are_margin_over_dual_norm(norm: float, method: 
 @pytest.mark.parametrize("score", SCORES.names())
 @pytest.mark.parametrize("norm", first_is_quick(NORMS))
 def test_certified_radii_are_below_attack_radii(norm: float, score: str) -> None:
-    model, x = network("conv", trained=True), images(8)
+    model, x = network("conv", trained=True), images(16)
     graph, chosen = capture(model, x), score_by_name(score)
     scores = chosen(graph(x))
     question = Question(graph, chosen, float(scores.median()) + 1e-6, norm)
     accepted = scores <= question.threshold
     certified = certified_radii(question, x, accepted, method="crown")
-    attacked, points = attack_radii(question, x, accepted, certified, random=generators(0, range(8)))
+    attacked, points = attack_radii(question, x, accepted, certified, random=generators(0, range(16)))
     torch.testing.assert_close(distances(points, x, norm), attacked)
     assert ((question.scores(points) <= question.threshold) != accepted).all()
     assert points.min() >= 0
