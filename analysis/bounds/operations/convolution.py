@@ -16,6 +16,7 @@ from certood.analysis.bounds.operations.base import Interval, LinearOperation, O
 from certood.analysis.bounds.operations.broadcasting import along_axis
 from certood.analysis.bounds.operations.norms import DUAL, SLACK
 from certood.analysis.bounds.operations.precision import largest, relative_error, underflow
+from certood.analysis.bounds.operations.weighted import Weighted
 
 # Windows that cover more than one part in so many of the plane become whole planes.
 WINDOW_SHARE = 2
@@ -28,7 +29,7 @@ SMALL_PLANE = 144
 PRODUCT_COLUMNS = 96
 
 
-class Convolution(LinearOperation):
+class Convolution(Weighted):
     """A convolution in two dimensions with zero padding."""
 
     def __init__(
@@ -40,51 +41,12 @@ class Convolution(LinearOperation):
         dilation: tuple[int, int],
         groups: int,
     ) -> None:
-        self.weight, self.bias = weight, bias if bias is not None else weight.new_zeros(len(weight))
+        super().__init__(weight, bias)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
-    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def applied(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution with kernels."""
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The value (N, *shape)."""
-        return self._convolved(inputs[0], self.weight, self.bias)
-
-    def interval(self, inputs: Sequence[Interval]) -> Interval:
-        """Centre and radius: the radius, with a share of the largest magnitude for rounding, is convolved with |W|."""
-        lower, upper = inputs[0]
-        share = relative_error(self.weight[0].numel() + 1, lower.dtype)
-        middle = self._convolved((lower + upper) / 2, self.weight, self.bias)
-        reach = torch.add((upper - lower) / 2, largest(lower, upper), alpha=share)
-        radius = self._convolved(reach, self.magnitude, self._slack)
-        return middle - radius, middle + radius
-
-    def residual(self, inputs: Sequence[Tensor], value: Tensor) -> Tensor:
-        """The rounding of the products and of the bias."""
-        share = relative_error(self.weight[0].numel() + 1, value.dtype)
-        return self._convolved(inputs[0].abs() * share, self.magnitude, self._slack)
-
-    def training_interval(self, inputs: Sequence[Interval]) -> Interval:
-        """Centre and radius."""
-        lower, upper = inputs[0]
-        middle = self._convolved(torch.lerp(lower, upper, 0.5), self.weight, self.bias)
-        radius = self._convolved(upper - lower, self.magnitude / 2, None)
-        return middle - radius, middle + radius
-
-    @property
-    def magnitude(self) -> Tensor:
-        """|W|; computed anew where it must be differentiable."""
-        return self.weight.abs() if self.weight.requires_grad else self._magnitude
-
-    @cached_property
-    def _magnitude(self) -> Tensor:
-        return self.weight.abs()
-
-    @cached_property
-    def _slack(self) -> Tensor:
-        """What adding the bias, and underflow, may cost a value."""
-        terms, dtype = self.weight[0].numel() + 1, self.weight.dtype
-        return self.bias.detach().abs() * relative_error(terms, dtype) + underflow(terms, dtype)
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -97,10 +59,6 @@ class Convolution(LinearOperation):
     def products(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
         """A product for every output channel of a group and element of the kernel."""
         return len(self.weight) // self.groups * self.weight.shape[2] * self.weight.shape[3]
-
-    def terms(self, shapes: Sequence[torch.Size], shape: torch.Size) -> int:
-        """A product for every element of the kernel, and the bias."""
-        return self.weight[0].numel() + 1
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
         """See `convolution_norm`."""
