@@ -4,19 +4,14 @@ from pathlib import Path
 
 import click
 
+from certood.cli.comparing import near_option, print_comparison, require_writable, run_folders, write_comparison
 from certood.waiting import busy
 
 
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--against", metavar="ARM", help="The arm that the others are compared with.  [default: the first]")
-@click.option(
-    "--near",
-    multiple=True,
-    metavar="SET",
-    help="OOD set that is near the ID set, the others being far; give it once a set.  [default: as evaluated, else sets "
-    "named *-near]",
-)
+@near_option
 @click.option("--score", metavar="SCORE", help="Compare all arms by this score.  [default: each by its detector's own]")
 @click.option("--by-set", is_flag=True, help="Also a table of every OOD set.")
 @click.option(
@@ -46,7 +41,6 @@ def command(
     Runs that were measured on different images are refused, and plain files among RUNS skipped.
     """
     from certood.analysis import compare
-    from certood.cli.comparing import print_comparison, require_writable, run_folders, write_comparison
 
     require_writable(json_file, csv_file, html_file)
     folders = run_folders(runs)

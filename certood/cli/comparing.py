@@ -1,4 +1,4 @@
-"""How a comparison is shown on a terminal, and written to files."""
+"""What the commands about several runs share: their options, and how a comparison is shown and written."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,15 @@ import click
 
 if TYPE_CHECKING:
     from certood.analysis.reporting.comparison import Comparison
+
+
+near_option = click.option(
+    "--near",
+    multiple=True,
+    metavar="SET",
+    help="OOD set that is near the ID set, the others being far; give it once a set.  [default: as evaluated, else sets "
+    "named *-near]",
+)
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from certood.cli.comparing import near_option, run_folders
 from certood.waiting import busy
 
 
@@ -20,17 +21,10 @@ from certood.waiting import busy
     show_default=True,
     help="The page, or its tables alone (to standard output without --out).",
 )
-@click.option(
-    "--near",
-    multiple=True,
-    metavar="SET",
-    help="OOD set that is near the ID set, the others being far; give it once a set.  [default: as evaluated, else sets "
-    "named *-near]",
-)
+@near_option
 def command(runs: tuple[Path, ...], out: Path | None, kind: str, near: tuple[str, ...]) -> None:
     """Compare RUNS, directories that were evaluated or certified, in one self-contained page."""
     from certood.analysis import report
-    from certood.cli.comparing import run_folders
 
     folders = run_folders(runs)
     if kind == "html":
