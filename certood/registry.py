@@ -1,6 +1,5 @@
 """Families of interchangeable parts by name: built-in members, and those of other packages by Python entry points."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from functools import cached_property
@@ -8,6 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar, cast
 
 from certood.errors import CertoodError
+from certood.suggestions import did_you_mean
 
 T = TypeVar("T")
 
@@ -60,8 +60,7 @@ class Registry(Generic[T]):
                 )
             return self._members[name]
         if not found:
-            near = difflib.get_close_matches(name, self.names(), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, self.names())
             raise CertoodError(f"unknown {self.family} {name!r}{hint} Known: {', '.join(self.names())}.")
         if len(found) > 1:
             raise CertoodError(
@@ -98,3 +97,10 @@ class Registry(Generic[T]):
 def _origin(entry: EntryPoint) -> str:
     package = entry.dist.name if entry.dist is not None else "an unknown package"
     return f"{package} ({entry.value})"
+
+
+def named_parameters(text: str) -> tuple[str, dict[str, str]]:
+    """The name and the parameters of a member that a text gives: "name", "name:key=value,key=value"."""
+    name, _, rest = text.partition(":")
+    pairs = [part.partition("=") for part in rest.split(",")] if rest else []
+    return name, {key.strip(): value.strip() for key, _, value in pairs}

@@ -3,7 +3,6 @@
 Kirchheim, Filax, Ortmeier 2022, "PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch".
 """
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from certood.errors import CertoodError, DataError
 from certood.models.classifier import Classifier
 from certood.models.rectified import last_layer
 from certood.scores import MSP, Energy, Entropy, MaxLogit, Score
+from certood.suggestions import did_you_mean
 
 BATCH = 128
 # Their detectors of logits that equal scores of ours, which have bounds.
@@ -204,8 +204,7 @@ def _detector_class(name: str) -> Any:
         if inspect.isclass(getattr(module, one)) and hasattr(getattr(module, one), "requires_fit")
     ]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         raise CertoodError(f"pytorch-ood has no detector {name!r}{hint} Known: {', '.join(known)}")
     return getattr(module, name)
 

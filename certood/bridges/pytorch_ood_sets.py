@@ -1,6 +1,5 @@
 """pytorch-ood's image sets under the name `pytorch-ood:NAME`, as they lie below the root."""
 
-import difflib
 import inspect
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from certood.data.request import Request
 from certood.data.torchvision_sets import PictureDataset
 from certood.errors import DataError
+from certood.suggestions import did_you_mean
 
 PREFIX = "pytorch-ood"
 
@@ -58,8 +58,6 @@ def _dataset_class(name: str) -> Any:
         one for one in dir(img) if inspect.isclass(getattr(img, one)) and hasattr(getattr(img, one), "__getitem__")
     ]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise DataError(
-            f"pytorch-ood has no image set {name!r}{f'; did you mean {near[0]!r}?' if near else ''} Known: {', '.join(known)}"
-        )
+        hint = did_you_mean(name, known)
+        raise DataError(f"pytorch-ood has no image set {name!r}{hint} Known: {', '.join(known)}")
     return getattr(img, name)

@@ -1,6 +1,5 @@
 """Image sets by name: bundled, torchvision's, and the user's own by kind and path; each with options (see `SetName`)."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from certood.data.request import Request
 from certood.data.source import ImageSource
 from certood.data.torchvision_sets import TORCHVISION_SETS, fetch_torchvision, load_torchvision
 from certood.errors import DataError
+from certood.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ def load_set(name: str, *, root: Path, split: str = "test", size: int | None = N
     parsed = SetName.parse(name, size)
     load = _loader(parsed.source)
     if load is None:
-        near = difflib.get_close_matches(parsed.source, set_names(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(parsed.source, set_names())
         kinds = [f"{kind}:{known.argument}" for kind, known in KINDS.items()]
         raise DataError(f"unknown image set {parsed.source!r}{hint} Known: {', '.join([*set_names(), *kinds])}")
     try:

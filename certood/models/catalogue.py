@@ -1,6 +1,5 @@
 """Networks by name."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from certood.models.small import SmallCNN, SmallMLP, StridedCNN
 from certood.models.timm_networks import timm_classifier
 from certood.models.wide_resnet import WideResNet
 from certood.models.wrapped import torchvision_classifier, user_classifier
+from certood.suggestions import did_you_mean
 
 ARCHITECTURES: dict[str, Callable[..., Classifier]] = {
     "small-cnn": SmallCNN,
@@ -134,8 +134,7 @@ def _make(architecture: str, interface: Interface, options: dict[str, Any]) -> C
             return ARCHITECTURES[architecture](interface, **options)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError, LookupError) as error:
         raise ArchitectureError(f"{architecture} does not take these options {options}: {error}") from error
-    near = difflib.get_close_matches(architecture, ARCHITECTURES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(architecture, ARCHITECTURES)
     known = f"{', '.join(ARCHITECTURES)}, torchvision:NAME, timm:NAME, module:function"
     raise ArchitectureError(f"unknown architecture {architecture!r}{hint} Known: {known}")
 

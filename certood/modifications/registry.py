@@ -9,7 +9,7 @@ from certood.errors import CertoodError
 from certood.modifications.base import Modification
 from certood.modifications.dice import DICE
 from certood.modifications.react import ReAct
-from certood.registry import Registry
+from certood.registry import Registry, named_parameters
 
 MODIFICATIONS: Registry[Modification] = Registry(
     "modification", "certood.modifications", {"react": ReAct, "dice": DICE}
@@ -23,9 +23,8 @@ def modification_by_name(text: str) -> Modification:
     """
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 (the command line says first what it loads)
 
-    name, _, rest = text.partition(":")
-    pairs = [part.partition("=") for part in rest.split(",")] if rest else []
-    kind, parameters = MODIFICATIONS.find(name), {key.strip(): value for key, _, value in pairs}
+    name, parameters = named_parameters(text)
+    kind = MODIFICATIONS.find(name)
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for key in parameters:
         if key not in known:

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 from certood.errors import CertoodError
-from certood.registry import Registry
+from certood.registry import Registry, named_parameters
 from certood.scores.absent_class import AbsentClass
 from certood.scores.base import Score
 from certood.scores.energy import Energy
@@ -46,10 +46,9 @@ def score_by_name(text: str, like: Score | None = None) -> Score:
     A guarded score takes those that the text leaves out from `like`, if that is of the same name: they belong to a detector.
     Raises CertoodError for an unknown name, which names the nearest known one, and for parameters that do not fit.
     """
-    name, _, rest = text.partition(":")
-    pairs = [part.partition("=") for part in rest.split(",")] if rest else []
+    name, parameters = named_parameters(text)
     own = like.parameters if like is not None and like.needs_guard and like.name == name else {}
-    return _made(name, own | {key.strip(): value.strip() for key, _, value in pairs})
+    return _made(name, own | parameters)
 
 
 def score_of_description(description: Mapping[str, Any]) -> Score:
