@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from certood.analysis.bounds import engine_by_name
 from certood.analysis.certification import question_of
 from certood.analysis.evidence.global_constant import global_constant
 from certood.analysis.evidence.registry import evidence_for
+from certood.analysis.evidence.second_attack import nearest_attacks
 from certood.analysis.question import Question
 from certood.analysis.recheck import certificates_hash, unsound
 from certood.analysis.records import Certificate, append_certificates, read_certificates
@@ -74,7 +74,7 @@ def certify_sets(
     sources = {inside.name: ("id", inside)} | {name: ("ood", source) for name, source in outside.items()}
     for name, (_, source) in sources.items():
         _check(name, source, detector)
-    engine_by_name(settings.engine).require()
+    settings.require_installed()
     with busy("Reading the network", enabled=progress):
         question = question_of(detector, settings.norm, smoothed=settings.smoothed, bound_base=settings.bound_base)
     for evidence in evidence_for(settings):
@@ -182,11 +182,20 @@ def _result(
         "eps": list(settings.eps),
         **summarise(records, settings.eps, smoothed=settings.smoothed),
         "global_lipschitz": global_constant(question) if question.score.exact and not settings.smoothed else math.nan,
+        **_second_opinion(records, settings),
         "score": detector.score.label,
         "threshold": detector.threshold,
         "settings": settings.record(),
         "versions": versions(),
     }
+
+
+def _second_opinion(records: Sequence[Certificate], settings: Settings) -> dict[str, dict[str, int]]:
+    """Whose attack is the nearest, where a second one was asked for."""
+    if settings.second_attack is None:
+        return {}
+    radii = ((record.radius_attack, record.radius_second_attack) for record in records)
+    return {"nearest_attack": nearest_attacks(radii, settings.second_attack)}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

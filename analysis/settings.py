@@ -9,6 +9,7 @@ import torch
 
 from certood.analysis.bounds import METHODS as BOUND_METHODS
 from certood.analysis.bounds import engine_by_name
+from certood.analysis.evidence.attack_libraries import library_by_name
 from certood.analysis.evidence.quantities import column
 from certood.analysis.evidence.smoothing import MedianSmoothing
 from certood.errors import CertoodError
@@ -24,8 +25,9 @@ class Settings:
     The first ε is the one to which `verdict` and the Lipschitz constants of a certificate belong. `tolerance` is that of
     certified radii; with `parts` or `timeout` above 0 they are refined by branch and bound, which splits a ball into at most that
     many parts, within so many seconds an image (networks with kinks). Rows of linear bounds are computed in `dtype`, float64
-    or float32. `attack_steps` and `restarts` are the effort of attacks, `samples` that of sampled gradients. Of a guarded
-    detector `bound_base` bounds the classifier beside the guard. Raises CertoodError for values that make no sense.
+    or float32. `attack_steps` and `restarts` are the effort of attacks, `samples` that of sampled gradients; `second_attack`
+    names a library whose attacks are a second opinion. Of a guarded detector `bound_base` bounds the classifier beside the guard.
+    Raises CertoodError for values that make no sense.
     """
 
     eps: tuple[float, ...] = (0.01,)
@@ -40,6 +42,7 @@ class Settings:
     attack_steps: int = 30
     restarts: int = 3
     samples: int = 16
+    second_attack: str | None = None
     seed: int = 0
     bound_base: bool = False
     smoothing: MedianSmoothing = field(default_factory=MedianSmoothing)
@@ -58,6 +61,8 @@ class Settings:
             raise CertoodError("smoothing certifies l2 balls only; add --norm 2")
         engine = engine_by_name(self.engine)
         engine.check_norm(self.norm)
+        if self.second_attack is not None:
+            library_by_name(self.second_attack)
         if self.dtype not in PRECISIONS:
             raise CertoodError(f"unknown precision {self.dtype!r}; expected {' or '.join(PRECISIONS)}")
         if not 0 < self.tolerance < 1:
@@ -80,6 +85,12 @@ class Settings:
     def smoothed(self) -> bool:
         """Whether the smoothed detector is certified, with a probability, in place of the network itself."""
         return self.method == "smoothing"
+
+    def require_installed(self) -> None:
+        """Raise CertoodError where the engine, or the library of the second attack, is not installed."""
+        engine_by_name(self.engine).require()
+        if self.second_attack is not None:
+            library_by_name(self.second_attack).require()
 
     def record(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -119,6 +130,7 @@ NARROW: dict[str, tuple[Rule, ...]] = {
     "attack_steps": (_UNSMOOTHED,),
     "restarts": (_UNSMOOTHED,),
     "samples": (_UNSMOOTHED,),
+    "second_attack": (_UNSMOOTHED,),
     "smoothing": (_SMOOTHED,),
     "iterations": (_OPTIMISED,),
     "dtype": (_UNSMOOTHED, _OF_ROWS, _OWN_ROWS),

@@ -10,6 +10,7 @@ from certood.analysis.evidence.attacks import ascend, distances, generators
 from certood.analysis.evidence.base import Evidence, Known
 from certood.analysis.evidence.nearest import attack_radii, nearer
 from certood.analysis.evidence.quantities import Quantity
+from certood.analysis.evidence.second_attack import POINTS
 from certood.analysis.question import Question
 
 
@@ -17,7 +18,8 @@ class Attacks(Evidence):
     """The smallest distance at which a changed decision was found, infinite where none was, and the worst scores found.
 
     The worst score is the highest one in the ball of an ID image, the lowest one of an OOD image. All points count by what the
-    network itself says of them.
+    network itself says of them. Where a second attack was asked for, the nearer of both counts, and the search for worst scores
+    starts there.
     """
 
     quantities = (
@@ -47,6 +49,10 @@ class Attacks(Evidence):
                 steps=self.settings.attack_steps,
                 restarts=self.settings.restarts,
             )
+        if POINTS in known.values:
+            closer = known["radius_second_attack"] < radii
+            radii = torch.where(closer, known["radius_second_attack"], radii)
+            nearest = torch.where(closer.view(-1, 1, 1, 1), known[POINTS], nearest)
         worst = []
         for eps in self.settings.eps:
             value, where = self._worst(question, images, known, eps, nearest, random)

@@ -6,7 +6,7 @@ back. Unlike attacks in balls of given sizes it needs no search over sizes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +70,12 @@ def nearer(
             boundary = _Boundary(question, images[members], decision)
             radii[members], points[members] = boundary.drawn(radii[members], points[members])
     return radii, points
+
+
+def changed_margins(question: Question, accepted: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function of points (N, C, H, W), above 0 where the decision is not `accepted` (N,), that about the image of the point."""
+    sign = torch.where(accepted, 1.0, -1.0).to(torch.float64)
+    return lambda points: sign * (question.scores(points) - question.threshold)
 
 
 @dataclass

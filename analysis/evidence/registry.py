@@ -10,6 +10,7 @@ from certood.analysis.evidence.global_constant import GlobalConstant
 from certood.analysis.evidence.lipschitz_radii import LipschitzRadii
 from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.evidence.refined import Refined
+from certood.analysis.evidence.second_attack import SecondAttack
 from certood.analysis.evidence.smoothed import Smoothed
 from certood.analysis.settings import Settings
 from certood.errors import CertoodError
@@ -18,6 +19,7 @@ from certood.errors import CertoodError
 EVIDENCE: list[type[Evidence]] = [
     Estimates,
     Direct,
+    SecondAttack,
     Attacks,
     GlobalConstant,
     Balls,

@@ -30,7 +30,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
             found.append(
                 (
                     "attacks",
-                    f"{settings['attack_steps']} steps, {settings['restarts']} restarts; "
+                    f"{settings['attack_steps']} steps, {settings['restarts']} restarts{_second(run.certification)}; "
                     f"{settings['samples']} sampled gradients a ball",
                 )
             )
@@ -39,6 +39,13 @@ def facts(run: Run) -> list[tuple[str, str]]:
             ("images", "all of each set" if limit is None else f"at most {limit} of each set, spread evenly over it")
         )
     return found
+
+
+def _second(certification: Mapping[str, Any]) -> str:
+    """A second attack, and for how many images it is the nearer one."""
+    name = certification["settings"].get("second_attack")
+    nearer = certification.get("nearest_attack", {})
+    return "" if name is None else f", and {name}, nearer for {nearer.get(name, 0)} of {sum(nearer.values())} images"
 
 
 def hashes(run: Run) -> dict[str, str]:
@@ -77,6 +84,8 @@ def _certify(run: Run, folder: str) -> list[str]:
     words += ["--method", settings["method"], "--seed", str(settings["seed"])]
     if settings.get("engine", "certood") != "certood":
         words += ["--engine", settings["engine"]]
+    if settings.get("second_attack") is not None:
+        words += ["--second-attack", settings["second_attack"]]
     for option, usual in (("parts", 0), ("timeout", 0.0), ("dtype", "float64")):
         if settings.get(option, usual) != usual:
             words += [f"--{option}", str(settings[option])]

@@ -1,5 +1,6 @@
 """`certood certify`: certified radii, local Lipschitz constants, attacks and certified metrics of a detector."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,21 +16,34 @@ from certood.waiting import busy
 SMOOTHING = ("sigma", "samples", "confidence")
 
 
-class EngineName(click.ParamType[str]):
-    """One of the engines; they are imported only when one is named, because that imports torch."""
+class KnownName(click.ParamType[str]):
+    """A name that `find` knows; the members of the family are imported only when one is named, because that imports torch."""
 
-    name = "engine"
+    def __init__(self, name: str, find: Callable[[str], object]) -> None:
+        self.name, self.find = name, find
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, if it is one."""
         with busy("Loading PyTorch"):
-            from certood.analysis.bounds import engine_by_name
             from certood.errors import CertoodError
 
-        try:
-            return engine_by_name(value).name
-        except CertoodError as error:
-            self.fail(str(error), param, ctx)
+            try:
+                self.find(value)
+            except CertoodError as error:
+                self.fail(str(error), param, ctx)
+        return value
+
+
+def _engine(name: str) -> object:
+    from certood.analysis.bounds import engine_by_name
+
+    return engine_by_name(name)
+
+
+def _attack_library(name: str) -> object:
+    from certood.analysis.evidence.attack_libraries import library_by_name
+
+    return library_by_name(name)
 
 
 @click.command("certify")
@@ -49,7 +63,7 @@ class EngineName(click.ParamType[str]):
 )
 @click.option(
     "--engine",
-    type=EngineName(),
+    type=KnownName("engine", _engine),
     default="certood",
     show_default=True,
     help="What bounds the scores: certood itself, or a second engine, for l_inf; an unknown name lists them.",
@@ -85,6 +99,11 @@ class EngineName(click.ParamType[str]):
 )
 @click.option(
     "--bound-base", is_flag=True, help="Bound the classifier of a guarded detector as well, not its guard alone."
+)
+@click.option(
+    "--second-attack",
+    type=KnownName("library", _attack_library),
+    help="Also attack by another library (foolbox: certood[attacks]); the nearer attack counts.",
 )
 @click.option("--iterations", type=click.IntRange(1), default=20, show_default=True, help="Steps of α-CROWN.")
 @click.option("--sigma", type=float, default=0.12, show_default=True, help="Noise of smoothing, in pixels.")
@@ -140,6 +159,7 @@ def command(
     timeout: float,
     dtype: str,
     bound_base: bool,
+    second_attack: str | None,
     iterations: int,
     sigma: float,
     samples: int,
@@ -197,9 +217,11 @@ def command(
         dtype=dtype,
         seed=seed,
         bound_base=bound_base,
+        second_attack=second_attack,
         smoothing=MedianSmoothing(sigma, samples, confidence),
     )
     require_applicable(_given(), settings)
+    settings.require_installed()
     detector = open_detector(run, foreign, resolve_device(device))
     splits, ood = sets.load(run, detector)
     kinds = {splits.test.name: "id"} | dict.fromkeys(ood, "ood")
@@ -230,6 +252,9 @@ def command(
             overwrite=overwrite,
         )
     click.echo(summary_table(result, settings.eps))
+    if settings.second_attack is not None:
+        nearest = ", ".join(f"{name} {count}" for name, count in result["nearest_attack"].items())
+        click.echo(f"nearest attack, in images: {nearest}")
     if result["violations"]:
         click.echo(
             f"WARNING: {result['violations']} inequalities that must hold do not (column violations of certificates.csv): "

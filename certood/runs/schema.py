@@ -100,6 +100,7 @@ class Effort(_Part):
     attack_steps: Count
     restarts: Count
     samples: Count
+    second_attack: str | None = None
     smoothing: Smoothing
 
 
@@ -119,6 +120,7 @@ class CertificationFile(_File):
     eps: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(min_length=1)
     sets: dict[str, CertifiedSet]
     violations: Count
+    nearest_attack: dict[str, Count] = Field(default_factory=dict)
     settings: Effort
     score: str
     threshold: float

@@ -132,7 +132,7 @@ def computed(kind: str, *, smoothed: bool) -> tuple[Known, dict[type[Evidence], 
     threshold = float(scores_of(model, x, Energy()).median()) + 1e-4
     settings = Settings(
         eps=EPS[2], norm=2, method="smoothing" if smoothed else "crown", parts=4, attack_steps=6, samples=4,
-        smoothing=SMOOTHING,
+        smoothing=SMOOTHING, second_attack=None if smoothed else "foolbox",
     )  # fmt: skip
     detector = detector_of(model, (1, 1, 2), threshold)
     question = (
