@@ -55,7 +55,7 @@ def certify(
     from certood.analysis.certificates import Certificates  # noqa: PLC0415 (importing certood.analysis stays light)
     from certood.analysis.certification import certify as certify_images  # noqa: PLC0415
     from certood.analysis.certify_run import certify_sets  # noqa: PLC0415
-    from certood.analysis.settings import Settings, require_applicable  # noqa: PLC0415
+    from certood.analysis.settings import Settings, require_applicable, with_fast_rows  # noqa: PLC0415
     from certood.checkpoints import load  # noqa: PLC0415
     from certood.errors import CertoodError  # noqa: PLC0415
     from certood.inference import as_pixels  # noqa: PLC0415
@@ -70,6 +70,8 @@ def certify(
     loaded = load(detector) if isinstance(detector, (str, Path)) else detector
     if device is not None:
         loaded = loaded.to(device)
+    if "dtype" not in effort:
+        settings = with_fast_rows(settings, loaded.device)
     if images is not None:
         pixels = as_pixels(images, loaded.input_shape)
         return Certificates(certify_images(loaded, pixels, kind=kind, settings=settings))

@@ -23,6 +23,7 @@ from certood.analysis.bounds.exporting import export
 from certood.analysis.bounds.gradient_bounds import GradientBounds, gradient_bound, logit_gradient_bound, score_gradient
 from certood.analysis.bounds.graph import Graph, Node
 from certood.analysis.bounds.linear.analysis import Analysis, LinearBound
+from certood.analysis.bounds.linear.full_precision import in_full_precision
 from certood.analysis.bounds.memory import default_memory, images_at_once
 from certood.analysis.bounds.methods import METHODS, analyse
 from certood.analysis.bounds.score_bounds import logits_of, score_bounds, score_lower, score_upper
@@ -50,6 +51,7 @@ __all__ = [
     "export",
     "gradient_bound",
     "images_at_once",
+    "in_full_precision",
     "list_operations",
     "logit_gradient_bound",
     "logits_of",

@@ -84,9 +84,11 @@ def _certify(run: Run, folder: str) -> list[str]:
     words += ["--method", settings["method"], "--seed", str(settings["seed"])]
     if settings.get("engine", "certood") != "certood":
         words += ["--engine", settings["engine"]]
+    elif settings["method"] not in ("interval", "smoothing"):
+        words += ["--dtype", settings.get("dtype", "float64")]
     if settings.get("second_attack") is not None:
         words += ["--second-attack", settings["second_attack"]]
-    for option, usual in (("parts", 0), ("timeout", 0.0), ("dtype", "float64")):
+    for option, usual in (("parts", 0), ("timeout", 0.0)):
         if settings.get(option, usual) != usual:
             words += [f"--{option}", str(settings[option])]
     if settings["method"] == "alpha-crown":

@@ -92,10 +92,10 @@ def _attack_library(name: str) -> object:
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float64", "float32"]),
-    default="float64",
+    type=click.Choice(["auto", "float64", "float32"]),
+    default="auto",
     show_default=True,
-    help="Precision of linear bounds; float32 is faster, and widened by its rounding errors.",
+    help="Precision of linear bounds; float32 is faster, widened by its rounding; auto takes it where products keep all digits.",
 )
 @click.option(
     "--bound-base", is_flag=True, help="Bound the classifier of a guarded detector as well, not its guard alone."
@@ -194,7 +194,7 @@ def command(
             parse_requirement,
             require_enough,
         )
-        from certood.analysis.settings import Settings, require_applicable
+        from certood.analysis.settings import Settings, require_applicable, with_fast_rows
         from certood.analysis.summary import summary_table
         from certood.analysis.workers import threads_each
         from certood.checkpoints import is_onnx
@@ -214,7 +214,7 @@ def command(
         iterations=iterations,
         parts=parts,
         timeout=timeout,
-        dtype=dtype,
+        dtype="float64" if dtype == "auto" else dtype,
         seed=seed,
         bound_base=bound_base,
         second_attack=second_attack,
@@ -222,7 +222,10 @@ def command(
     )
     require_applicable(_given(), settings)
     settings.require_installed()
-    detector = open_detector(run, foreign, resolve_device(device))
+    place = resolve_device(device)
+    if dtype == "auto":
+        settings = with_fast_rows(settings, place)
+    detector = open_detector(run, foreign, place)
     splits, ood = sets.load(run, detector)
     kinds = {splits.test.name: "id"} | dict.fromkeys(ood, "ood")
     check_names(wanted, kinds, smoothed=settings.smoothed)

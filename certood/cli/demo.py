@@ -42,17 +42,18 @@ def command(out: Path, limit: int, epochs: int | None, seed: int, overwrite: boo
         from certood.analysis import report
         from certood.analysis.reporting.curves import write_fractions
         from certood.analysis.reporting.runs import read_runs
-        from certood.analysis.settings import Settings
+        from certood.analysis.settings import Settings, with_fast_rows
 
     # Images of 8×8 pixels gain nothing from more threads, which wait for each other on a busy machine.
     torch.set_num_threads(1)
+    settings = with_fast_rows(Settings(eps=RADII, seed=seed), torch.device("cpu"))
     recipes = [_recipe(name, seed, epochs) for name in RECIPES]
     runs = [out / name for name in RECIPES]
     with interruptible(f"What was done is kept in {out}; the same command continues."):
         for place, (recipe, run) in enumerate(zip(recipes, runs, strict=True), start=1):
             click.echo(f"[{place}/{len(RECIPES)}] {run.name}")
             _train(recipe, run, overwrite=overwrite)
-            _certify(run, Settings(eps=RADII, seed=seed), limit, overwrite=overwrite)
+            _certify(run, settings, limit, overwrite=overwrite)
         page = out / "report.html"
         click.echo(f"comparing the {len(RECIPES)} runs -> {page}")
         report(runs, page)

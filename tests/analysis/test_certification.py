@@ -1,6 +1,7 @@
 """Radii, attacks, Lipschitz constants and whole certificates: closed forms, the inequalities that must hold, bad input."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from certood.analysis.bounds import LpBall, analyse, capture
+from certood.analysis.bounds import LpBall, analyse, bound, capture
 from certood.analysis.bounds.operations.convolution import Convolution, convolution_norm
 from certood.analysis.certification import certify, question_of
 from certood.analysis.evidence.attacks import ascend, distances, generators, project
@@ -24,7 +25,7 @@ from certood.analysis.evidence.nearest import attack_radii
 from certood.analysis.evidence.smoothing import MedianSmoothing
 from certood.analysis.question import Question
 from certood.analysis.records import append_certificates, read_certificates
-from certood.analysis.settings import Settings
+from certood.analysis.settings import Settings, with_fast_rows
 from certood.detector import Detector
 from certood.errors import CannotCertify, CertoodError, RunDirectoryError
 from certood.models.classifier import Normalise
@@ -237,6 +238,34 @@ def test_certificates_hold_together(norm: float, kind: str) -> None:
                 assert record.radius_attack > part.eps
             if part.verdict == "refuted":
                 assert record.radius_certified < part.eps
+
+
+@pytest.mark.parametrize("side", ["upper", "lower"])
+def test_what_float32_misses_by_its_rounding_is_decided_in_float64(side: str) -> None:
+    eps, kind, x = 0.06, "id" if side == "upper" else "ood", images(3)
+    model, graph = detector("residual").model.double(), capture(detector("residual").model.double(), x)
+    ends = [
+        getattr(bound(graph, LpBall(x, eps), score=Energy(), dtype=dtype), side)
+        for dtype in (torch.float32, torch.float64)
+    ]
+    loose, tight = (float(end[0]) for end in ends)
+    assert abs(loose - tight) > 1e-7
+    threshold = (loose + tight) / 2
+    assert threshold > tight if side == "upper" else threshold < tight
+
+    settings = Settings(eps=(eps,), dtype="float32")
+    found = certify(replace(detector("residual"), model=model, threshold=threshold), x, kind=kind, settings=settings)
+    assert getattr(found[0].at[0], side) == pytest.approx(tight, abs=1e-9)
+    assert found[0].verdict == "certified"
+
+
+def test_rows_are_in_float32_where_there_are_rows_and_float32_keeps_its_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    assert with_fast_rows(Settings(), device).dtype == "float32"
+    assert with_fast_rows(Settings(method="interval"), device).dtype == "float64"
+    assert with_fast_rows(Settings(method="smoothing", norm=2.0), device).dtype == "float64"
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+    assert with_fast_rows(Settings(), device).dtype == "float64"
 
 
 def test_unsound_bounds_would_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -499,7 +499,7 @@ def test_commands_name_what_differs_from_the_run(tmp_path: Path) -> None:
             "--seed",
             "4",
         ),
-        *("--parts", "9", "--dtype", "float32", "--iterations", "7", "--id", "digits", "--ood", "digits-near"),
+        *("--dtype", "float32", "--parts", "9", "--iterations", "7", "--id", "digits", "--ood", "digits-near"),
     ]
     assert hashes(run)["id-train"] == "ab12"
     assert len(hashes(run)["digits-near (certified)"]) == 64

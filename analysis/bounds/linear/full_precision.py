@@ -42,6 +42,15 @@ def check_precision(dtype: torch.dtype, device: torch.device) -> None:
     _check_products(device)
 
 
+def in_full_precision(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether bounds can be computed soundly in this precision there."""
+    try:
+        check_precision(dtype, device)
+    except CertoodError:
+        return False
+    return True
+
+
 def _check_products(device: torch.device) -> None:
     """Raise CertoodError where products of float32 on a device lose digits, whatever makes them."""
     # 1 + 2⁻¹² has more digits than bfloat16, half precision and TF32 hold.
