@@ -70,7 +70,7 @@ def test_the_summary_is_what_the_certificates_say(certified: Path) -> None:
     assert (summary["norm"], summary["method"], summary["dtype"], summary["violations"]) == (
         "inf",
         "crown",
-        "float64",
+        "float32",
         0,
     )
     assert set(summary["sets"]) == {"digits", "digits-near", "digits-smooth"}

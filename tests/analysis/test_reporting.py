@@ -361,7 +361,7 @@ def test_the_page_shows_numbers_commands_and_hashes_and_loads_nothing(two: list[
         "needs at least three that are both evaluated and certified in the same norm; in l∞ here are 2",
         "ab12",
         f"certood train {two[0].as_posix()}/recipe.toml --out {two[0].as_posix()}-again",
-        "--norm inf --eps 0.02,0.005 --method crown --seed 0 --limit 3",
+        "--norm inf --eps 0.02,0.005 --method crown --seed 0 --dtype float64 --limit 3",
         "torch 2.6.0",
         "wrongly rejected",
     ):
