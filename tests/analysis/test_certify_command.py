@@ -5,10 +5,6 @@ import json
 import math
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -189,25 +185,6 @@ def test_several_processes_make_the_same_records(
     assert result.exit_code == 0, result.output
     assert started == [(2, "spawn")]
     assert rows(tmp_path / "out") == rows(certified)
-
-
-@pytest.mark.slow
-def test_a_killed_run_continues_with_two_processes(trained: Path, certified: Path, tmp_path: Path) -> None:
-    out = tmp_path / "killed"
-    arguments = [sys.executable, "-m", "certood", "certify", str(trained), *SMALL, "--out", str(out)]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    path = out / "certificates.csv"
-    end = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < end:
-        if path.exists() and path.read_bytes().count(b"\n") >= 5:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.02)
-    process.wait()
-    assert path.read_bytes().count(b"\n") >= 5
-    result = run("certify", trained, *SMALL, "--out", out, "--jobs", "2")
-    assert result.exit_code == 0, result.output
-    assert rows(out) == rows(certified)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -467,12 +444,12 @@ def test_a_full_disk_is_named_and_loses_nothing(
     assert result.exit_code == 2
     assert "cannot write figures" in result.stderr
     assert not (out / "certification.json").exists()
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     with monkeypatch.context() as patch:
         # The lock of the directory is written before the work.
         patch.setattr(Path, "write_bytes", full_for_the_result)
         result = run("certify", trained, *SMALL, "--out", out)
     assert result.exit_code == 2
     assert "certification.json: No space left on device" in result.stderr
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     assert run("certify", trained, *SMALL, "--out", out).exit_code == 0
     assert rows(out) == rows(certified)

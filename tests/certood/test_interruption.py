@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from certood.analysis import certify_run
 from certood.cli import main
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
+from tests.analysis.certificate_rows import rows
 
 FAST = ("--set", "training.epochs=2", "--set", "training.steps_per_epoch=2", "--set", "run.device=cpu")
+FEW = ("--limit", "8", "--eps", "0.02", "--ood", "digits-near", "--batch-size", "1")
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +97,18 @@ def test_an_interrupted_command_says_how_to_go_on(
 
 
 @pytest.mark.slow
-def test_processes_of_a_certification_end_with_it(trained: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "certood", "certify", str(trained), "--limit", "40", "--batch-size", "2"]
-    process = subprocess.Popen(
-        [*command, "--jobs", "2", "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, start_new_session=True
-    )
+def test_processes_of_a_certification_end_with_it_and_another_continues(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What two processes certified is what one certifies, and what is left is done by the next command."""
+    asked = ("certify", str(trained), *FEW, "--out")
+    command = [sys.executable, "-m", "certood", *asked, str(tmp_path / "out"), "--jobs", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
     path, end = tmp_path / "out" / "certificates.csv", time.monotonic() + 200
     while not path.exists():
         assert time.monotonic() < end
         assert process.poll() is None
-        time.sleep(0.1)
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     assert process.stderr is not None
     assert b"Terminated. Finished images are kept" in process.stderr.read()
@@ -112,6 +117,16 @@ def test_processes_of_a_certification_end_with_it(trained: Path, tmp_path: Path)
         try:
             os.killpg(process.pid, 0)
         except ProcessLookupError:
-            return
+            break
         time.sleep(0.1)
-    raise AssertionError("a process of the certification is still there")
+    else:
+        raise AssertionError("a process of the certification is still there")
+
+    begun = rows(tmp_path / "out")
+    assert 0 < len(begun) < 16
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
+    for folder in ("out", "whole"):
+        assert CliRunner().invoke(main, [*asked, str(tmp_path / folder)]).exit_code == 0
+    whole = rows(tmp_path / "whole")
+    assert all(row in whole for row in begun)
+    assert rows(tmp_path / "out") == whole
