@@ -1,5 +1,6 @@
 """Branch and bound: parts that cover the ball, bounds that hold on each, radii between the certified and the attacked ones."""
 
+import itertools
 import math
 import time
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.bounds import Analysis, LpBall, analyse, bound, capture
+from certood.analysis.bounds import Analysis, Captured, LpBall, analyse, bound, capture, export
 from certood.analysis.bounds.branching import Effort, Functions, Mixture, branched_least, branched_rows
 from certood.analysis.evidence.attacks import generators
 from certood.analysis.evidence.direct import certified_radii
@@ -104,8 +105,8 @@ def test_a_time_limit_refines_image_by_image() -> None:
     assert (Energy()(graph(inside.flatten(0, 1))) <= question.threshold).all()
 
 
-@pytest.mark.parametrize("score", first_is_quick(SCORES.names()))
-def test_every_score_is_refined_and_no_attack_is_overtaken(score: str) -> None:
+@pytest.mark.parametrize("score", first_is_quick([name for name in SCORES.names() if name != "energy"]))
+def test_every_other_score_is_refined_and_no_attack_is_overtaken(score: str) -> None:
     graph, x, chosen = captured("conv", trained=True), images(4), score_by_name(score)
     scores = chosen(graph(x))
     question = Question(graph, chosen, float(scores.median()) + 1e-6, math.inf)
@@ -144,11 +145,12 @@ def test_without_relu_there_is_nothing_to_split() -> None:
         (nn.Hardtanh(0.2, 1.1), (0.2, 1.1)),
     ],
 )
-@pytest.mark.parametrize("sign", first_is_quick([1.0, -1.0]))
-def test_both_halves_count(activation: nn.Module, kinks: tuple[float, ...], sign: float) -> None:
+def test_both_halves_count(activation: nn.Module, kinks: tuple[float, ...]) -> None:
     """A piecewise linear function of one pixel, least at a kink or an end: the search ends neither above nor far below it."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 3), activation, nn.Linear(3, 1)).double()
-    for mirrored in (1.0, -1.0):
+    x = torch.full((1, 1, 1, 1), 0.5).double()
+    captured = Captured(export(model, x))
+    for sign, mirrored in itertools.product((1.0, -1.0), repeat=2):
         weight, bias = torch.tensor([2.0, -2.0, 2.0]).double(), torch.tensor([-1.0, 1.0, -0.7]).double()
         model[1].weight.data, model[1].bias.data = mirrored * weight[:, None], mirrored * bias
         model[3].weight.data = sign * torch.tensor([[1.0, -3.0, 1.5]]).double()
@@ -157,8 +159,7 @@ def test_both_halves_count(activation: nn.Module, kinks: tuple[float, ...], sign
         points = torch.cat([*places, torch.tensor([0.0, 1.0]).double()]).clamp(0, 1)
         lowest = model(points.view(-1, 1, 1, 1)).min().item()
 
-        x = torch.full((1, 1, 1, 1), 0.5).double()
-        analysis = analyse(capture(model, x), LpBall(x, 0.5), "crown")
+        analysis = analyse(captured.bind(model.state_dict()), LpBall(x, 0.5), "crown")
         # The truth is a little below 0, so that the search cannot end early, or a little above, so that it can.
         for truth, parts, steps in ((-1e-4, 8, 10), (1e-2, 64, 30)):
             shift = torch.tensor([truth - lowest], dtype=torch.float64)

@@ -13,7 +13,7 @@ from certood.analysis.bounds import Captured, LpBall, bound, capture, export
 from certood.analysis.bounds.operations import activations
 from certood.analysis.bounds.translation import TRANSLATORS
 from certood.errors import CannotCertify, UnsupportedOperation
-from tests.analysis.networks import NETWORKS, SHAPE, images, network, sampled
+from tests.analysis.networks import NETWORKS, SHAPE, exported, images, network, sampled
 
 TWO = torch.tensor([[1.0, 2.0], [3.0, -4.0], [0.5, 1.0]], dtype=torch.float64).repeat(1, 64)
 
@@ -139,7 +139,7 @@ def test_a_module_that_is_not_what_was_exported_is_refused() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parameters_are_bound_again_and_again(name: str) -> None:
-    captured = Captured(export(network(name), images()))
+    captured = exported(name)
     generator = torch.Generator().manual_seed(0)
     for dtype in (torch.float64, torch.float32, torch.float64):
         model, x = network(name).to(dtype), images().to(dtype)

@@ -14,6 +14,7 @@ from certood.analysis.bounds.differentiable import METHODS, check_differentiable
 from certood.analysis.bounds.exporting import export
 from certood.errors import CannotCertify, CertoodError, UnsupportedOperation
 from certood.models import build_model
+from tests.quick import every_is_quick
 
 EPS = 0.07
 
@@ -132,7 +133,7 @@ def made(name: str) -> nn.Module:
     return NETWORKS[name]().double()
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", every_is_quick(4, NETWORKS))
 def test_gradients_equal_finite_differences(name: str) -> None:
     network, x = made(name), images(2)
     captured = Captured(export(network, x[:1]))
@@ -147,7 +148,7 @@ def test_gradients_equal_finite_differences(name: str) -> None:
         assert torch.autograd.gradcheck(logit_bounds, parameters, eps=1e-7, atol=1e-5, rtol=1e-4, fast_mode=True)
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize("name", every_is_quick(4, NETWORKS))
 def test_bounds_are_the_engines(name: str) -> None:
     network, x = made(name), images(2)
     graph = capture(network, x[:1])

@@ -30,7 +30,7 @@ from certood.scores import (
     UniformLogLikelihood,
     score_by_name,
 )
-from tests.analysis.networks import NORMS, RADII, captured, images, network, sampled
+from tests.analysis.networks import NORMS, RADII, captured, images, sampled
 from tests.quick import first_is_quick
 
 Formula = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -309,8 +309,7 @@ def test_an_output_that_is_no_class_does_not_enter(case: str) -> None:
 def balls(norm: float) -> Iterator[tuple[Analysis, Tensor, Tensor]]:
     """Analyses of random trained networks over balls, and logits (P, N, K) of points of the balls."""
     for name in ("mlp", "conv", "residual"):
-        model, x = network(name, trained=True), images(3)
-        graph = capture(model, x)
+        graph, x = captured(name, trained=True), images(3)
         for factor in (0.2, 3.0):
             eps = factor * RADII[norm]
             inside = sampled(x, eps, norm, 200)

@@ -16,7 +16,7 @@ from certood.analysis.bounds.operations.base import in_precision
 from certood.analysis.bounds.operations.convolution import Convolution
 from certood.analysis.bounds.operations.relaxations import relu_relaxation
 from certood.scores import Energy
-from tests.analysis.networks import NORMS, RADII, captured, images, network, sampled
+from tests.analysis.networks import NORMS, RADII, captured, images, sampled
 from tests.quick import first_is_quick
 
 GEOMETRIES = [(1, 1, 3), (2, 1, 3), (2, 0, 1), (2, 0, 2), (2, 2, 5), (3, 1, 4), (4, 3, 3), (2, 3, 3), (1, 0, 5)]
@@ -90,16 +90,18 @@ def test_chunks_of_rows_give_what_all_at_once_give(
     for norm in NORMS:
         ball = LpBall(x, RADII[norm], norm)
         whole = analyse(graph, ball, "crown", dtype=dtype)
-        gradients = gradient_bound(graph, ball, score=Energy())
+        # In float64 alone.
+        gradients = gradient_bound(graph, ball, score=Energy()) if dtype == torch.float64 else None
         with monkeypatch.context() as patch:
             patch.setattr(of_rows, "CHUNK_BYTES", 20_000)
             parts = analyse(graph, ball, "crown", dtype=dtype)
-            others = gradient_bound(graph, ball, score=Energy())
+            others = gradient_bound(graph, ball, score=Energy()) if gradients is not None else None
         for node, (lower, upper) in whole.boxes.items():
             torch.testing.assert_close(parts.boxes[node][0], lower, rtol=1e-6, atol=1e-6)
             torch.testing.assert_close(parts.boxes[node][1], upper, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(others.lower, gradients.lower)
-        torch.testing.assert_close(others.dual_norm, gradients.dual_norm)
+        if gradients is not None and others is not None:
+            torch.testing.assert_close(others.lower, gradients.lower)
+            torch.testing.assert_close(others.dual_norm, gradients.dual_norm)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -138,9 +140,8 @@ def stages() -> nn.Module:
 @pytest.mark.parametrize("name", ["conv", "residual", "stages"])
 def test_slopes_of_windows_are_optimised_as_those_of_whole_planes(name: str, dtype: torch.dtype) -> None:
     """And what they give holds at points of the ball."""
-    model = stages() if name == "stages" else network(name, trained=True)
     x = images() if name != "stages" else images().repeat(1, 1, 2, 2)
-    graph = capture(model, x)
+    graph = capture(stages(), x) if name == "stages" else captured(name, trained=True)
     close = 1e-9 if dtype == torch.float64 else 1e-4
     for norm in NORMS:
         analysis = analyse(graph, LpBall(x, RADII[norm], norm), "crown-ibp", dtype=dtype)
