@@ -14,6 +14,7 @@ from certood.analysis.bounds.operations import activations
 from certood.analysis.bounds.translation import TRANSLATORS
 from certood.errors import CannotCertify, UnsupportedOperation
 from tests.analysis.networks import NETWORKS, SHAPE, exported, images, network, sampled
+from tests.quick import every_is_quick
 
 TWO = torch.tensor([[1.0, 2.0], [3.0, -4.0], [0.5, 1.0]], dtype=torch.float64).repeat(1, 64)
 
@@ -137,7 +138,7 @@ def test_a_module_that_is_not_what_was_exported_is_refused() -> None:
         capture(Switching(), images())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", every_is_quick(3, NETWORKS))
 def test_parameters_are_bound_again_and_again(name: str) -> None:
     captured = exported(name)
     generator = torch.Generator().manual_seed(0)

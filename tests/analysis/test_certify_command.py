@@ -444,12 +444,12 @@ def test_a_full_disk_is_named_and_loses_nothing(
     assert result.exit_code == 2
     assert "cannot write figures" in result.stderr
     assert not (out / "certification.json").exists()
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     with monkeypatch.context() as patch:
         # The lock of the directory is written before the work.
         patch.setattr(Path, "write_bytes", full_for_the_result)
         result = run("certify", trained, *SMALL, "--out", out)
     assert result.exit_code == 2
     assert "certification.json: No space left on device" in result.stderr
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     assert run("certify", trained, *SMALL, "--out", out).exit_code == 0
     assert rows(out) == rows(certified)

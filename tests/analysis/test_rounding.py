@@ -18,11 +18,11 @@ from certood.analysis.bounds.operations import Activation, Convolution, Linear, 
 from certood.analysis.bounds.operations.base import Rows
 from certood.errors import CertoodError
 from tests.analysis.networks import NETWORKS, NORMS, RADII, captured, images
-from tests.quick import first_is_quick
+from tests.quick import every_is_quick, first_is_quick
 
 
 @pytest.mark.parametrize("method", first_is_quick(["crown", "crown-ibp"]))
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", every_is_quick(3, NETWORKS))
 def test_it_is_as_tight_as_float64_up_to_rounding(name: str, method: str) -> None:
     graph, x = captured(name, trained=True), images()
     for norm in NORMS:
