@@ -181,6 +181,9 @@ def test_cluster_takes_both_ends_of_each_group_and_a_lone_member_once() -> None:
     scores = torch.tensor([5.0, 1.0, 3.0, -2.0, 7.0, 0.0])
     picked = ClusterSampler(restarts=5)(scores, features, 3, generator())
     assert picked.tolist() == [0, 1, 3, 4, 5]
+    low = ClusterSampler(restarts=5, ends="low")(scores, features, 3, generator())
+    high = ClusterSampler(restarts=5, ends="high")(scores, features, 3, generator())
+    assert (low.tolist(), high.tolist()) == ([1, 3, 5], [0, 4, 5])
 
 
 def test_diverse_takes_the_lowest_of_each_group_within_the_band() -> None:

@@ -1,0 +1,171 @@
+"""What theory looks at, on trained networks: estimates of how steep a score is, and how far decisions hold, before and after.
+
+For every run, medians over `--images` images of the ID test set and of each OOD set, in l2 and pixels: ‖∇S‖₂, which figure 3
+of the GReg paper is about, the largest of `--samples` gradients sampled in the ball of radius `--eps`, the distance at which an
+attack changes the decision, and the radius of the smoothed detector (σ `--sigma`, probabilistic), both 0 where the decision is
+wrong; beside FPR95 and AUROC of evaluation.json. Gradient norms, sampled maxima and attacks are estimates: they certify
+nothing. With `--before RUN`, the network that the others started from, also the rank correlation over the runs of the change
+in gradient norm with the change in FPR95. A line of `--jsonl` is one run: with the same file the same command goes on.
+
+    python benchmarks/theory.py runs/*-0 --before runs/base --data-root DIR --jsonl theory.jsonl
+"""
+
+import argparse
+import copy
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from certood.analysis.bounds import Graph
+from certood.analysis.evidence.attacks import generators
+from certood.analysis.evidence.estimates import gradient_norms, sampled_gradient_norms
+from certood.analysis.evidence.nearest import attack_radii
+from certood.analysis.evidence.smoothing import MedianSmoothing
+from certood.analysis.question import Question
+from certood.checkpoints import load
+from certood.data import ImageSource, to_pixels
+from certood.detector import Detector
+from certood.runs import load_run_data
+
+BATCH = 32
+MEASURES = ("gradient_norm", "sampled", "radius_attack", "radius_smoothed")
+
+
+def measured(detector: Detector, source: ImageSource, inside: bool, arguments: argparse.Namespace) -> dict[str, float]:
+    """Medians over images spread evenly over a set."""
+    assert detector.threshold is not None
+    model = copy.deepcopy(detector.model).to(torch.float64)
+    question = Question(Graph((), model), detector.output_score, detector.threshold, norm=2.0)
+    count = min(arguments.images, len(source))
+    images = to_pixels(source.batch(torch.arange(count) * len(source) // count)).to(torch.float64)
+    found: dict[str, list[Tensor]] = {name: [] for name in MEASURES}
+    for start in range(0, count, BATCH):
+        part = images[start : start + BATCH]
+        random = generators(0, range(start, start + len(part)))
+        eps = torch.full((len(part),), arguments.eps, dtype=torch.float64)
+        found["gradient_norm"].append(gradient_norms(question, part))
+        sampled = sampled_gradient_norms(question, part, eps, random=random, samples=arguments.samples)
+        found["sampled"].append(sampled.amax(0))
+        with torch.no_grad():
+            accepted = question.scores(part) <= detector.threshold
+        right = (accepted == inside).nonzero().flatten()
+        radii = torch.zeros(len(part), dtype=torch.float64)
+        if len(right):
+            chosen = [random[int(row)] for row in right]
+            radii[right] = attack_radii(
+                question,
+                part[right],
+                accepted[right],
+                torch.zeros_like(radii[right]),
+                random=chosen,
+                steps=20,
+                restarts=1,
+            )[0]
+        found["radius_attack"].append(radii)
+        found["radius_smoothed"].append(smoothed_radii(detector, part, start, inside, arguments))
+    return {name: statistics.median(torch.cat(parts).tolist()) for name, parts in found.items()}
+
+
+def smoothed_radii(
+    detector: Detector, images: Tensor, start: int, inside: bool, arguments: argparse.Namespace
+) -> Tensor:
+    """Radii (N,) of the smoothed detector, 0 where its decision is wrong."""
+    smoothing = MedianSmoothing(arguments.sigma, arguments.smoothing_samples, 0.999)
+    assert detector.threshold is not None
+    radii = []
+    for place, image in enumerate(images.to(torch.float32), start=start):
+        accepted, radius = smoothing.radius(detector.model, detector.output_score, detector.threshold, image, place)
+        radii.append(radius if accepted == inside else 0.0)
+    return torch.tensor(radii, dtype=torch.float64)
+
+
+def record(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All that is shown of a run."""
+    detector = load(run)
+    detector.model.eval()
+    splits, ood = load_run_data(run, recorded=detector.split, root=arguments.data_root)
+    evaluation = json.loads((run / "evaluation.json").read_text("utf-8"))
+    mean = evaluation["scores"][evaluation["score"]]["mean"]
+    sets = {splits.test.name: measured(detector, splits.test, True, arguments)}
+    sets |= {name: measured(detector, source, False, arguments) for name, source in ood.items()}
+    return {
+        "run": run.name,
+        "fpr95": mean["fpr95"],
+        "auroc": mean["auroc"],
+        "accuracy": evaluation["accuracy"],
+        "sets": sets,
+    }
+
+
+def lines(records: Sequence[dict[str, Any]]) -> list[str]:
+    """A Markdown table: ID, and the mean over the OOD sets, for every run."""
+    heads = (
+        "‖∇S‖₂ (estimate)",
+        "largest sampled (estimate)",
+        "attack radius (estimate)",
+        "smoothed radius (probabilistic)",
+    )
+    found = [
+        "| run | FPR95 | AUROC | accuracy | " + " | ".join(f"{head}: ID / OOD" for head in heads) + " |",
+        "|" + "---|" * 8,
+    ]
+    for one in records:
+        inside, *outside = one["sets"].values()
+        cells = [f"{inside[name]:.3g} / {statistics.fmean(part[name] for part in outside):.3g}" for name in MEASURES]
+        share = " | ".join(f"{100 * one[name]:.1f}" for name in ("fpr95", "auroc", "accuracy"))
+        found.append(f"| {one['run']} | {share} | {' | '.join(cells)} |")
+    return found
+
+
+def correlation(records: Sequence[dict[str, Any]], before: dict[str, Any]) -> str:
+    """The rank correlation of the change in log gradient norm with the change in FPR95."""
+
+    def steepness(one: dict[str, Any], *, inside: bool) -> float:
+        own, *others = (part["gradient_norm"] for part in one["sets"].values())
+        return math.log(own if inside else statistics.fmean(others))
+
+    found = []
+    for inside in (True, False):
+        changes = [steepness(one, inside=inside) - steepness(before, inside=inside) for one in records]
+        result = stats.spearmanr(changes, [one["fpr95"] - before["fpr95"] for one in records])
+        found.append(f"{'ID' if inside else 'OOD'} {result.statistic:.2f} (p {result.pvalue:.2f})")
+    return f"Rank correlation of the change in gradient norm with the change in FPR95, {len(records)} runs: {', '.join(found)}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="run directories that were evaluated")
+    parser.add_argument("--before", type=Path, help="the run that the others started from")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--images", type=int, default=32, help="of every set")
+    parser.add_argument("--eps", type=float, default=0.25, help="radius of the balls in which gradients are sampled")
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--sigma", type=float, default=0.06)
+    parser.add_argument("--smoothing-samples", type=int, default=200)
+    parser.add_argument("--jsonl", type=Path, required=True)
+    arguments = parser.parse_args()
+    known = arguments.jsonl.read_text("utf-8").splitlines() if arguments.jsonl.exists() else []
+    done: dict[str, dict[str, Any]] = {one["run"]: one for one in map(json.loads, known)}
+    for run in [*([arguments.before] if arguments.before else []), *arguments.runs]:
+        if run.name in done:
+            continue
+        done[run.name] = record(run, arguments)
+        with arguments.jsonl.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(done[run.name]) + "\n")
+        print(f"{run.name}: {json.dumps(done[run.name]['sets'])}", flush=True)
+    before = done[arguments.before.name] if arguments.before else None
+    others = [done[run.name] for run in arguments.runs]
+    print("\n".join(["", *lines([*([before] if before else []), *others])]))
+    if before is not None and len(others) > 2:
+        print(f"\n{correlation(others, before)}")
+
+
+if __name__ == "__main__":
+    main()
