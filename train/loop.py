@@ -10,7 +10,7 @@ from certood.errors import CheckpointError, RecipeError
 from certood.evaluation import evaluate, write_evaluation
 from certood.runs import RunDirectory
 from certood.runs.directory import Part
-from certood.runs.kinds import automatic
+from certood.runs.kinds import automatic, tracker_runs
 from certood.train.alarm import check_score
 from certood.train.assembly import Training, assemble
 from certood.train.automatic import settle, settle_precision, with_numbers
@@ -24,11 +24,13 @@ from certood.train.run_directory import (
     check_run,
     load_state,
     prepare_run,
+    record_trackers,
     save_state,
     write_recipe,
     write_rows,
 )
 from certood.train.setup import build_fabric, build_network, load_training_data, require_start
+from certood.train.tracking import Tracking, require_trackers, tracked
 from certood.waiting import busy
 
 
@@ -45,6 +47,7 @@ def fit(
     """
     run = RunDirectory(out or Path("runs") / recipe.recipe)
     require_start(recipe)
+    require_trackers(recipe)
     recipe, auto = settle_precision(recipe, automatic(run.recipe_tables()) if resume else {})
     fabric = build_fabric(recipe.run)
     guarded = open_guarded(recipe)
@@ -74,22 +77,27 @@ def fit(
         state = load_state(place, fabric.device, recipe.training.epochs) if resume else None
         if state is not None:
             restore(training, state, place)
-        _train(training, place, progress=progress and fabric.is_global_zero)
-        detector = _calibrated(training) if guarded is None else join(training, guarded)
-        if fabric.is_global_zero:
-            save_checkpoint(detector, place.checkpoint)
-            result = evaluate(
-                detector,
-                data.id,
-                data.ood,
-                batch_size=SCORING_BATCH,
-                device=fabric.device,
-                seed=recipe.run.seed,
-                progress=False,
-            )
-            write_evaluation(place.evaluation, result)
-            if place != run:
-                run.adopt(Part.TRAINING)
+        known = tracker_runs(place.recipe_tables()) if resume else {}
+        with tracked(recipe, run.folder, known, training.epochs_done, enabled=fabric.is_global_zero) as tracking:
+            if tracking.runs:
+                record_trackers(place, tracking.runs)
+            _train(training, place, tracking, progress=progress and fabric.is_global_zero)
+            detector = _calibrated(training) if guarded is None else join(training, guarded)
+            if fabric.is_global_zero:
+                save_checkpoint(detector, place.checkpoint)
+                result = evaluate(
+                    detector,
+                    data.id,
+                    data.ood,
+                    batch_size=SCORING_BATCH,
+                    device=fabric.device,
+                    seed=recipe.run.seed,
+                    progress=False,
+                )
+                write_evaluation(place.evaluation, result)
+                tracking.evaluated(training.epochs_done, result)
+        if fabric.is_global_zero and place != run:
+            run.adopt(Part.TRAINING)
         fabric.barrier()
     return load_checkpoint(run.checkpoint, architecture=detector.architecture)
 
@@ -116,10 +124,9 @@ def restore(training: Training, state: dict[str, Any], run: RunDirectory) -> Non
         write_rows(run, training.rows)
 
 
-def _train(training: Training, run: RunDirectory, *, progress: bool) -> None:
+def _train(training: Training, run: RunDirectory, tracking: Tracking, *, progress: bool) -> None:
     recipe, fabric = training.recipe, training.fabric
     epochs = recipe.training.epochs
-    writer = _event_writer(run.folder) if recipe.run.tensorboard and fabric.is_global_zero else None
     done = training.epochs_done * training.steps
     with TrainingProgress(recipe.recipe, epochs * training.steps, done, enabled=progress) as shown:
         # A resumed run may have ended with a score that is nearly constant.
@@ -131,13 +138,9 @@ def _train(training: Training, run: RunDirectory, *, progress: bool) -> None:
             if fabric.is_global_zero:
                 save_state(run, training.state())
                 write_rows(run, training.rows)
-            if writer is not None:
-                for name, value in row.items():
-                    writer.add_scalar(name, value, row["epoch"])
+            tracking.epoch(row["epoch"], row)
             shown.epoch(row, epochs)
             check_score(training.rows)
-    if writer is not None:
-        writer.close()
 
 
 def _calibrated(training: Training) -> Detector:
@@ -158,11 +161,3 @@ def _calibrated(training: Training) -> Detector:
         split=data.id.split,
     )
     return uncalibrated.calibrated(data.id.validation, batch_size=SCORING_BATCH, device=training.fabric.device)
-
-
-def _event_writer(out: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (optional)
-    except ImportError as error:
-        raise RecipeError("run.tensorboard needs TensorBoard: pip install 'certood[tensorboard]'") from error
-    return SummaryWriter(str(out / "tensorboard"))

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from certood.errors import CertoodError
 from certood.train.certified import CERTIFIED_TERMS, CertifiedTerm
 from certood.train.certified.base import Side
 from certood.train.certified.ramp import Ramp
@@ -15,6 +16,7 @@ from certood.train.optimisers import OPTIMISERS, Optimiser
 from certood.train.samplers import SAMPLERS, Sampler
 from certood.train.schedules import SCHEDULES, Schedule
 from certood.train.sections import AUTO, FamilySection, Section
+from certood.train.trackers import TRACKERS
 
 
 class RunSection(Section):
@@ -28,7 +30,37 @@ class RunSection(Section):
         "32-true",
         description="Lightning Fabric's name of the arithmetic; auto is bf16-mixed where the device is fast at it, else 32-true.",
     )
-    tensorboard: bool = Field(False, description="Also write the rows of training.csv as TensorBoard events.")
+    trackers: tuple[str, ...] = Field(
+        (),
+        description="Who is told the recipe, every epoch and the evaluation, beside training.csv, which is always written: a "
+        "name or a list of names.",
+        json_schema_extra={"items": {"enum": list(TRACKERS.names())}},
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_recipes_have_a_key_of_tensorboard(cls, values: object) -> object:
+        if not isinstance(values, Mapping) or "tensorboard" not in values:
+            return values
+        kept = {key: value for key, value in values.items() if key != "tensorboard"}
+        return {"trackers": ["tensorboard"] if values["tensorboard"] is True else [], **kept}
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        return (() if value == "" else (value,)) if isinstance(value, str) else value
+
+    @field_validator("trackers")
+    @classmethod
+    def _trackers_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            try:
+                TRACKERS.find(name)
+            except CertoodError as error:
+                raise ValueError(str(error)) from error
+        if len(set(value)) < len(value):
+            raise ValueError("a tracker is named twice")
+        return value
 
 
 class AuxiliarySection(Section):

@@ -14,7 +14,7 @@ from certood.errors import CheckpointError, RecipeError, RunDirectoryError
 from certood.files import write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part
-from certood.runs.kinds import WHERE, automatic, flat_keys
+from certood.runs.kinds import WHERE, automatic, flat_keys, tracker_runs
 from certood.train.recipe import Recipe, make_recipe
 
 TRAINING_COLUMNS = (
@@ -131,7 +131,7 @@ def read_run_recipe(run: RunDirectory) -> Recipe:
 
 
 def different_keys(first: Recipe, second: Recipe) -> list[str]:
-    """Dotted keys in which two recipes differ, except where they run (`run.device`, `run.devices`, `run.nodes`)."""
+    """Dotted keys in which two recipes differ, except where they run and whom they told (`WHERE`)."""
     one, two = flat_keys(first.to_toml()), flat_keys(second.to_toml())
     return sorted(key for key in one.keys() | two.keys() if key not in WHERE and one.get(key) != two.get(key))
 
@@ -156,6 +156,15 @@ def write_recipe(
     if auto:
         tables["record"]["auto"] = auto
     write_atomically(run.recipe, tomli_w.dumps(tables).encode())
+
+
+def record_trackers(run: RunDirectory, runs: Mapping[str, str]) -> None:
+    """Add to the record of recipe.toml by what names trackers know the run, so that a resumed one goes on there."""
+    tables = run.recipe_tables()
+    known = tracker_runs(tables)
+    if not runs.items() <= known.items():
+        tables.setdefault("record", {})["trackers"] = known | dict(runs)
+        write_atomically(run.recipe, tomli_w.dumps(tables).encode())
 
 
 def save_state(run: RunDirectory, state: Mapping[str, Any]) -> None:

@@ -34,9 +34,9 @@ def command(
     csv_file: Path | None,
     html_file: Path | None,
 ) -> None:
-    """Compare RUNS, directories that were evaluated: mean ± standard deviation over seeds, and paired differences.
+    """Compare RUNS, directories or hf:OWNER/NAME that were evaluated: mean ± standard deviation over seeds, paired differences.
 
-    Runs whose recipe.toml agree in every key but run.seed (and run.device, run.devices, run.nodes) are one arm; it is called by
+    Runs whose recipe.toml agree in every key but run.seed (and where they ran, and run.trackers) are one arm; it is called by
     its folders, without the seed. Differences are of runs with the same seed, with the 95 % interval of Student's paired t.
     Runs that were measured on different images are refused, and plain files among RUNS skipped.
     """

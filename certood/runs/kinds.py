@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 SEED = "run.seed"
-# Keys that say where a recipe ran, which changes nothing of what was trained but its rounding.
-WHERE = ("run.device", "run.devices", "run.nodes")
+# Keys that say where a recipe ran and who was told, which changes nothing of what was trained but its rounding.
+WHERE = ("run.device", "run.devices", "run.nodes", "run.trackers", "run.tensorboard")
 
 
 def flat_keys(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -22,6 +22,12 @@ def flat_keys(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def automatic(tables: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """How numbers of a recipe.toml that were asked for as "auto" came about, by key; see certood.train.automatic."""
     found: dict[str, Mapping[str, Any]] = tables.get("record", {}).get("auto", {})
+    return found
+
+
+def tracker_runs(tables: Mapping[str, Any]) -> dict[str, str]:
+    """By what names the trackers of a run know it, by the names of the trackers."""
+    found: dict[str, str] = tables.get("record", {}).get("trackers", {})
     return found
 
 

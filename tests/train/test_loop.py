@@ -230,16 +230,6 @@ def test_fine_tuning_starts_from_the_given_weights(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "absent").absent_class
 
 
-def test_tensorboard_events_hold_the_rows(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    fit(recipe("digits-ce", "run.tensorboard=true"), tmp_path / "run", progress=False)
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
-    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
-
-
 def test_a_share_of_validation_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="batch_size is 5000, but there are only"):
         fit(recipe("digits-ce", "training.batch_size=5000"), tmp_path / "run", progress=False)
