@@ -44,7 +44,8 @@ def certify(
     `images` (N, C, H, W) are floats in [0, 1] or uint8, tensors or NumPy arrays; `kind` says whether they are "id" or "ood" (a
     wrong decision has the radius 0). Without `images`, `detector` is a run directory whose own ID and OOD test images are
     certified, at most `limit` a set, as `certood certify` does: certificates.csv, certification.json and figures are written to
-    `out` (default: the run), and what is there already is not done again unless `overwrite`.
+    `out` (default: the run), and what is there already is not done again unless `overwrite`. A repository hf:OWNER/NAME is
+    only read, and needs `out`.
 
     `eps` are radii in pixels, the first being the one of the verdict; `norm` is inf, 2 or 1; `method` is interval, crown-ibp,
     crown, alpha-crown or smoothing; `effort` are further fields of `certood.analysis.certification.Settings`, e.g. `seed` or
@@ -56,6 +57,7 @@ def certify(
     from certood.analysis.certification import certify as certify_images  # noqa: PLC0415
     from certood.analysis.certify_run import certify_sets  # noqa: PLC0415
     from certood.analysis.settings import Settings, require_applicable, with_fast_rows  # noqa: PLC0415
+    from certood.bridges.hub import run_and_results  # noqa: PLC0415
     from certood.checkpoints import load  # noqa: PLC0415
     from certood.errors import CertoodError  # noqa: PLC0415
     from certood.inference import as_pixels  # noqa: PLC0415
@@ -77,7 +79,7 @@ def certify(
         return Certificates(certify_images(loaded, pixels, kind=kind, settings=settings))
     if not isinstance(detector, (str, Path)):
         raise CertoodError("give images, or the run directory whose own test images are to be certified")
-    run = Path(detector)
+    run = run_and_results(detector, out)
     splits, sets = load_run_data(run, recorded=loaded.split)
     files = RunDirectory.of(run) if out is None else RunDirectory(Path(out))
     certify_sets(loaded, splits.test, sets, files.folder, settings, limit=limit, overwrite=overwrite)
@@ -91,10 +93,11 @@ def read_certificates(run: Path | str) -> "Certificates":
     certified, or the file does not read.
     """
     from certood.analysis.certificates import Certificates  # noqa: PLC0415 (importing certood.analysis stays light)
+    from certood.bridges.hub import local_run  # noqa: PLC0415
     from certood.errors import RunDirectoryError  # noqa: PLC0415
     from certood.runs import RunDirectory  # noqa: PLC0415
 
-    path = Path(run) if Path(run).suffix == ".csv" else RunDirectory.of(run).certificates
+    path = Path(run) if Path(run).suffix == ".csv" else RunDirectory.of(local_run(run)).certificates
     if not path.exists():
         raise RunDirectoryError(f"there is no {path}: certify the run first, with `certood certify {run}`")
     return Certificates.read(path)
@@ -168,4 +171,4 @@ def _same_kind(content: bytes, text: str, kind: str) -> bool:
         found = json.loads(content)
     except ValueError:
         return False
-    return isinstance(found, dict) and found.keys() == json.loads(text).keys()
+    return isinstance(found, dict) and found.keys() | {"schema_version"} == json.loads(text).keys()

@@ -105,7 +105,7 @@ def shared_names(groups: Sequence[Sequence[Run]]) -> list[str]:
 
 
 def _name(members: Sequence[Run]) -> str:
-    stems = {run.path.resolve().name.removesuffix(f"-{run.recipe.get('run', {}).get('seed')}") for run in members}
+    stems = {run.label.removesuffix(f"-{run.recipe.get('run', {}).get('seed')}") for run in members}
     return stems.pop() if len(stems) == 1 else str(members[0].recipe.get("recipe", members[0].name))
 
 

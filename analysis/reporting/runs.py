@@ -9,6 +9,7 @@ from typing import Any
 
 from certood.analysis.recheck import certificates_hash, unsound
 from certood.analysis.records import Certificate, read_certificates
+from certood.bridges.hub import is_repository, local_run
 from certood.checkpoints import stored_identity
 from certood.errors import RunDirectoryError
 from certood.runs import RunDirectory
@@ -36,6 +37,11 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     stale: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The last part of its name: that of its folder, or of its repository."""
+        return Path(self.name if is_repository(self.name) else self.path.resolve()).name
 
     @property
     def score(self) -> str | None:
@@ -79,14 +85,16 @@ class Run:
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """The runs in these folders; raises RunDirectoryError where one is none, or holds neither evaluation nor certification.
 
-    Runs are called by their folder, or by their whole path where two folders have one name. A folder given twice counts once.
+    Runs are called by their folder, or by their whole path where two folders have one name, and repositories
+    hf:OWNER/NAME by that. A folder given twice counts once.
     """
     runs = [_read(path) for path in {path.resolve(): path for path in paths}.values()]
     names = [run.name for run in runs]
     return [replace(run, name=run.path.as_posix()) if names.count(run.name) > 1 else run for run in runs]
 
 
-def _read(path: Path) -> Run:
+def _read(named: Path) -> Run:
+    path = local_run(named)
     if not path.is_dir():
         raise RunDirectoryError(f"no run directory {path}")
     files = RunDirectory(path)
@@ -111,7 +119,7 @@ def _read(path: Path) -> Run:
     if stale and evaluation is None and certification is None:
         raise RunDirectoryError(f"{path}: {'; '.join(stale)}")
     run = Run(
-        path.resolve().name,
+        str(named) if is_repository(named) else path.resolve().name,
         path,
         files.recipe_tables(),
         evaluation,

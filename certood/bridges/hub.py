@@ -18,6 +18,20 @@ from certood.runs.schema import CertificationFile, EvaluationFile, read_checked
 
 NAME = re.compile(re.escape(HUB_PREFIX) + r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
+_FILES = RunDirectory(Path())
+# The files of a run that a repository has; the last three only where the certification was finished.
+PUSHED = tuple(
+    path.name
+    for path in (
+        _FILES.checkpoint,
+        _FILES.recipe,
+        _FILES.evaluation,
+        _FILES.certificates,
+        _FILES.certification,
+        _FILES.certification_settings,
+    )
+)
+
 
 def fetch_checkpoint(name: str) -> Path:
     """The checkpoint of a repository, downloaded to the hub's cache; it is data, and no code of the repository is run.
@@ -30,6 +44,41 @@ def fetch_checkpoint(name: str) -> Path:
         return Path(hub.hf_hub_download(repository, RunDirectory(Path()).checkpoint.name, revision=revision))
     except Exception as error:  # the library raises errors of its own, and those of its transport
         raise CheckpointError(f"cannot fetch {name} ({type(error).__name__}: {error})") from error
+
+
+def is_repository(run: Path | str) -> bool:
+    """Whether a run is named as a repository of the hub."""
+    return str(run).startswith(HUB_PREFIX)
+
+
+def local_run(run: Path | str) -> Path:
+    """Where the files of a run lie: a path itself; of a repository what a run has, in the hub's cache, which is only read.
+
+    Raises CheckpointError as `fetch_checkpoint` does, and where the repository holds no run of certood.
+    """
+    if not is_repository(run):
+        return Path(run)
+    repository, revision = _parsed(str(run))
+    hub = _library()
+    try:
+        found = RunDirectory(Path(hub.snapshot_download(repository, revision=revision, allow_patterns=[*PUSHED])))
+    except Exception as error:  # the library raises errors of its own, and those of its transport
+        raise CheckpointError(f"cannot fetch {run} ({type(error).__name__}: {error})") from error
+    if not found.checkpoint.is_file():
+        raise CheckpointError(f"{run} is no run of certood: expected {found.checkpoint.name} in the repository")
+    return found.folder
+
+
+def require_out(run: Path | str, out: Path | str | None) -> None:
+    """Raise CheckpointError where results would go into the folder of a run, and that is a repository."""
+    if out is None and is_repository(run):
+        raise CheckpointError(f"{run} is only read: say with --out where the results go")
+
+
+def run_and_results(run: Path | str, out: Path | str | None) -> Path:
+    """Where the files of a run lie, whose results go to `out`; raises CheckpointError as `require_out` and `local_run` do."""
+    require_out(run, out)
+    return local_run(run)
 
 
 def push(run: Path | str, name: str, *, private: bool = True) -> str:
@@ -71,10 +120,7 @@ def prepare(run: Path, folder: Path, name: str) -> None:
             raise RunDirectoryError(
                 f"{path} is about another detector than the checkpoint ({', '.join(other)}): make it anew"
             )
-    pushed = [files.checkpoint, files.recipe, files.evaluation]
-    if certification is not None:
-        pushed += [files.certificates, files.certification, files.certification_settings]
-    for path in pushed:
+    for path in map(run.joinpath, PUSHED if certification is not None else PUSHED[:3]):
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
     write_atomically(folder / "README.md", model_card(name, identity, evaluation, certification))

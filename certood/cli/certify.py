@@ -177,7 +177,7 @@ def command(
     sets: ImageSetOptions,
     **foreign: str | int | None,
 ) -> None:
-    """Certify the detector of RUN, a run directory or a checkpoint file, on its own test images.
+    """Certify the detector of RUN, a run directory, a checkpoint file, or hf:OWNER/NAME, on its own test images.
 
     Writes certificates.csv (a row an image; a killed run continues where it stopped), certification.json and figures/.
     """
@@ -197,6 +197,7 @@ def command(
         from certood.analysis.settings import Settings, require_applicable, with_fast_rows
         from certood.analysis.summary import summary_table
         from certood.analysis.workers import threads_each
+        from certood.bridges.hub import run_and_results
         from certood.checkpoints import is_onnx
         from certood.cli.detectors import calibrated, open_detector
         from certood.devices import resolve_device
@@ -225,6 +226,7 @@ def command(
     place = resolve_device(device)
     if dtype == "auto":
         settings = with_fast_rows(settings, place)
+    run = run_and_results(run, out)
     detector = open_detector(run, foreign, place)
     splits, ood = sets.load(run, detector)
     kinds = {splits.test.name: "id"} | dict.fromkeys(ood, "ood")

@@ -60,8 +60,9 @@ def command(
     sets: ImageSetOptions,
     **foreign: str | int | None,
 ) -> None:
-    """Measure the detector of RUN: a run directory, a checkpoint, an ONNX file, or foreign weights."""
+    """Measure the detector of RUN: a run directory, a checkpoint, hf:OWNER/NAME, an ONNX file, or foreign weights."""
     with busy("Loading PyTorch"):
+        from certood.bridges.hub import is_repository, run_and_results
         from certood.bridges.pytorch_ood import PostHocDetector, equal_score
         from certood.checkpoints import save_checkpoint
         from certood.checkpoints.own import is_own
@@ -83,6 +84,9 @@ def command(
         from certood.scores import score_by_name
 
     chosen = resolve_device(device)
+    if calibrate and is_repository(run):
+        raise click.UsageError(f"--calibrate stores γ in a checkpoint, and {run} is only read")
+    run = run_and_results(run, out)
     detector = open_detector(run, foreign, chosen)
     splits, ood = sets.load(run, detector)
     files = RunDirectory.of(run)

@@ -28,7 +28,7 @@ def command(
     sets: ImageSetOptions,
     **foreign: str | int | None,
 ) -> None:
-    """Export what is certified of RUN, so that other verifiers can check it.
+    """Export what is certified of RUN (a run directory, or hf:OWNER/NAME), so that other verifiers can check it.
 
     Writes the network with its score as ONNX, and for every decision that is certified at a radius a property in VNN-LIB 1.0 and
     2.0; where the score is energy or max-logit, also a sufficient condition on the logits alone. See docs/claims.md.
@@ -38,9 +38,11 @@ def command(
     with busy("Loading PyTorch"):
         from certood.analysis.claims.certified_run import certified_run
         from certood.analysis.claims.export_run import export_claims
+        from certood.bridges.hub import run_and_results
         from certood.cli.detectors import open_detector
         from certood.runs import RunDirectory
 
+    run = run_and_results(run, out)
     detector = open_detector(run, foreign)
     splits, ood = sets.load(run, detector)
     own = RunDirectory.of(run).folder

@@ -29,9 +29,11 @@ def command(checkpoint: Path, score_name: str | None, bound_base: bool, **foreig
         import torch
 
         from certood.analysis.bounds import list_operations
+        from certood.bridges.hub import local_run
         from certood.cli.detectors import chosen_score, open_detector
         from certood.text_tables import TextTable
 
+    checkpoint = local_run(checkpoint)
     detector = open_detector(checkpoint, foreign)
     score = chosen_score(detector, score_name)
     shape = "×".join(map(str, detector.input_shape))

@@ -23,11 +23,15 @@ from certood.waiting import busy
 )
 @near_option
 def command(runs: tuple[Path, ...], out: Path | None, kind: str, near: tuple[str, ...]) -> None:
-    """Compare RUNS, directories that were evaluated or certified, in one self-contained page."""
+    """Compare RUNS, directories or repositories hf:OWNER/NAME that were evaluated or certified, in one self-contained page."""
     from certood.analysis import report
 
     folders = run_folders(runs)
     if kind == "html":
+        from certood.bridges.hub import require_out
+
+        if len(folders) == 1:
+            require_out(folders[0], out)
         out = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
     with busy("Reading the runs"):
         text = report(folders, out, format=kind, near=near)

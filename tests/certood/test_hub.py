@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 import certood
 import certood.bridges.hub
+from certood.analysis import certify_run
 from certood.checkpoints import save_checkpoint
 from certood.cli import main
 from certood.data import IdSplits, ImageSet
@@ -21,6 +22,8 @@ from certood.evaluation import evaluate, write_evaluation
 from certood.models import build_model
 from certood.runs.identity import detector_identity
 from certood.scores import Energy
+from certood.train.loop import fit
+from certood.train.recipe import load_recipe
 
 hub = pytest.importorskip("huggingface_hub")
 
@@ -90,6 +93,20 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(hub.HfApi, "create_repo", create_repo)
     monkeypatch.setattr(hub.HfApi, "upload_folder", upload_folder)
+
+    def snapshot_download(repo_id: str, revision: str | None = None, *, allow_patterns: list[str]) -> str:
+        cached = tmp_path / "cache" / "0123abc"
+        shutil.rmtree(cached, ignore_errors=True)
+        shutil.copytree(folder / repo_id, cached)
+        for path in cached.iterdir():
+            if path.name not in allow_patterns:
+                path.unlink()
+            else:
+                path.chmod(0o444)
+        cached.chmod(0o555)
+        return str(cached)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(hub, "hf_hub_download", hf_hub_download)
     return folder
 
@@ -134,3 +151,57 @@ def test_results_of_another_detector_are_refused(run: Path, remote: Path) -> Non
 def test_what_the_hub_does_not_have_is_an_error(name: str, message: str, remote: Path) -> None:
     with pytest.raises(CheckpointError, match=message):
         certood.load(name)
+
+
+def call(*arguments: str | Path, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def pushed(tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small run of the digits, certified and pushed as hf:me/small; what was fetched of it may not be written to."""
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
+    settings = ["training.epochs=1", "training.steps_per_epoch=2", "run.device=cpu", "model.options.width=2"]
+    out = tmp_path / "small"
+    fit(load_recipe("digits-ce", settings), out, progress=False)
+    call("certify", out, "--limit", "2", "--ood", "digits-near")
+    call("push", out, "hf:me/small")
+    return out
+
+
+@pytest.mark.slow
+def test_commands_that_read_a_run_read_a_repository(
+    pushed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fetched = tmp_path / "cache" / "0123abc"
+    call("evaluate", "hf:me/small@main", "--out", tmp_path / "again.json")
+    before = sorted(fetched.iterdir())
+    once, again = (json.loads(path.read_text()) for path in (pushed / "evaluation.json", tmp_path / "again.json"))
+    assert (again["scores"], again["detector"]) == (once["scores"], once["detector"])
+    call("certify", "hf:me/small", "--limit", "2", "--ood", "digits-near", "--out", tmp_path / "certified")
+    one, other = (certood.read_certificates(path) for path in ("hf:me/small", tmp_path / "certified"))
+    assert [record.radius_certified for record in one] == [record.radius_certified for record in other]
+    assert "all" in call("inspect", "hf:me/small").output
+    call("report", "hf:me/small", "--format", "csv", "--out", "table.csv")
+    assert "hf:me/small" in (tmp_path / "table.csv").read_text("utf-8")
+    compared = call("compare", "hf:me/small", pushed, code=2)
+    assert "the same recipe with the same seed, which counts once" in compared.output
+    assert "small" in call("compare", "hf:me/small", "--json", "compared.json").output
+    assert sorted(fetched.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["evaluate", "certify", "export", "report"])
+def test_a_repository_is_only_read(command: str, remote: Path) -> None:
+    found = call(command, "hf:me/small", code=2)
+    assert found.stderr.strip().endswith("hf:me/small is only read: say with --out where the results go")
+    assert "Traceback" not in found.output
+
+
+def test_a_repository_takes_no_threshold_and_may_be_no_run(remote: Path, tmp_path: Path) -> None:
+    assert "hf:me/small is only read" in call("evaluate", "hf:me/small", "--calibrate", code=2).stderr
+    assert "cannot fetch hf:me/none" in call("inspect", "hf:me/none", code=2).stderr
+    (remote / "me" / "other").mkdir(parents=True)
+    assert "is no run of certood: expected checkpoint.safetensors" in call("inspect", "hf:me/other", code=2).stderr
