@@ -10,6 +10,7 @@ from typing import Any
 from certood.analysis.reporting.columns import HIGH, LOW, Column, Row, best_cells
 from certood.analysis.reporting.runs import Run
 from certood.analysis.reporting.tables import TITLES, table_columns, tables
+from certood.runs.schema import SCHEMA_VERSION
 
 # Tables that say nothing of single sets.
 OVER_SETS = ("summary", "runs")
@@ -17,7 +18,7 @@ OVER_SETS = ("summary", "runs")
 
 def tables_as_json(runs: Sequence[Run], near: Sequence[str] = ()) -> str:
     """All tables, as JSON; what is infinite or not a number is null."""
-    content = {
+    content = {"schema_version": SCHEMA_VERSION} | {
         name: [{key: _plain(value) for key, value in row.items()} for row in rows]
         for name, rows in tables(runs, near).items()
     }

@@ -9,16 +9,18 @@ import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from matplotlib.axes import Axes
 from PIL import Image
 from scipy import stats
 
 from certood.analysis import certify, certify_run, report
 from certood.analysis.records import read_certificates
-from certood.analysis.reporting import drawing
+from certood.analysis.reporting import drawing, histograms
 from certood.analysis.reporting.columns import Column, best_cells
 from certood.analysis.reporting.curves import (
     POINTS,
@@ -671,10 +673,41 @@ def test_histograms_and_rocs_name_what_they_show(two: list[Path], tmp_path: Path
         {"near": ("digits-near",), "far": ("digits-photo",)},
     )
     assert [picture.alt for picture in score_histograms(runs, groups)] == [
-        f"Scores of {name}: 5 ID, 3 near OOD images, γ = -1" for name in ("sharp", "stiff")
+        f"Scores of {name}: 5 ID, 3 near OOD images, γ = −1" for name in ("sharp", "stiff")
     ]
     (roc,) = roc_curves(runs, groups)
     assert roc.alt == "ROC, near OOD sets, clean and guaranteed at ε = 0.02 in l∞: sharp, stiff"
+
+
+def test_a_histogram_shows_all_seeds_of_a_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of the second seed lie 2 lower, as its γ does, and it decides one more image wrongly."""
+    paths = [
+        write_run(tmp_path / f"mine-{seed}", certificates(radii, [0.01, 0.0]), recipe={**RECIPE, "run": {"seed": seed}})
+        for seed, radii in enumerate(([0.02, 0.01, 0.0, 0.03], [0.0, 0.01, 0.0, 0.03]))
+    ]
+    first, second = read_runs(paths)
+    lower = [dataclasses.replace(one, score=one.score - 2, threshold=one.threshold - 2) for one in second.certificates]
+    runs = [first, dataclasses.replace(second, certificates=tuple(lower))]
+    drawn: list[Axes] = []
+    draw = histograms._draw_strip
+
+    def kept(axes: Axes, **arguments: Any) -> None:
+        draw(axes, **arguments)
+        drawn.append(axes)
+
+    monkeypatch.setattr(histograms, "_draw_strip", kept)
+    (picture,) = score_histograms(runs, {"all": ("digits-near",)})
+    assert picture.title == "mine (2 seeds)"
+    assert picture.alt == "Scores of mine (2 seeds): 8 ID, 4 OOD images, γ from −3 to −1"
+    inside, outside = drawn
+    # 3 of 4, then 2 of 4: their mean, and their deviation.
+    assert inside.get_ylabel() == "ID (8)\n62 ± 18 % accepted"
+    assert outside.get_ylabel() == "OOD (4)\n50 ± 0 % accepted"
+    assert outside.get_xlabel() == "score minus its run's γ; above 0 is rejected"
+    *_, one, other, together = (np.asarray(part.get_data().values) for part in inside.patches)
+    assert together == pytest.approx((one + other) / 2)
+    assert (sorted(one[one > 0]), sorted(other[other > 0])) == ([0.25, 0.75], [0.5, 0.5])
+    assert [np.asarray(line.get_xdata())[0] for line in inside.lines] == [0.0]
 
 
 def test_the_certified_fractions_are_one_file(two: list[Path], tmp_path: Path) -> None:
