@@ -25,6 +25,7 @@ from certood.files import write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import read_json
 from certood.runs.lock import locked
+from certood.runs.schema import SCHEMA_VERSION
 
 # Seconds between two looks at how far the jobs are.
 WAIT = 1.0
@@ -78,7 +79,9 @@ class Share:
             known = _identity(own)
             if known not in ("", self.identity):
                 own.certificates.unlink(missing_ok=True)
-            write_atomically(own.certification_settings, json.dumps({"identity": self.identity}))
+            write_atomically(
+                own.certification_settings, json.dumps({"schema_version": SCHEMA_VERSION, "identity": self.identity})
+            )
             done = _records(own, self.settings.eps, continued=True)
             worker = Worker.prepared(self.detector, self.sources, self.settings)
             for job in self.jobs:
@@ -101,7 +104,11 @@ def divided(jobs: Sequence[Job], count: int) -> list[tuple[Job, ...]]:
 def write_plan(run: RunDirectory, identity: str, wanted: Mapping[str, Sequence[int]]) -> None:
     """Write down which images of which sets the shares are to have, so that a merge finds gaps."""
     run.share_folder.mkdir(parents=True, exist_ok=True)
-    content = {"identity": identity, "wanted": {name: list(indices) for name, indices in wanted.items()}}
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "identity": identity,
+        "wanted": {name: list(indices) for name, indices in wanted.items()},
+    }
     write_atomically(run.share_plan, json.dumps(content))
 
 

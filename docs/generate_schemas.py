@@ -2,23 +2,42 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
+from certood.checking import certificates
 from certood.checkpoints import metadata
 from certood.runs import schema
 from certood.train.recipe import Recipe
 
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateFile(certificates.ClaimCertificate):
+    """A certificate of `certood export`: a `certood.checking.certificates.ClaimCertificate`, and its format with a version."""
+
+    format: str
+    version: int
+
+
 FOLDER = Path(__file__).with_name("schemas")
 # By the name of the file, or of what holds it: its model, and the version of its schema.
-MODELS: Mapping[str, tuple[type[BaseModel], int]] = {
+MODELS: Mapping[str, tuple[Any, int]] = {
+    "certificate": (CertificateFile, certificates.VERSION),
     "certification": (schema.CertificationFile, schema.SCHEMA_VERSION),
     "certification_settings": (schema.CertificationSettingsFile, schema.SCHEMA_VERSION),
+    "claims": (schema.ClaimsFile, 1),
     "checkpoint_metadata": (metadata.Metadata, metadata.SCHEMA_VERSION),
     "comparison": (schema.ComparisonFile, schema.SCHEMA_VERSION),
     "evaluation": (schema.EvaluationFile, schema.SCHEMA_VERSION),
+    "finished": (schema.FinishedFile, schema.SCHEMA_VERSION),
+    "holder": (schema.HolderFile, schema.SCHEMA_VERSION),
     "recipe": (Recipe, 1),
+    "report": (schema.ReportFile, schema.SCHEMA_VERSION),
+    "share": (schema.ShareFile, schema.SCHEMA_VERSION),
+    "share_plan": (schema.SharePlanFile, schema.SCHEMA_VERSION),
 }
 
 
@@ -27,7 +46,7 @@ def documents() -> dict[str, str]:
     found = {}
     for name, (model, version) in MODELS.items():
         head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": f"urn:certood:{name}:{version}"}
-        found[f"{name}.json"] = json.dumps(head | model.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+        found[f"{name}.json"] = json.dumps(head | TypeAdapter(model).json_schema(), indent=2, ensure_ascii=False) + "\n"
     return found
 
 

@@ -28,20 +28,24 @@ def command(
 ) -> None:
     """Change the detector of RUN without training: MODIFICATION is react[:percentile=0.9] or dice[:share=0.9].
 
-    Both are fitted on the ID training images, and γ on the validation images. The run directory receives a checkpoint, which
-    is measured and certified like any other, and the recipe of RUN with a record of the change.
+    Both are fitted on the ID training images, and γ on the validation images. The run directory receives a checkpoint and its
+    evaluation by every score, and the recipe of RUN with a record of the change; it is certified like any other.
     """
     with busy("Loading PyTorch"):
+        from certood.bridges.hub import local_run
         from certood.cli.detectors import open_detector
         from certood.devices import resolve_device
+        from certood.evaluation import evaluation_table
         from certood.modifications import modification_by_name
         from certood.modifications.run import write_modified
 
+    run = local_run(run)
     chosen = modification_by_name(modification)
     detector = open_detector(run, foreign)
-    splits, _ = sets.load(run, detector)
-    found = write_modified(
-        chosen, detector, splits, run, out, device=resolve_device(device), overwrite=overwrite, progress=True
+    splits, ood = sets.load(run, detector)
+    found, result = write_modified(
+        chosen, detector, splits, ood, run, out, device=resolve_device(device), overwrite=overwrite, progress=True
     )
     click.echo(f"γ = {found.threshold:.6g}: accepts {found.tpr:.0%} of {len(splits.validation)} validation images")
+    click.echo(evaluation_table(result))
     click.echo(f"Run directory: {out}")

@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from certood.errors import RunDirectoryError
 from certood.runs.directory import read_json
@@ -165,6 +165,77 @@ class ComparisonFile(_File):
     groups: dict[str, list[str]]
     arms: dict[str, ComparedArm]
     lines: list[ComparedLine]
+
+
+class ReportFile(_File):
+    """What `certood report --format json` writes: the rows of every table by its name, their cells by the names of columns."""
+
+    __pydantic_extra__: dict[str, list[dict[str, str | bool | Number]]]
+
+
+class SharePlanFile(_File):
+    """shares/plan.json: which images of which sets jobs that run elsewhere certify, and the hash of how."""
+
+    identity: str
+    wanted: dict[str, list[Count]]
+
+
+class ShareFile(_File):
+    """shares/NNNN/certification_settings.json: the hash of how the certificates beside it were made."""
+
+    identity: str
+
+
+class HolderFile(_File):
+    """.certood.lock.json: which process writes in a run directory."""
+
+    host: str
+    pid: Count
+    command: str
+    since: str
+
+
+class FinishedFile(RootModel[list[str]]):
+    """finished.json of a hidden folder that is about to replace files of a run: their names, relative to the folder."""
+
+
+class ComparedNetwork(_Part):
+    """How far an exported network is from the module, the largest relative difference over so many images."""
+
+    images: Count
+    onnxruntime_float32: Number
+    float64: Number
+
+
+class ExportedClaim(_Part):
+    """A claim: a decision about an image that is certified at a radius, and what files it has."""
+
+    name: str
+    set: str
+    kind: Literal["id", "ood"]
+    index: Count
+    accepted: bool
+    score: float
+    eps: float
+    exported_box: bool
+    condition: str | None
+    condition_proved: bool | None
+    certificate: str | None
+    no_certificate: str | None
+
+
+class ClaimsFile(_Part):
+    """claims.json: what `certood export` wrote. `version` is that of the schema."""
+
+    format: str
+    version: Annotated[int, Field(ge=1)]
+    detector: dict[str, Any]
+    norm: Literal["inf", "2", "1"]
+    method: str
+    versions: dict[str, str]
+    networks: dict[str, ComparedNetwork]
+    claims: list[ExportedClaim]
+    files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
 
 
 def read_checked(path: Path, schema: type[EvaluationFile | CertificationFile]) -> dict[str, Any] | None:

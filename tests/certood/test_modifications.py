@@ -148,9 +148,18 @@ def test_the_command_makes_a_run_that_is_measured_and_certified(tmp_path: Path) 
     assert detector.threshold is not None
     splits = load_id("digits", root=Path(), recorded=detector.split)
     assert f"{len(splits.validation)} validation images" in result.output
+    measured = json.loads((out / "evaluation.json").read_text())
     assert run("evaluate", out).exit_code == 0
+    assert json.loads((out / "evaluation.json").read_text()) == measured
+    assert f"accuracy {100 * measured['accuracy']:.2f}" in result.output
     assert run("certify", out, "--limit", "2").exit_code == 0
     assert json.loads((out / "certification.json").read_text())["violations"] == 0
+    reported = run("report", base, out, "--format", "json")
+    assert reported.exit_code == 0, reported.output
+    assert {row["run"] for row in json.loads(reported.stdout)["benchmark"]} == {"base", "react"}
+    compared = run("compare", base, out)
+    assert compared.exit_code == 0, compared.output
+    assert "react" in compared.output
     again = run("modify", base, "dice", "--out", out)
     assert again.exit_code == 2
     assert "is not empty" in again.output
