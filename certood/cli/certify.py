@@ -1,7 +1,8 @@
 """`certood certify`: certified radii, local Lipschitz constants, attacks and certified metrics of a detector."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -257,9 +258,7 @@ def command(
             overwrite=overwrite,
         )
     click.echo(summary_table(result, settings.eps))
-    if settings.second_attack is not None:
-        nearest = ", ".join(f"{name} {count}" for name, count in result["nearest_attack"].items())
-        click.echo(f"nearest attack, in images: {nearest}")
+    _print_nearest_attacks(result)
     if result["violations"]:
         click.echo(
             f"WARNING: {result['violations']} inequalities that must hold do not (column violations of certificates.csv): "
@@ -272,6 +271,13 @@ def command(
         outcomes = judge(wanted, result, records)
         click.echo(outcome_table(outcomes))
         check_outcomes(outcomes)
+
+
+def _print_nearest_attacks(result: Mapping[str, Any]) -> None:
+    """Whose attack was the nearest, where a second one was asked for."""
+    if "nearest_attack" in result:
+        counts = ", ".join(f"{name} {count}" for name, count in result["nearest_attack"].items())
+        click.echo(f"nearest attack, in images: {counts}")
 
 
 def _given() -> set[str]:
