@@ -217,7 +217,7 @@ class ExportedClaim(_Part):
     accepted: bool
     score: float
     eps: float
-    exported_box: bool
+    exported_box: str
     condition: str | None
     condition_proved: bool | None
     certificate: str | None

@@ -295,6 +295,7 @@ def test_csv_joins_benchmark_and_theory(two: list[Path]) -> None:
 
 def test_json_is_strict_and_the_same_as_the_rows(two: list[Path]) -> None:
     found = json.loads(report(two, format="json"), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    assert found.pop("schema_version") == 1
     assert found == tables(read_runs(two))
 
 
