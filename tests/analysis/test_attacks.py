@@ -85,6 +85,7 @@ def test_random_numbers_belong_to_the_image_and_not_to_the_batch(norm: float) ->
     assert (distances(whole, x, norm) <= eps * (1 + 1e-12)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", first_is_quick(NORMS))
 def test_radii_are_not_larger_than_those_of_a_search_over_balls(norm: float) -> None:
     """A bisection over ball sizes with a plain attack, which takes several times as many gradients, finds nothing much nearer."""

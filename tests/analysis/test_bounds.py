@@ -14,11 +14,11 @@ from certood.models import build_model
 from certood.models.classifier import Normalise
 from certood.scores import MSP, SCORES, AbsentClass, Energy, KLUniform, Score, score_by_name
 from tests.analysis.networks import NETWORKS, NORMS, RADII, SHAPE, attacked, captured, images, network, sampled
-from tests.quick import first_is_quick
+from tests.quick import every_is_quick, first_is_quick
 
 
 @pytest.mark.parametrize("trained", first_is_quick([True, False]), ids=["trained", "random"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", every_is_quick(3, NETWORKS))
 def test_no_point_of_the_ball_leaves_the_bounds(name: str, trained: bool) -> None:
     graph, x = captured(name, trained), images()
     model = graph.module
@@ -288,24 +288,13 @@ def test_our_networks_are_captured_for_any_batch(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        "resnet18",
-        "densenet121",
-        "wide_resnet50_2",
-        "vgg11",
-        "alexnet",
-        "googlenet",
-        "mobilenet_v2",
-        "efficientnet_b0",
-        "shufflenet_v2_x0_5",
-        "squeezenet1_0",
-    ],
+    # All others are captured by benchmarks/networks.py.
+    ["resnet18", "alexnet", "mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5", "squeezenet1_0"],
 )
 def test_torchvisions_networks_are_captured(name: str) -> None:
     import torchvision
 
-    plain = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
-    model = torchvision.models.get_model(name, weights=None, num_classes=4, **plain).eval()
+    model = torchvision.models.get_model(name, weights=None, num_classes=4).eval()
     graph = capture(model, torch.rand(1, 3, 64, 64))
     x = torch.rand(2, 3, 64, 64, dtype=torch.float64)
     torch.testing.assert_close(graph(x), model.double()(x), rtol=1e-9, atol=1e-9)

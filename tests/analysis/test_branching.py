@@ -169,6 +169,7 @@ def test_both_halves_count(activation: nn.Module, kinks: tuple[float, ...]) -> N
         assert found > 0
 
 
+@pytest.mark.slow
 def test_a_kink_that_is_not_at_zero_is_subtracted_where_it_lies() -> None:
     """clamp(z, 1, 1.5) + z/2 for z = 2x + 1/2 in [0.5, 2.5], least at z = 0.5 alone, to the left of both kinks."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), nn.Hardtanh(1.0, 1.5), nn.Linear(2, 1)).double()
@@ -188,7 +189,7 @@ def test_a_kink_that_is_not_at_zero_is_subtracted_where_it_lies() -> None:
     assert found.item() > 0
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", first_is_quick(NORMS))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_parts_tighten_every_row_and_score_and_no_point_leaves(norm: float, dtype: torch.dtype) -> None:
     graph, x, eps = captured("conv", trained=True), images(), 2 * RADII[norm]
@@ -212,6 +213,7 @@ def test_parts_tighten_every_row_and_score_and_no_point_leaves(norm: float, dtyp
         assert (found.width < 0.99 * plain.width).all()
 
 
+@pytest.mark.slow
 def test_rows_and_images_are_bounded_as_by_themselves_and_alternatives_no_worse_than_each() -> None:
     """What shares a batch does not mix; of alternatives every part takes the better mean."""
     graph, x = captured("conv", trained=True), images()

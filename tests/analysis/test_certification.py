@@ -360,6 +360,7 @@ def test_smoothing_fills_only_its_own_column() -> None:
         assert record.radius_smoothing >= 0
 
 
+@pytest.mark.slow
 def test_networks_of_every_kind_can_be_certified() -> None:
     assert set(NETWORKS) >= {"conv", "residual", "gated"}
     for name in ("residual", "gated", "depthwise"):

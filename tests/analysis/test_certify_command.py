@@ -123,6 +123,7 @@ def test_every_figure_is_drawn_twice(certified: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_certification_that_was_interrupted_at_its_figures_has_not_ended(
     trained: Path, certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +169,7 @@ def test_what_is_done_is_not_done_again(trained: Path, certified: Path, tmp_path
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_several_processes_make_the_same_records(
     trained: Path, certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -414,6 +416,7 @@ def test_other_settings_do_not_mix(trained: Path, certified: Path, tmp_path: Pat
     assert len(rows(tmp_path / "copy")) == 4
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_loses_nothing(
     trained: Path, certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

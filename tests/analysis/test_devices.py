@@ -123,6 +123,7 @@ def test_no_bound_makes_a_tensor_without_a_device(method: str, dtype: torch.dtyp
     assert not mode.without
 
 
+@pytest.mark.slow
 def test_no_gradient_bound_makes_a_tensor_without_a_device() -> None:
     """Nor branch and bound, nor bounds in training."""
     graph, images = graph_and_images()

@@ -161,6 +161,7 @@ def test_lipschitz_columns_are_empty_unless_both_networks_are_bounded(kind: str)
         assert other.gradient_norm <= other.lipschitz_certified
 
 
+@pytest.mark.slow
 def test_a_classifier_without_bounds_is_certified_by_its_guard() -> None:
     own = detector(base=layers(3, Sorted()))
     records = certify(own, images(4), settings=Settings(eps=(0.01,), **EFFORT))

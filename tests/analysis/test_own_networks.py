@@ -70,6 +70,7 @@ def test_certificates_are_not_continued_with_another_activation(own: Path) -> No
     assert Path("found/certificates.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_parts_are_an_error_for_a_network_without_kinks(own: Path) -> None:
     assert certify(own, "--parts", "2", "--out", "split").exit_code == 0
     use_tanh()

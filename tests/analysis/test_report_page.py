@@ -150,6 +150,7 @@ def test_tables_are_sorted_and_values_shown_where_the_pointer_is(browser: "Brows
     page.close()
 
 
+@pytest.mark.slow
 def test_it_prints(browser: "Browser", page_file: Path, tmp_path: Path) -> None:
     page = browser.new_page(color_scheme="dark")
     page.goto(page_file.as_uri())

@@ -71,6 +71,7 @@ class Failing:
         return future
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("jobs", "batch_size"), [(3, 2), pytest.param(50, 5, marks=pytest.mark.slow)])
 def test_the_records_are_those_of_one_process(
     jobs: int, batch_size: int, trained: Path, whole: Path, tmp_path: Path
@@ -148,6 +149,7 @@ def begun(trained: Path, out: Path) -> RunDirectory:
     return RunDirectory(out)
 
 
+@pytest.mark.slow
 def test_two_certificates_of_an_image_that_differ_are_an_error(trained: Path, tmp_path: Path) -> None:
     run = begun(trained, tmp_path / "run")
     own = RunDirectory(run.share(0)).certificates
@@ -216,6 +218,7 @@ def test_the_local_executor_of_submitit(trained: Path, whole: Path, tmp_path: Pa
     assert result["violations"] == 0
 
 
+@pytest.mark.slow
 def test_the_command_line(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     seen: list[Any] = []

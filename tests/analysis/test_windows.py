@@ -82,7 +82,7 @@ def test_they_go_back_through_convolutions_as_whole_planes_do(
 
 
 @pytest.mark.parametrize("dtype", first_is_quick([torch.float64, torch.float32]))
-@pytest.mark.parametrize("name", ["conv", "residual", "depthwise", "mlp"])
+@pytest.mark.parametrize("name", first_is_quick(["conv", "residual", "depthwise", "mlp"]))
 def test_chunks_of_rows_give_what_all_at_once_give(
     name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "weights.pt"
 
 
+@pytest.mark.slow
 def test_the_facade_takes_no_torch_until_it_is_used() -> None:
     code = (
         "import sys, certood\n"
@@ -54,6 +55,7 @@ def test_pydoc_shows_what_there_is(module: str, names: list[str]) -> None:
     assert "in pixels" in page
 
 
+@pytest.mark.slow
 def test_foreign_weights_are_calibrated_and_certified_from_arrays(weights: Path) -> None:
     detector = certood.load(weights, architecture="small-mlp", classes=3, score=MSP(), **SHAPE)
     assert isinstance(detector, certood.Detector)

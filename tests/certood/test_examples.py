@@ -23,6 +23,7 @@ def run_script(name: str, *arguments: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [name, *arguments])
         patch.syspath_prepend(str(EXAMPLES))
+        patch.delitem(sys.modules, "their_network", raising=False)
         patch.chdir(EXAMPLES)
         # Figures of single runs are tested elsewhere, and take most of the time.
         patch.setattr(certify_run, "draw_figures", lambda *_: [])

@@ -112,6 +112,7 @@ def page(copy: RunDirectory) -> str:
     return Path(report(copy.folder, copy.folder.parent / "page.html")).read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_another_score_than_the_checkpoints_is_left_out(copy: RunDirectory) -> None:
     """A certification may be about another score; rates of one temperature never stand for a detector of another."""
     detector = load_checkpoint(copy.folder)
@@ -124,6 +125,7 @@ def test_an_evaluation_of_another_score_than_the_checkpoints_is_left_out(copy: R
     )
 
 
+@pytest.mark.slow
 def test_a_report_leaves_out_what_is_about_another_checkpoint(copy: RunDirectory) -> None:
     (whole,) = read_runs([copy.folder])
     assert whole.evaluation is not None
@@ -167,7 +169,14 @@ def edited(path: Path, name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("radius_certified", "0.9"), ("accepted", None), ("margin", "7.5"), ("lower@0.02", "99.0")]
+    ("name", "value"),
+    [
+        ("radius_certified", "0.9"),
+        *(
+            pytest.param(*edit, marks=pytest.mark.slow)
+            for edit in (("accepted", None), ("margin", "7.5"), ("lower@0.02", "99.0"))
+        ),
+    ],
 )
 def test_edited_certificates_are_not_believed(copy: RunDirectory, name: str, value: str | None) -> None:
     if value is None:

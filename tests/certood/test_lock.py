@@ -22,6 +22,7 @@ with locked(Path(sys.argv[1]), "train"):
 """
 
 
+@pytest.mark.slow
 def test_a_second_process_is_told_who_holds_the_lock_and_a_kill_frees_it(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
     holder = subprocess.Popen(

@@ -67,7 +67,7 @@ def test_scores_are_those_of_pytorch_ood(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODIFICATIONS.names())
-@pytest.mark.parametrize("architecture", ["small-cnn", "small-mlp", "resnet20"])
+@pytest.mark.parametrize("architecture", ["small-cnn", "small-mlp", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_a_changed_detector_is_stored_opened_and_captured(name: str, architecture: str, tmp_path: Path) -> None:
     changed = modification_by_name(name)(own(architecture), SOURCE)
     save_checkpoint(changed, tmp_path / "checkpoint.safetensors")
@@ -135,6 +135,7 @@ def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_run_that_is_measured_and_certified(tmp_path: Path) -> None:
     short = ("--set", "training.epochs=1", "--set", "model.options.width=4")
     base, out = tmp_path / "base", tmp_path / "react"

@@ -70,6 +70,7 @@ def test_weights_are_parameters_and_gradients_flow(file: Path) -> None:
     torch.testing.assert_close(own, expected)
 
 
+@pytest.mark.slow
 def test_the_command_line_needs_only_the_file(file: Path, tmp_path: Path) -> None:
     digits = Idiom("digits", "f = Flatten (x)\n y = Gemm (f, v)", {"v": random(64, 6)}, (1, 8, 8)).write(
         tmp_path / "d.onnx"

@@ -68,6 +68,8 @@ def test_the_code_that_a_checkpoint_names_is_not_run(
 
 def test_a_users_own_network_is_read_when_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "their_network.py").write_text(USERS_CODE)
+    # An example has a module of this name too.
+    monkeypatch.delitem(sys.modules, "their_network", raising=False)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "input_shape": (1, 8, 8)}
     model = build_model("their_network:make", num_classes=2, **names)

@@ -30,6 +30,7 @@ from certood.train.objectives.logistic import LogisticEnergy
 from certood.train.penalty import GradientPenalty
 from certood.train.recipe import Recipe, load_recipe
 from certood.train.step import TrainingStep
+from tests.quick import first_is_quick
 
 EPS = 0.05
 SHORT = ["training.epochs=3", "training.steps_per_epoch=4", "run.device=cpu", "model.options.width=4"]
@@ -362,13 +363,20 @@ def test_a_run_whose_score_collapses_stops_and_leaves_no_detector(
 @pytest.mark.usefixtures("short_products")
 @pytest.mark.parametrize(
     "settings",
-    [
-        [],
-        ["certified.term=oscillation", "objective.name=energy", "certified.side=both"],
-        ["certified.term=mtl-ibp", "certified.method=crown-ibp", "certified.quantile=0.5", "sampler.name=cluster"],
-        ["certified.norm=2", "certified.method=crown-ibp", "objective.name=outlier-exposure", "gradient.weight=0.1"],
-        ["objective.name=absent-class", "run.precision=bf16-mixed"],
-    ],
+    first_is_quick(
+        [
+            [],
+            ["certified.term=oscillation", "objective.name=energy", "certified.side=both"],
+            ["certified.term=mtl-ibp", "certified.method=crown-ibp", "certified.quantile=0.5", "sampler.name=cluster"],
+            [
+                "certified.norm=2",
+                "certified.method=crown-ibp",
+                "objective.name=outlier-exposure",
+                "gradient.weight=0.1",
+            ],
+            ["objective.name=absent-class", "run.precision=bf16-mixed"],
+        ]
+    ),
     ids=lambda settings: "-".join(part.split("=")[1] for part in settings) or "default",
 )
 def test_a_certified_run_resumes_with_the_same_weights(

@@ -92,6 +92,7 @@ def test_another_threshold_is_the_same_detector_to_guard(base: Path) -> None:
     assert fingerprint(replace(detector, score=Energy(temperature=2.0))) != own
 
 
+@pytest.mark.slow
 def test_every_command_takes_a_guarded_run(finished: Path) -> None:
     result = run("inspect", finished)
     assert result.exit_code == 0, result.output
@@ -119,6 +120,7 @@ def test_every_command_takes_a_guarded_run(finished: Path) -> None:
     assert "guarded:alpha=2" in RunDirectory(finished).report.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_gamma_is_calibrated_again_for_another_alpha(finished: Path) -> None:
     result = run("certify", finished, *CERTIFY, "--score", "guarded:alpha=0.5", "--out", finished.parent / "half")
     assert result.exit_code == 0, result.output
@@ -127,6 +129,7 @@ def test_gamma_is_calibrated_again_for_another_alpha(finished: Path) -> None:
     assert half["detector"]["score"]["sigma"] == load_checkpoint(finished).score.parameters["sigma"]
 
 
+@pytest.mark.slow
 def test_a_resumed_guard_is_that_of_an_uninterrupted_run(
     base: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +164,7 @@ def test_a_resumed_guard_is_that_of_an_uninterrupted_run(
             fit(recipe(copied), out, resume=True, progress=False)
 
 
+@pytest.mark.slow
 def test_foreign_weights_are_guarded(base: Path, tmp_path: Path) -> None:
     own = load_checkpoint(base)
     weights = tmp_path / "theirs.pt"

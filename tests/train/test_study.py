@@ -83,6 +83,7 @@ def test_every_run_is_that_of_its_recipe_and_seed_and_is_done_once(file: Path, t
     assert json.loads((tmp_path / "c.json").read_text())["against"] == "energy"
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_goes_on_and_ends_as_if_it_had_not_been(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
