@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from certood.errors import CertoodError
+from certood.optional import optional
 
 if TYPE_CHECKING:  # the command line reads the names below, and loads no torch for them
     from certood.analysis.shares import Executor
@@ -26,10 +27,7 @@ def executor_by_name(name: str, logs: Path, options: Mapping[str, Any]) -> "Exec
         if options:
             raise CertoodError(f"--job-option is about the executors {' and '.join(EXECUTORS[1:])}; leave it out")
         return None
-    try:
-        import submitit  # noqa: PLC0415 (optional)
-    except ImportError as error:
-        raise CertoodError(f"--executor {name} needs the extra: pip install 'certood[cluster]'") from error
+    submitit = optional("submitit", CertoodError(f"--executor {name} needs the extra: pip install 'certood[cluster]'"))
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=name)
         executor.update_parameters(**{"name": "certood", "timeout_min": TIMEOUT, **options})

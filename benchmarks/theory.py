@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from guards import spread
 from scipy import stats
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from certood.analysis.evidence.nearest import attack_radii
 from certood.analysis.evidence.smoothing import MedianSmoothing
 from certood.analysis.question import Question
 from certood.checkpoints import load
-from certood.data import ImageSource, to_pixels
+from certood.data import ImageSource
 from certood.detector import Detector
 from certood.runs import load_run_data
 
@@ -43,10 +44,9 @@ def measured(detector: Detector, source: ImageSource, inside: bool, arguments: a
     assert detector.threshold is not None
     model = copy.deepcopy(detector.model).to(torch.float64)
     question = Question(Graph((), model), detector.output_score, detector.threshold, norm=2.0)
-    count = min(arguments.images, len(source))
-    images = to_pixels(source.batch(torch.arange(count) * len(source) // count)).to(torch.float64)
+    images = spread(source, arguments.images).to(torch.float64)
     found: dict[str, list[Tensor]] = {name: [] for name in MEASURES}
-    for start in range(0, count, BATCH):
+    for start in range(0, len(images), BATCH):
         part = images[start : start + BATCH]
         random = generators(0, range(start, start + len(part)))
         eps = torch.full((len(part),), arguments.eps, dtype=torch.float64)

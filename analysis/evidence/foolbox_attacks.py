@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from certood.analysis.evidence.attack_library import AttackLibrary
 from certood.errors import CertoodError
+from certood.optional import optional
 
 # Fast minimum-norm attacks (Pintor et al., NeurIPS 2021, arXiv 2102.12827) take so many steps, the first of these lengths in l2.
 STEPS = 100
@@ -83,9 +84,5 @@ def _attacks(foolbox: ModuleType, norm: float) -> list[Any]:
 
 
 def _library() -> ModuleType:
-    try:
-        import foolbox  # noqa: PLC0415 (optional)
-    except ImportError as error:
-        raise CertoodError("the second attack foolbox needs foolbox: pip install 'certood[attacks]'") from error
-    found: ModuleType = foolbox
-    return found
+    missing = CertoodError("the second attack foolbox needs foolbox: pip install 'certood[attacks]'")
+    return optional("foolbox", missing)

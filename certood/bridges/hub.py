@@ -4,7 +4,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from certood.checkpoints import HUB_PREFIX
@@ -12,6 +14,7 @@ from certood.checkpoints.own import stored_identity
 from certood.errors import CheckpointError, RunDirectoryError
 from certood.evaluation import METRICS
 from certood.files import write_atomically
+from certood.optional import optional
 from certood.runs.directory import RunDirectory
 from certood.runs.identity import differences
 from certood.runs.schema import CertificationFile, EvaluationFile, read_checked
@@ -40,10 +43,8 @@ def fetch_checkpoint(name: str) -> Path:
     """
     repository, revision = _parsed(name)
     hub = _library()
-    try:
-        return Path(hub.hf_hub_download(repository, RunDirectory(Path()).checkpoint.name, revision=revision))
-    except Exception as error:  # the library raises errors of its own, and those of its transport
-        raise CheckpointError(f"cannot fetch {name} ({type(error).__name__}: {error})") from error
+    with _reported(f"cannot fetch {name}"):
+        return Path(hub.hf_hub_download(repository, _FILES.checkpoint.name, revision=revision))
 
 
 def is_repository(run: Path | str) -> bool:
@@ -60,10 +61,8 @@ def local_run(run: Path | str) -> Path:
         return Path(run)
     repository, revision = _parsed(str(run))
     hub = _library()
-    try:
+    with _reported(f"cannot fetch {run}"):
         found = RunDirectory(Path(hub.snapshot_download(repository, revision=revision, allow_patterns=[*PUSHED])))
-    except Exception as error:  # the library raises errors of its own, and those of its transport
-        raise CheckpointError(f"cannot fetch {run} ({type(error).__name__}: {error})") from error
     if not found.checkpoint.is_file():
         raise CheckpointError(f"{run} is no run of certood: expected {found.checkpoint.name} in the repository")
     return found.folder
@@ -95,12 +94,10 @@ def push(run: Path | str, name: str, *, private: bool = True) -> str:
     hub = _library()
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(run), Path(folder), name)
-        try:
+        with _reported(f"cannot push to {name}"):
             api = hub.HfApi()
             api.create_repo(repository, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A run of certood"))
-        except Exception as error:  # the library raises errors of its own, and those of its transport
-            raise CheckpointError(f"cannot push to {name} ({type(error).__name__}: {error})") from error
 
 
 def prepare(run: Path, folder: Path, name: str) -> None:
@@ -218,9 +215,14 @@ def _parsed(name: str) -> tuple[str, str | None]:
     return found[1], found[2]
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
+    return optional("huggingface_hub", CheckpointError("hf: needs huggingface_hub: pip install 'certood[hub]'"))
+
+
+@contextmanager
+def _reported(failure: str) -> Iterator[None]:
+    """Make one error of whatever the library raises: errors of its own, and those of its transport."""
     try:
-        import huggingface_hub  # noqa: PLC0415 (optional)
-    except ImportError as error:
-        raise CheckpointError("hf: needs huggingface_hub: pip install 'certood[hub]'") from error
-    return huggingface_hub
+        yield
+    except Exception as error:
+        raise CheckpointError(f"{failure} ({type(error).__name__}: {error})") from error

@@ -20,6 +20,7 @@ from certood.detector import Detector
 from certood.errors import CertoodError, DataError
 from certood.models.classifier import Classifier
 from certood.models.rectified import last_layer
+from certood.optional import optional
 from certood.scores import MSP, Energy, Entropy, MaxLogit, Score
 from certood.suggestions import did_you_mean
 
@@ -210,12 +211,9 @@ def _detector_class(name: str) -> Any:
 
 
 def _library() -> ModuleType:
-    try:
-        from pytorch_ood import detector  # noqa: PLC0415 (optional)
-    except ImportError as error:
-        raise CertoodError(f"{PREFIX}: needs pytorch-ood: pip install 'certood[{PREFIX}]'") from error
-    found: ModuleType = detector
-    return found
+    return optional(
+        "pytorch_ood.detector", CertoodError(f"{PREFIX}: needs pytorch-ood: pip install 'certood[{PREFIX}]'")
+    )
 
 
 def _attempted(what: str, call: Callable[[], Any]) -> Any:

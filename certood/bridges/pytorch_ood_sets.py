@@ -9,6 +9,7 @@ import torch
 from certood.data.request import Request
 from certood.data.torchvision_sets import PictureDataset
 from certood.errors import DataError
+from certood.optional import optional
 from certood.suggestions import did_you_mean
 
 PREFIX = "pytorch-ood"
@@ -50,10 +51,8 @@ def load_pytorch_ood(request: Request) -> PictureDataset:
 
 
 def _dataset_class(name: str) -> Any:
-    try:
-        from pytorch_ood.dataset import img  # noqa: PLC0415 (optional)
-    except ImportError as error:
-        raise DataError(f"{PREFIX}:{name} needs pytorch-ood: pip install 'certood[{PREFIX}]'") from error
+    missing = DataError(f"{PREFIX}:{name} needs pytorch-ood: pip install 'certood[{PREFIX}]'")
+    img = optional("pytorch_ood.dataset.img", missing)
     known = [
         one for one in dir(img) if inspect.isclass(getattr(img, one)) and hasattr(getattr(img, one), "__getitem__")
     ]

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from certood.errors import RecipeError
+from certood.optional import optional
 from certood.runs.kinds import flat_keys
 from certood.train.trackers.base import PROJECT, Tracker
 
@@ -59,9 +60,5 @@ class MLflowTracker(Tracker):
 
 
 def _library() -> ModuleType:
-    try:
-        import mlflow  # noqa: PLC0415 (optional)
-    except ImportError as error:
-        raise RecipeError("run.trackers has mlflow, which is not installed: pip install 'certood[mlflow]'") from error
-    found: ModuleType = mlflow
-    return found
+    missing = RecipeError("run.trackers has mlflow, which is not installed: pip install 'certood[mlflow]'")
+    return optional("mlflow", missing)

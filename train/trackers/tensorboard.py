@@ -8,6 +8,7 @@ from typing import Any
 import tomli_w
 
 from certood.errors import RecipeError
+from certood.optional import optional
 from certood.train.trackers.base import Tracker
 
 
@@ -45,10 +46,5 @@ class TensorBoardTracker(Tracker):
 
 
 def _writer_class() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (optional)
-    except ImportError as error:
-        raise RecipeError(
-            "run.trackers has tensorboard, which is not installed: pip install 'certood[tensorboard]'"
-        ) from error
-    return SummaryWriter
+    missing = RecipeError("run.trackers has tensorboard, which is not installed: pip install 'certood[tensorboard]'")
+    return optional("torch.utils.tensorboard", missing).SummaryWriter

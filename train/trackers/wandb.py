@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from certood.errors import RecipeError
+from certood.optional import optional
 from certood.train.trackers.base import PROJECT, Tracker
 
 
@@ -49,9 +50,5 @@ class WandbTracker(Tracker):
 
 
 def _library() -> ModuleType:
-    try:
-        import wandb  # noqa: PLC0415 (optional)
-    except ImportError as error:
-        raise RecipeError("run.trackers has wandb, which is not installed: pip install 'certood[wandb]'") from error
-    found: ModuleType = wandb
-    return found
+    missing = RecipeError("run.trackers has wandb, which is not installed: pip install 'certood[wandb]'")
+    return optional("wandb", missing)
