@@ -24,7 +24,7 @@ class Settings:
 
     The first ε is the one to which `verdict` and the Lipschitz constants of a certificate belong. `tolerance` is that of
     certified radii; with `parts` or `timeout` above 0 they are refined by branch and bound, which splits a ball into at most that
-    many parts, within so many seconds an image (networks with kinks). Rows of linear bounds are computed in `dtype`, float64
+    many parts, within so many seconds an image. Rows of linear bounds are computed in `dtype`, float64
     or float32. `attack_steps` and `restarts` are the effort of attacks, `samples` that of sampled gradients; `second_attack`
     names a library whose attacks are a second opinion. Of a guarded detector `bound_base` bounds the classifier beside the guard.
     Raises CertoodError for values that make no sense.

@@ -2,9 +2,9 @@
 
 For ID test images of a run's detector: is the most probable class more probable than the second on the l_inf ball of radius
 √(r·R), r the radius that CROWN certifies and R the distance of an attack: neither decides. Every rule of
-`certood.analysis.bounds.branching` splits at kinks, up to so many parts; `pixels` splits the box of inputs instead, at the pixel
-that the linear bound depends on most, and bounds both halves by CROWN anew. `left` sums up what the bounds of undecided images
-lack.
+`certood.analysis.bounds.branching` splits inputs of activations, up to so many parts; `pixels` splits the box of inputs instead,
+at the pixel that the linear bound depends on most, and bounds both halves by CROWN anew. `left` sums up what the bounds of
+undecided images lack.
 
     python benchmarks/branching.py runs/digits-greg --images 12 --parts 200 --json branching.json
 """
@@ -52,7 +52,7 @@ def attacked(graph: Graph, image: Tensor, row: Tensor, start: float) -> float:
     return high
 
 
-def by_kinks(graph: Graph, ball: LpBall, row: Tensor, rule: str, parts: int) -> float:
+def by_rule(graph: Graph, ball: LpBall, row: Tensor, rule: str, parts: int) -> float:
     number, nothing = torch.zeros(1, dtype=torch.int64), torch.full((1,), -math.inf, dtype=torch.float64)
     start = torch.zeros(1, 1, dtype=torch.float64)
     functions = Functions(number, number, start, nothing, Mixture(row[None, None], start))
@@ -108,7 +108,7 @@ def main() -> None:
         found = [
             by_pixels(graph, ball, row, arguments.parts)
             if name == "pixels"
-            else by_kinks(graph, ball, row, name, arguments.parts)
+            else by_rule(graph, ball, row, name, arguments.parts)
             for ball, row in questions
         ]
         seconds = time.process_time() - begin

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds import LpBall, analyse
-from certood.analysis.bounds.branching import Effort, branched_least, kinks, score_functions
+from certood.analysis.bounds.branching import Effort, branched_least, branching_nodes, score_functions
 from certood.analysis.evidence.base import Evidence, Known
 from certood.analysis.evidence.direct import largest_radius
 from certood.analysis.evidence.quantities import Quantity
@@ -32,10 +32,10 @@ class Refined(Evidence):
         return super().wanted and (self.settings.parts > 0 or self.settings.timeout > 0)
 
     def check(self, question: Question) -> None:
-        """Raise CertoodError for a network without piecewise linear activations, at whose kinks balls are split."""
-        if not kinks(question.graph):
+        """Raise CertoodError for a network without elementwise activations, at whose inputs balls are split."""
+        if not branching_nodes(question.graph):
             raise CertoodError(
-                "parts and timeout say nothing of this network: no activation of it is piecewise linear, so that no ball is "
+                "parts and timeout say nothing of this network: it has no elementwise activation at which a ball could be "
                 "split; leave them out"
             )
 

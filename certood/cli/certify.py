@@ -81,7 +81,7 @@ def _attack_library(name: str) -> object:
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Refine radii by branch and bound, a ball in at most so many parts (networks with kinks, as of ReLU; slow).",
+    help="Refine radii by branch and bound, a ball in at most so many parts (slow).",
 )
 @click.option(
     "--timeout",

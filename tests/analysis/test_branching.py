@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from certood.analysis.bounds import Analysis, Captured, LpBall, analyse, bound, capture, export
 from certood.analysis.bounds.branching import Effort, Functions, Mixture, branched_least, branched_rows
+from certood.analysis.bounds.branching.parts import PartBounds
 from certood.analysis.evidence.attacks import generators
 from certood.analysis.evidence.direct import certified_radii
 from certood.analysis.evidence.nearest import attack_radii
@@ -38,7 +39,7 @@ def plain_least(analysis: Analysis, shift: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("norm", first_is_quick(NORMS))
-@pytest.mark.parametrize("name", ["mlp", "conv", "residual", "leaky", "relu6"])
+@pytest.mark.parametrize("name", ["mlp", "conv", "residual", "leaky", "relu6", "tanh", "gelu", "elu"])
 def test_no_point_lies_below_and_more_parts_are_tighter(name: str, norm: float) -> None:
     graph, x, eps = captured(name, trained=True), images(), 2 * RADII[norm]
     model = graph.module
@@ -127,8 +128,9 @@ def test_an_unreached_attack_radius_is_no_obstacle() -> None:
     assert (refined > 0.9).all()
 
 
-def test_without_relu_there_is_nothing_to_split() -> None:
-    model, x = network("tanh"), images()
+def test_without_activations_there_is_nothing_to_split() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 8), nn.Linear(8, 4))
+    x = images()
     analysis = analyse(capture(model, x), LpBall(x, 0.05), "crown")
     shift = torch.full((2,), -10.0).double()
     found = least(analysis, shift)
@@ -167,6 +169,58 @@ def test_both_halves_count(activation: nn.Module, kinks: tuple[float, ...]) -> N
             found = least(analysis, shift, effort).item()
             assert found <= truth + 1e-9
         assert found > 0
+
+
+@pytest.mark.parametrize("activation", first_is_quick([nn.Tanh(), nn.GELU(), nn.Softplus(2.0), nn.ELU()]))
+def test_a_function_that_bends_is_bounded_in_its_quarters(activation: nn.Module) -> None:
+    """A function of one pixel against a grid of it: quarters leave at most a quarter of the gap of the whole."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), activation, nn.Linear(2, 1)).double()
+    model[1].weight.data = torch.tensor([[3.0], [-2.0]], dtype=torch.float64)
+    model[1].bias.data = torch.tensor([-1.0, 1.2], dtype=torch.float64)
+    x = torch.full((1, 1, 1, 1), 0.5).double()
+    for sign in (1.0, -1.0):
+        model[3].weight.data, model[3].bias.data = sign * torch.tensor([[1.0, 0.7]]).double(), torch.zeros(1).double()
+        lowest = model(torch.linspace(0, 1, 20001).double().view(-1, 1, 1, 1)).min().detach()
+        analysis = analyse(capture(model, x), LpBall(x, 0.5), "crown")
+        shift = -lowest.view(1)
+        gaps = [-least(analysis, shift, Effort(parts, steps=20), target=1.0).item() for parts in (1, 64)]
+        assert gaps[1] >= -1e-9
+        assert gaps[1] < max(0.05, gaps[0] / 4)
+
+
+@pytest.mark.parametrize("name", first_is_quick(["gelu", "relu6"]))
+def test_halves_cover_the_box_and_nothing_negative_is_subtracted(name: str) -> None:
+    """Of random splits: inputs of an activation lie in a half, and there m·(z − k) is nowhere negative for what is subtracted."""
+    graph, x = captured(name, trained=True), torch.cat([images(), images().flip(1)])
+    analysis = analyse(graph, LpBall(x, 0.4), "crown")
+    numbers, nothing = torch.arange(len(x)), torch.full((len(x),), -math.inf, dtype=torch.float64)
+    start = torch.zeros(len(x), 1, dtype=torch.float64)
+    rows = torch.ones(len(x), 1, graph.outputs, dtype=torch.float64)
+    bounds = PartBounds(analysis, Functions(numbers, numbers, start, nothing, Mixture(rows, start)))
+    parts, random = bounds.roots(), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        before, places, inside = bounds.boxes(parts), bounds.columns.at, {}
+        for point in places:
+            low, high = before[graph.nodes[point[0]].inputs[0]]
+            place = places[point][bounds.functions.images[parts.functions]]
+            inside[point] = (low < place) & (place < high)
+        parts = parts.halves(torch.multinomial(bounds.columns.gather(inside).double(), 1, generator=random)[:, 0])
+        boxes = bounds.boxes(parts)
+        for node, (low, high) in before.items():
+            (right, left), (above, below) = (end.chunk(2) for end in boxes[node])
+            assert (left == low).all()
+            assert (above == high).all()
+            # Halves are the whole box, or meet in a place within it.
+            assert ((below == right) & (low < right) & (right < high) | (right == low) & (below == high)).all()
+    multipliers = torch.rand(parts.signs.shape, generator=random, dtype=torch.float64)
+    sides, boxes = bounds.sides(parts), bounds.boxes(parts)
+    assert sides
+    for node, pairs in bounds.subtracted(bounds.functions.images[parts.functions], sides, multipliers).items():
+        low, high = (end[:, None] for end in boxes[graph.nodes[node].inputs[0]])
+        for multiple, place in pairs:
+            assert multiple.any()
+            for end in (low, high):
+                assert (multiple * (end - place[:, None])).min() >= 0
 
 
 @pytest.mark.slow

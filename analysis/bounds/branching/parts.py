@@ -8,7 +8,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.ball import Region, or_infinite
 from certood.analysis.bounds.branching.functions import Functions
-from certood.analysis.bounds.branching.kinks import Columns, Kink
+from certood.analysis.bounds.branching.points import Columns, Point
 from certood.analysis.bounds.branching.rules import Neurons, Rule
 from certood.analysis.bounds.linear.analysis import Analysis
 from certood.analysis.bounds.linear.backward import BackwardPass
@@ -23,7 +23,7 @@ SLOPE_RATE, MULTIPLIER_RATE, DECAY = 0.1, 0.1, 0.98
 
 @dataclass(frozen=True)
 class Parts:
-    """D parts of balls: which of the `functions` (D,) is bounded on each, and on which side of every kink it lies.
+    """D parts of balls: which of the `functions` (D,) is bounded on each, and on which side of every branching point it lies.
 
     `signs` (D, C) are −1, 1, or 0 for both; `slopes` and `multipliers` (D, C) and `parameters` (D, P) are what an ascent has
     found, with which that of a part's halves begins.
@@ -88,7 +88,7 @@ class PartBounds:
         count, device = len(self.functions.images), self.functions.images.device
         signs = torch.zeros(count, len(self.columns), dtype=torch.int8, device=device)
         graph, boxes = self.analysis.graph, self.analysis.boxes
-        planes = {kink: crown_slope(*boxes[graph.nodes[kink[0]].inputs[0]]) for kink in self.columns.kinks}
+        planes = {point: crown_slope(*boxes[graph.nodes[point[0]].inputs[0]]) for point in self.columns.points}
         slopes = self.columns.gather(planes).float()[self.functions.images] if planes else signs.float()
         numbers = torch.arange(count, device=device)
         return Parts(numbers, signs, slopes, torch.zeros_like(slopes), self.functions.start)
@@ -99,7 +99,7 @@ class PartBounds:
         The best of all steps counts. It ends early where all bounds exceed the target, or where time has `expired`.
         """
         backward, ball = self._restricted(parts)
-        signs = {kink: plane.to(torch.float64) for kink, plane in self.columns.planes(parts.signs).items()}
+        images, sides = self.functions.images[parts.functions], self.sides(parts)
         slopes = parts.slopes.to(torch.float64).requires_grad_()
         multipliers = parts.multipliers.to(torch.float64).requires_grad_()
         parameters = parts.parameters.clone().requires_grad_()
@@ -108,14 +108,13 @@ class PartBounds:
             {"params": [multipliers], "lr": MULTIPLIER_RATE},
         ]
         optimiser = torch.optim.Adam(groups)
-        split = [kink for kink, plane in signs.items() if plane.any()]
         best = torch.full((len(parts),), -torch.inf, dtype=torch.float64, device=slopes.device)
         kept = [value.detach().clone() for value in (slopes, multipliers, parameters)]
         planes: dict[int, list[Tensor]] = {}
         rows: dict[int, Tensor] = {}
         for step in range(steps + 1):
             with torch.set_grad_enabled(step < steps):
-                choices = Choices(self._slopes(slopes), self._subtracted(split, signs, multipliers), rows, planes)
+                choices = Choices(self._slopes(slopes), self.subtracted(images, sides, multipliers), rows, planes)
                 found = self._values(backward, ball, parts.functions, parameters, choices)
             values = or_infinite(found.detach(), -1)
             better = values > best
@@ -138,21 +137,21 @@ class PartBounds:
         return Bounded(found_parts, best, backward.nodes.boxes, {node: reached[:, 0] for node, reached in rows.items()})
 
     def expected(self, bounded: Bounded, rule: Rule) -> Tensor:
-        """What a rule expects of a split at every column (D, C): 0 where there is nothing to split."""
+        """What a rule expects of a split at every column (D, C): 0 where there is nothing to split, or a line is not finite."""
         if not len(self.columns):
             return bounded.bounds.new_zeros(len(bounded.bounds), 0)
         parts, nodes = bounded.parts, self.analysis.nodes
         images = self.functions.images[parts.functions]
         signs = self.columns.planes(parts.signs)
-        planes: dict[Kink, Tensor] = {}
-        for kink in self.columns.kinks:
-            node, place = kink
+        planes: dict[Point, Tensor] = {}
+        for point, places in self.columns.at.items():
+            node, place = point[0], places[images]
             own = nodes.graph.nodes[node]
             assert isinstance(own.operation, Elementwise)
             source = own.inputs[0]
             lower, upper = bounded.boxes[source]
             neurons = Neurons(own.operation, place, bounded.rows[node], lower, upper, nodes.references[source][images])
-            planes[kink] = torch.where(neurons.apart & (signs[kink] == 0), rule(neurons), 0.0)
+            planes[point] = torch.where(neurons.apart & (signs[point] == 0), rule(neurons).nan_to_num(0.0), 0.0)
         return self.columns.gather(planes)
 
     def _slopes(self, slopes: Tensor) -> dict[int, Tensor]:
@@ -160,14 +159,22 @@ class PartBounds:
         planes = self.columns.planes(slopes)
         return {node: plane[:, None] for (node, _), plane in planes.items() if graph.nodes[node].operation.adjustable}
 
-    def _subtracted(
-        self, split: list[Kink], signs: dict[Kink, Tensor], multipliers: Tensor
-    ) -> dict[int, list[tuple[Tensor, float]]]:
-        found: dict[int, list[tuple[Tensor, float]]] = {}
-        planes = self.columns.planes(multipliers) if split else {}
-        for kink in split:
-            node, place = kink
-            found.setdefault(node, []).append(((signs[kink] * planes[kink])[:, None], place))
+    def sides(self, parts: Parts) -> dict[Point, Tensor]:
+        """On which side of the points at which any of them is split the parts lie: −1, 0 or 1, (D, *shape)."""
+        planes = self.columns.planes(parts.signs.to(torch.float64))
+        return {point: plane for point, plane in planes.items() if plane.any()}
+
+    def subtracted(
+        self, images: Tensor, sides: dict[Point, Tensor], multipliers: Tensor
+    ) -> dict[int, list[tuple[Tensor, Tensor]]]:
+        """Multiples m (D, 1, *shape) and places k (D, *shape) by node of an activation, for multipliers (D, C) of at least 0.
+
+        On parts of the balls `images` (D,) with these `sides` m·(z − k) ≥ 0 for the input z of the activation.
+        """
+        found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        planes = self.columns.planes(multipliers) if sides else {}
+        for point, side in sides.items():
+            found.setdefault(point[0], []).append(((side * planes[point])[:, None], self.columns.at[point][images]))
         return found
 
     def _values(
@@ -181,15 +188,15 @@ class PartBounds:
         linear = outward_sum(outward_sum(start - loss, added), ball.least(reached))
         return outward_sum(linear[:, 0], constants)
 
-    def _boxes(self, parts: Parts) -> dict[int, Interval]:
-        """The boxes of the images of parts, with inputs of activations cut off at kinks."""
+    def boxes(self, parts: Parts) -> dict[int, Interval]:
+        """The boxes of the images of parts, with inputs of activations cut off at branching points."""
         images = self.functions.images[parts.functions]
         boxes = {node: (lower[images], upper[images]) for node, (lower, upper) in self.analysis.boxes.items()}
-        for (node, place), sign in self.columns.planes(parts.signs).items():
-            source = self.analysis.graph.nodes[node].inputs[0]
+        for point, sign in self.columns.planes(parts.signs).items():
+            source, place = self.analysis.graph.nodes[point[0]].inputs[0], self.columns.at[point][images]
             low, high = boxes[source]
-            low = torch.where(sign > 0, low.clamp_min(place), low)
-            boxes[source] = (low, torch.where(sign < 0, high.clamp_max(place), high))
+            low = torch.where(sign > 0, torch.maximum(low, place), low)
+            boxes[source] = (low, torch.where(sign < 0, torch.minimum(high, place), high))
         return boxes
 
     def _restricted(self, parts: Parts) -> tuple[BackwardPass, Region]:
@@ -199,6 +206,6 @@ class PartBounds:
         values = {node: value[images] for node, value in whole.references.items()}
         # A part is no wider than the whole.
         widths = {node: width[images] for node, width in whole.widths.items()}
-        nodes = NodeBounds(whole.graph, ball, values, self._boxes(parts), widths)
+        nodes = NodeBounds(whole.graph, ball, values, self.boxes(parts), widths)
         losses = self.analysis.backward.losses.chosen(images, nodes)
         return BackwardPass(nodes, self.analysis.dtype, self.analysis.max_memory, losses=losses), ball

@@ -1,4 +1,4 @@
-"""Branching rules: what is expected of a split at a kink, for every part and neuron.
+"""Branching rules: what is expected of a split at a branching point, for every part and neuron.
 
 A rule estimates by how much the bound of either half would be higher. It sees one neuron at a time, through the coefficient with
 which the bound reads its value; what a split changes elsewhere is left out.
@@ -16,14 +16,14 @@ from certood.analysis.bounds.operations.base import Elementwise
 
 @dataclass(frozen=True)
 class Neurons:
-    """Neurons of a piecewise linear activation with a kink at `place`: planes (D, *shape).
+    """Neurons of an activation that may be split at `place`: planes (D, *shape), like all that follows.
 
     `rows` are the coefficients of their values in the bound, [lower, upper] the boxes of their inputs, `centre` the inputs at the
     centre of the ball.
     """
 
     operation: Elementwise
-    place: float
+    place: Tensor
     rows: Tensor
     lower: Tensor
     upper: Tensor
@@ -31,13 +31,13 @@ class Neurons:
 
     @property
     def apart(self) -> Tensor:
-        """Those with the kink inside their box."""
+        """Those with the place inside their box."""
         return (self.lower < self.place) & (self.upper > self.place)
 
     @property
     def halves(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """The boxes on the left and on the right of the kink."""
-        left, right = self.upper.clamp_max(self.place), self.lower.clamp_min(self.place)
+        """The boxes on the left and on the right of the place."""
+        left, right = torch.minimum(self.upper, self.place), torch.maximum(self.lower, self.place)
         return (self.lower, left), (right, self.upper)
 
     def contribution(self, lower: Tensor, upper: Tensor, point: Tensor) -> Tensor:
@@ -52,11 +52,9 @@ Rule = Callable[[Neurons], Tensor]
 
 
 def gap(neurons: Neurons) -> Tensor:
-    """How far the kink lies from the chord of the box, times the coefficient: |A|·(−l·u)/(u − l) for a ReLU."""
+    """How far the function lies from the chord of the box at the place, times the coefficient: |A|·(−l·u)/(u − l) for a ReLU."""
     function = neurons.operation.forward
-    left, right, here = (
-        function([at]) for at in (neurons.lower, neurons.upper, torch.full_like(neurons.lower, neurons.place))
-    )
+    left, right, here = (function([at]) for at in (neurons.lower, neurons.upper, neurons.place))
     width = torch.where(neurons.apart, neurons.upper - neurons.lower, 1.0)
     chord = left + (right - left) * (neurons.place - neurons.lower) / width
     return neurons.rows.abs() * (chord - here).abs()
@@ -73,18 +71,19 @@ def babsr(neurons: Neurons) -> Tensor:
     return torch.maximum(left, right).abs()
 
 
-# Where the centre's input lies at the kink, no line gains there, and a split may help all the same.
+# Where the centre's input lies at the place of a split, no line gains there, and a split may help all the same.
 OTHERWISE = 1e-3
 
 
 def nearest(neurons: Neurons) -> Tensor:
     """The gain of both halves together, each at the point of its box that is nearest to the centre's input; a little of `gap`."""
-    total = OTHERWISE * gap(neurons)
+    gain = torch.zeros_like(neurons.lower)
     for lower, upper in neurons.halves:
         point = torch.minimum(torch.maximum(neurons.centre, lower), upper)
         before = neurons.contribution(neurons.lower, neurons.upper, point)
-        total = total + neurons.contribution(lower, upper, point) - before
-    return total
+        gain = gain + neurons.contribution(lower, upper, point) - before
+    # Lines of a function that bends are closest to it inside the whole box: at the end of a half they may even lose.
+    return gain.clamp_min(0) + OTHERWISE * gap(neurons)
 
 
 RULES: Mapping[str, Rule] = MappingProxyType({"gap": gap, "babsr": babsr, "nearest": nearest})

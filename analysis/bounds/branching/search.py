@@ -47,7 +47,7 @@ class Effort:
 
 @dataclass(order=True)
 class _Open:
-    """A part that may be split, at a column; at none where it has no kink left, so that only the ascent can go on."""
+    """A part that may be split, at a column; at none where it has none left, so that only the ascent can go on."""
 
     bound: float
     number: int
@@ -83,8 +83,7 @@ def branched_least(
 ) -> Tensor:
     """Lower bounds (G,) of the goals of functions over balls; a goal is left once its bound exceeds the target.
 
-    The bound of what is left undecided is the lowest of its parts. Networks gain as far as their activations are piecewise
-    linear. `advance` is told which share of the effort is newly spent.
+    The bound of what is left undecided is the lowest of its parts. `advance` is told which share of the effort is newly spent.
     """
     effort = effort or Effort()
     return _Search(analysis, functions, effort, target, advance).result()
@@ -163,7 +162,7 @@ class _Search:
         ):
             goal, value = self.goals[self.goal_of[int(part.functions)]], max(bound, parent)
             goal.made += 1
-            # Without a kink left the ascent goes on as long as that helps.
+            # Without a point left the ascent goes on as long as that helps.
             ended = again and value - parent < LEAST_GAIN * (1 + abs(value))
             if value > self.target or ended:
                 goal.closed = min(goal.closed, value)

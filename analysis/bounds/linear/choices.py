@@ -17,13 +17,13 @@ class Choices:
 
     Choices, in [0, 1], are (N, 1 or R, *shape), or as the values of the rows where these are windows. An activation without any
     gets CROWN's own, one for every coefficient that reaches it, as a new leaf. `subtracted` are multiples m (N, 1, *shape) and
-    numbers k: m·(z − k) is subtracted, z being what the activation reads, which is sound only where m·(z − k) is not negative.
-    Coefficients that arrive at activations are noted in `reached`, if there is one; `planes` are those of an activation's boxes,
-    references and losses as its rows gather them, which stay the same from step to step.
+    places k (N, *shape): m·(z − k) is subtracted, z being what the activation reads, which is sound only where m·(z − k) is
+    not negative. Coefficients that arrive at activations are noted in `reached`, if there is one; `planes` are those of an
+    activation's boxes, references and losses as its rows gather them, which stay the same from step to step.
     """
 
     slopes: dict[int, Tensor] = field(default_factory=dict)
-    subtracted: Mapping[int, Sequence[tuple[Tensor, float]]] = field(default_factory=dict)
+    subtracted: Mapping[int, Sequence[tuple[Tensor, Tensor]]] = field(default_factory=dict)
     reached: dict[int, Tensor] | None = None
     planes: dict[int, list[Tensor]] = field(default_factory=dict)
 

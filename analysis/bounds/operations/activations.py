@@ -31,8 +31,8 @@ class Activation(Elementwise):
     derivatives; `minima` are the points where a function that is not monotone turns from falling
     to rising (it rises to their right and falls to their left), empty for a nondecreasing one.
 
-    What else holds of the function is said by properties. `kinks` are where the pieces of a piecewise linear one meet: branch
-    and bound splits there; with `only_kinks` only inputs that may be on either side of one are bounded more tightly, which is
+    What else holds of the function is said by properties. `kinks` are where the pieces of a piecewise linear one meet, at which
+    branch and bound splits; with `only_kinks` only inputs that may be on either side of one are bounded more tightly, which is
     faster and a little looser. `chosen` maps a choice in [0, 1] and a box to two lines, where every choice of the lower one is
     sound: α-CROWN optimises it, starting from `crown_slope`. `limits` enclose all values; an `exact` function
     is evaluated without rounding.
