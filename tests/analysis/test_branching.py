@@ -142,9 +142,9 @@ def test_without_activations_there_is_nothing_to_split() -> None:
     ("activation", "kinks"),
     [
         (nn.ReLU(), (0.0,)),
-        (nn.LeakyReLU(0.1), (0.0,)),
-        (nn.Hardtanh(-0.5, 0.3), (-0.5, 0.3)),
-        (nn.Hardtanh(0.2, 1.1), (0.2, 1.1)),
+        pytest.param(nn.LeakyReLU(0.1), (0.0,), marks=pytest.mark.slow),
+        pytest.param(nn.Hardtanh(-0.5, 0.3), (-0.5, 0.3), marks=pytest.mark.slow),
+        pytest.param(nn.Hardtanh(0.2, 1.1), (0.2, 1.1), marks=pytest.mark.slow),
     ],
 )
 def test_both_halves_count(activation: nn.Module, kinks: tuple[float, ...]) -> None:

@@ -126,7 +126,7 @@ def test_an_attack_stays_in_the_ball_and_finds_the_corner() -> None:
     torch.testing.assert_close(best, model(x)[:, 0].detach() + 0.1 * weight.abs().sum())
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", first_is_quick(NORMS))
 @pytest.mark.parametrize("name", ["mlp", "conv", "residual", "gated", "depthwise", "silu"])
 def test_sampled_local_and_global_constants_are_in_order(name: str, norm: float) -> None:
     graph, x = captured(name, trained=True), images(4)
@@ -240,7 +240,7 @@ def test_certificates_hold_together(norm: float, kind: str) -> None:
                 assert record.radius_certified < part.eps
 
 
-@pytest.mark.parametrize("side", ["upper", "lower"])
+@pytest.mark.parametrize("side", first_is_quick(["upper", "lower"]))
 def test_what_float32_misses_by_its_rounding_is_decided_in_float64(side: str) -> None:
     eps, kind, x = 0.06, "id" if side == "upper" else "ood", images(3)
     model, graph = detector("residual").model.double(), capture(detector("residual").model.double(), x)

@@ -28,6 +28,7 @@ from certood.errors import CertoodError
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
 from tests.analysis.certificate_rows import rows
+from tests.quick import first_is_quick
 
 SETS = ("--ood", "digits-near", "--ood", "digits-smooth")
 SMALL = ("--limit", "6", "--batch-size", "4", "--eps", "0.02,1/300", *SETS)
@@ -145,6 +146,7 @@ def test_a_certification_that_was_interrupted_at_its_figures_has_not_ended(
     assert len([*(folder / "figures").iterdir()]) == len([*(certified / "figures").iterdir()])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_what_is_done_is_not_done_again(trained: Path, certified: Path, tmp_path: Path) -> None:
     """Cut off in the middle of a row and of a batch, a certification continues to the same file."""
@@ -198,6 +200,7 @@ def test_a_terminal_sees_the_time_left(trained: Path, tmp_path: Path) -> None:
     assert not run(*arguments, "--overwrite").stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_requirements_decide_the_exit_code(trained: Path, tmp_path: Path) -> None:
     arguments = ("certify", trained, "--limit", "6", *SETS[:2], "--out", tmp_path / "out")
@@ -260,6 +263,7 @@ def test_another_score_gets_its_own_threshold(trained: Path, tmp_path: Path) -> 
     assert json.loads((tmp_path / "out" / "certification.json").read_text())["score"] == "msp"
 
 
+@pytest.mark.slow
 def test_smoothing_is_kept_apart(trained: Path, tmp_path: Path) -> None:
     smoothing = ("--method", "smoothing", "--norm", "2", "--samples", "60", "--confidence", "0.95", "--eps", "0.1")
     result = run("certify", trained, "--limit", "4", *SETS[:2], *smoothing, "--out", tmp_path / "out")
@@ -273,6 +277,7 @@ def test_smoothing_is_kept_apart(trained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "figures" / "smoothed_fraction.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.oracle
 @pytest.mark.usefixtures("undrawn")
 def test_the_second_engine_certifies_about_the_same(trained: Path, certified: Path, tmp_path: Path) -> None:
@@ -375,7 +380,7 @@ DAMAGED: dict[str, tuple[Callable[[list[str]], list[str]], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", DAMAGED)
+@pytest.mark.parametrize("case", first_is_quick(DAMAGED))
 def test_damaged_certificates_are_named_and_kept(case: str, trained: Path, certified: Path, tmp_path: Path) -> None:
     change, message = DAMAGED[case]
     shutil.copytree(certified, tmp_path / "copy")
@@ -404,6 +409,7 @@ def test_a_finished_certification_that_was_edited_is_not_finished_again(
     assert "has changed since certification.json was written" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_other_settings_do_not_mix(trained: Path, certified: Path, tmp_path: Path) -> None:
     shutil.copytree(certified, tmp_path / "copy")

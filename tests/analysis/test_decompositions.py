@@ -304,7 +304,7 @@ def made(name: str) -> nn.Module:
 GROUPS = [list(CASES)[start : start + 6] for start in range(0, len(CASES), 6)]
 
 
-@pytest.mark.parametrize("names", every_is_quick(4, GROUPS), ids=" + ".join)
+@pytest.mark.parametrize("names", every_is_quick(8, GROUPS), ids=" + ".join)
 def test_bounds_hold(names: Sequence[str]) -> None:
     model, x = Together(map(made, names)), images()
     graph = capture(model, x)

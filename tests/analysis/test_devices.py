@@ -28,6 +28,7 @@ from certood.analysis.settings import Settings
 from certood.detector import Detector
 from certood.errors import DeviceError
 from certood.scores import MSP, Energy
+from tests.quick import first_is_quick
 
 FACTORIES = {
     *(
@@ -106,7 +107,7 @@ def test_the_check_notices_a_tensor_without_a_device() -> None:
     assert mode.without == ["torch.zeros(3,)", "torch.arange(4,)"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", first_is_quick(["crown", *(method for method in METHODS if method != "crown")]))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_no_bound_makes_a_tensor_without_a_device(method: str, dtype: torch.dtype) -> None:
     """On a graphics processor such a tensor would lie beside the others."""
@@ -150,12 +151,14 @@ def small_detector() -> tuple[Detector, Tensor]:
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        Settings(eps=(0.02, 0.01), parts=2, attack_steps=4, restarts=2, samples=4),
-        Settings(eps=(0.05,), norm=2, method="alpha-crown", iterations=2, attack_steps=4, samples=4),
-        Settings(eps=(0.2,), norm=1, timeout=0.1, dtype="float32", attack_steps=4, samples=4),
-        Settings(eps=(0.1,), norm=2, method="smoothing", smoothing=MedianSmoothing(samples=20)),
-    ],
+    first_is_quick(
+        [
+            Settings(eps=(0.02, 0.01), parts=2, attack_steps=4, restarts=2, samples=4),
+            Settings(eps=(0.05,), norm=2, method="alpha-crown", iterations=2, attack_steps=4, samples=4),
+            Settings(eps=(0.2,), norm=1, timeout=0.1, dtype="float32", attack_steps=4, samples=4),
+            Settings(eps=(0.1,), norm=2, method="smoothing", smoothing=MedianSmoothing(samples=20)),
+        ]
+    ),
     ids=["parts", "alpha-crown l2", "timeout l1", "smoothing"],
 )
 def test_certifying_makes_no_tensor_without_a_device(settings: Settings) -> None:

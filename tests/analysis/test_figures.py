@@ -19,6 +19,7 @@ from certood.analysis.reporting.figures import (
     roc_figure,
 )
 from certood.analysis.reporting.panels import logarithmic
+from tests.quick import first_is_quick
 
 
 def record(name: str, kind: str, index: int, *, right: bool = True, size: float = 1.0) -> Certificate:
@@ -50,7 +51,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_is_quick(reversed(CASES)))
 def test_everything_is_drawn_without_a_warning(case: str, tmp_path: Path) -> None:
     result = {"norm": "inf", "method": "crown", "eps": [0.01], "global_lipschitz": None if "zeros" in case else 9.0}
     with warnings.catch_warnings():

@@ -50,7 +50,7 @@ def test_on_a_point_the_bounds_are_the_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize("norm", first_is_quick(NORMS))
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", every_is_quick(2, NETWORKS))
 def test_no_gradient_leaves_the_bounds(name: str, norm: float) -> None:
     graph, x, eps = captured(name, trained=True), images(), RADII[norm]
     model = graph.module
@@ -122,7 +122,7 @@ def test_the_energy_of_a_linear_network_in_closed_form(norm: float) -> None:
     torch.testing.assert_close(found.dual_norm, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", first_is_quick(NORMS))
 @pytest.mark.parametrize("classes", [3, 40])
 def test_the_energy_is_no_steeper_than_a_mean_of_logits(norm: float, classes: int) -> None:
     """Of a linear network, where every gradient of a logit is known: the largest mean of their norms over the possible weights,

@@ -144,7 +144,7 @@ LIPSCHITZ = {quantity.title for quantity in quantities() if quantity.of == "lips
 LIPSCHITZ |= {"radius_global", "radius_lipschitz", "radius_step"}
 
 
-@pytest.mark.parametrize("kind", ["id", "ood"])
+@pytest.mark.parametrize("kind", first_is_quick(["id", "ood"]))
 def test_lipschitz_columns_are_empty_unless_both_networks_are_bounded(kind: str) -> None:
     own, x = detector(), images(4)
     alone = certify(own, x, kind=kind, settings=Settings(eps=(0.02, EPS), **EFFORT))

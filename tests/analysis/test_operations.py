@@ -20,6 +20,7 @@ from certood.analysis.bounds.operations import (
 )
 from certood.errors import CannotCertify
 from tests.analysis.operation_examples import EXAMPLES, Example, dense
+from tests.quick import first_is_quick
 
 NORMS = (math.inf, 2.0, 1.0)
 LINEAR = {name: one for name, one in EXAMPLES.items() if isinstance(one.operation, LinearOperation)}
@@ -127,7 +128,7 @@ def test_no_value_lies_below_the_relaxation(example: Example) -> None:
 
 
 @every
-@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("p", first_is_quick(NORMS))
 def test_no_ratio_exceeds_the_operator_norm(example: Example, p: float) -> None:
     points, order = example.points(60), {math.inf: math.inf, 2.0: 2, 1.0: 1}[p]
     if isinstance(example.operation, package.Gate):

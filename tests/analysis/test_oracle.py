@@ -14,6 +14,7 @@ from certood.errors import CannotCertify, CertoodError
 from certood.models.classifier import Normalise
 from certood.scores import Energy
 from tests.analysis.networks import images
+from tests.quick import first_is_quick
 
 pytestmark = [
     pytest.mark.oracle,
@@ -75,7 +76,7 @@ def test_the_same_bounds_or_tighter(name: str, eps: float) -> None:
             torch.testing.assert_close(own.upper, expected.upper, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", first_is_quick(NETWORKS))
 def test_optimised_slopes_are_not_looser(name: str) -> None:
     graph, ball = captured(name), LpBall(images(2), 0.03)
     own = bound(graph, ball, "alpha-crown", iterations=20)

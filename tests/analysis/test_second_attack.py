@@ -160,6 +160,7 @@ def detector_of_pixels() -> tuple[Detector, Tensor]:
     return Detector(model, Energy(), threshold, "test", (1, 4, 4), ("a", "b", "c"), (0.0,), (1.0,)), x
 
 
+@pytest.mark.slow
 def test_the_nearer_attack_is_the_attack_radius() -> None:
     detector, x = detector_of_pixels()
     plain = certify(detector, x, settings=Settings(eps=(0.001,)))

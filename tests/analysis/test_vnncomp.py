@@ -54,7 +54,7 @@ def test_verdicts_are_those_of_dense_samples(vnncomp: Any, network: Any) -> None
     """Over boxes of unequal sides, of which some lie outside of [0, 1]: outputs at random points say what may be verified."""
     random = np.random.default_rng(0)
     counts = {"verified": 0, "refuted": 0}
-    for number in range(12):
+    for number in range(6):
         middle, half = random.uniform(-0.5, 1.5, SIZE), random.uniform(0, (0.01, 0.05)[number % 2], SIZE)
         lower, upper = middle - half, middle + half
         points = np.where(random.random((2000, SIZE)) < 0.5, lower, upper)
@@ -67,7 +67,7 @@ def test_verdicts_are_those_of_dense_samples(vnncomp: Any, network: Any) -> None
             found = read_vnnlib(text)
             false = vnncomp.refuted(network, found, 50, 10, 0)
             proved = vnncomp.verified(network, found, "certood", "crown", 20)[0]
-            by_parts = vnncomp.verified(network, found, "certood", vnncomp.BRANCHING, 20, 0.5)[0]
+            by_parts = vnncomp.verified(network, found, "certood", vnncomp.BRANCHING, 20, 0.1)[0]
             assert by_parts >= proved
             assert not (false and by_parts)
             # A sample is a counterexample: the attack finds one at least as easily, and nothing can be verified.
@@ -76,8 +76,8 @@ def test_verdicts_are_those_of_dense_samples(vnncomp: Any, network: Any) -> None
                 assert false
             counts["verified"] += proved
             counts["refuted"] += false
-    assert counts["refuted"] >= 12
-    assert counts["verified"] >= 10
+    assert counts["refuted"] >= 6
+    assert counts["verified"] >= 5
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_every_case_has_to_be_excluded(vnncomp: Any, network: Any) -> None:
     ):
         found = read_vnnlib(stated(lower, lower, asserted))
         for method in ("crown", vnncomp.BRANCHING):
-            assert vnncomp.verified(network, found, "certood", method, 20, 1.0)[0] == true
+            assert vnncomp.verified(network, found, "certood", method, 20, 0.2)[0] == true
         assert vnncomp.refuted(network, found, 3, 2, 0) == (not true)
     other = stated(lower, lower, "").replace("(assert (>= X_0 0.4))", "").replace("(assert (<= X_0 0.4))", "")
     boxes = "(assert (or (and (>= X_0 0.4) (<= X_0 0.4) {}) (and (>= X_0 0.3) (<= X_0 0.5) {})))"

@@ -31,7 +31,7 @@ WITHOUT = (
     "your-own.md",
 )
 # Pages whose examples take seconds.
-LONG = ("adding-an-evidence.md",)
+LONG = ("adding-an-evidence.md", "adding-an-operation.md", "guards.md", "index.md", "onnx.md", "studies.md")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from certood.train.loop import fit
 from certood.train.recipe import load_recipe
 from tests.certood.damaged_files import READERS, outcome
 from tests.certood.onnx_oracles import NETWORK
+from tests.quick import first_is_quick
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def make_run(folder: Path) -> RunDirectory:
     return found
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", first_is_quick(READERS))
 def test_a_damaged_file_is_read_or_refused(reader: str, run: RunDirectory) -> None:
     seen = set()
 

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
-from certood.analysis import report
+from certood.analysis import certify_run, report
 from certood.analysis.reporting.runs import read_runs
 from certood.analysis.reporting.verdict import verdict
 from certood.checkpoints import load_checkpoint, save_checkpoint, stored_identity
@@ -98,6 +98,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run("certify", out, *CERTIFY)
     assert result.exit_code == 0, result.output
     return out
+
+
+@pytest.fixture(autouse=True)
+def undrawn(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn once, for the finished run: they take most of the time of a certification."""
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
 
 
 @pytest.fixture
@@ -197,7 +203,6 @@ def test_edited_certificates_are_not_believed(copy: RunDirectory, name: str, val
 def test_a_killed_overwriting_certification_leaves_the_old_one_and_is_continued(
     copy: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from certood.analysis import certify_run
     from certood.analysis.records import append_certificates
 
     before = {path: path.read_bytes() for path in (copy.certificates, copy.certification)}

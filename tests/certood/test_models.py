@@ -10,7 +10,6 @@ from certood.analysis.bounds import LpBall, bound, capture
 from certood.errors import ArchitectureError
 from certood.models import Classifier, build_model
 from certood.models.cifar_resnet import IdentityBlock
-from tests.quick import first_is_quick
 
 
 def make(name: str, classes: int = 10, shape: tuple[int, int, int] = (3, 32, 32), **options: int) -> Classifier:
@@ -162,7 +161,8 @@ def test_the_shortcut_of_a_cifar_resnet_strides_and_fills_with_zeros() -> None:
         assert torch.equal(found[:, channel], expected)
 
 
-@pytest.mark.parametrize("name", first_is_quick(["resnet20", "resnet32"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20", "resnet32"])
 def test_cifar_resnets_are_captured_and_bounded(name: str) -> None:
     model = make(name).eval()
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64)

@@ -24,6 +24,7 @@ from certood.models import build_model
 from certood.modifications import MODIFICATIONS, modification_by_name
 from certood.runs.identity import detector_identity
 from certood.scores import Energy
+from tests.quick import first_is_quick
 
 IMAGES = torch.randint(0, 256, (80, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 SOURCE = ImageSet("images", IMAGES, torch.arange(80) % 4, tuple("abcd"))
@@ -77,7 +78,7 @@ def test_a_changed_detector_is_stored_opened_and_captured(name: str, architectur
     capture(opened.model, to_pixels(IMAGES[:1]))  # compares the graph with the module
 
 
-@pytest.mark.parametrize("name", ["react:percentile=0.5", "dice:share=0.6"])
+@pytest.mark.parametrize("name", first_is_quick(["react:percentile=0.5", "dice:share=0.6"]))
 def test_certificates_hold_for_the_changed_network(name: str) -> None:
     changed = modification_by_name(name)(own(), SOURCE)
     changed = replace(changed, threshold=changed.scores(IMAGES).median().item())

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from certood.cli import main
 from certood.text_tables import TextTable
 from certood.waiting import busy
 
@@ -33,15 +35,19 @@ def test_nothing_is_said_where_there_is_no_terminal(capsys: pytest.CaptureFixtur
     assert capsys.readouterr() == ("", "")
 
 
-def on_a_terminal(*arguments: str, cwd: Path) -> tuple[str, str]:
-    """Standard error of a command as a terminal of 80 columns gets it, and its standard output."""
+def on_a_terminal(*arguments: str, cwd: Path) -> str:
+    """Standard error of a command as a terminal of 80 columns gets it."""
     ours, theirs = pty.openpty()
     environment = os.environ | {"COLUMNS": "80"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "certood", *arguments], stderr=theirs, stdout=subprocess.PIPE, cwd=cwd, env=environment
+        [sys.executable, "-m", "certood", *arguments],
+        stderr=theirs,
+        stdout=subprocess.DEVNULL,
+        cwd=cwd,
+        env=environment,
     )
     os.close(theirs)
-    output, _ = process.communicate()
+    process.wait()
     shown = b""
     try:
         while part := os.read(ours, 4096):
@@ -49,7 +55,7 @@ def on_a_terminal(*arguments: str, cwd: Path) -> tuple[str, str]:
     except OSError:  # the terminal is closed
         pass
     os.close(ours)
-    return shown.decode(), output.decode()
+    return shown.decode()
 
 
 @pytest.mark.parametrize(
@@ -73,10 +79,14 @@ def test_a_shell_completes_commands_options_and_recipes(words: str, expected: se
 
 @pytest.mark.slow
 def test_a_command_first_says_what_it_loads_and_then_erases_it(tmp_path: Path) -> None:
-    shown, output = on_a_terminal("data", "list", cwd=tmp_path)
-    assert shown == "Loading PyTorch …\r\x1b[K"
-    assert all(len(line) <= 80 for line in output.splitlines())
-    shown, _ = on_a_terminal("train", "digits-ce", "--set", "data.ood=['nothing']", cwd=tmp_path)
+    shown = on_a_terminal("train", "digits-ce", "--set", "data.ood=['nothing']", cwd=tmp_path)
     first, *others = shown.split("\r\x1b[K")
     assert first == "Loading PyTorch …"
+    assert others
     assert "Error: unknown image set 'nothing'" in others[-1]
+
+
+def test_the_list_of_sets_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(main, ["data", "list", "--data-root", str(tmp_path)], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0, shown.output
+    assert all(len(line) <= 80 for line in shown.output.splitlines())

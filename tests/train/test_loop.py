@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 import tomllib
@@ -141,12 +142,18 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_a_hint(tmp_path: Path
     assert not RunDirectory(tmp_path / "run").checkpoint.exists()
 
 
+# Imports take longest: one process makes them, and then becomes two with the variables that torchrun sets.
 TWICE = """
-import sys
+import os, sys
+import certood.analysis, certood.train.loop
 from certood.cli import main
 out, *words = sys.argv[1:]
+other = os.fork()
+os.environ["RANK"] = os.environ["LOCAL_RANK"] = "1" if other == 0 else "0"
 for mode in ("exact", "finite-difference"):
     main([*words, "--set", f"gradient.mode={mode}", "--out", f"{out}/{mode}"], standalone_mode=False)
+if other:
+    sys.exit(os.waitpid(other, 0)[1])
 """
 
 
@@ -154,12 +161,23 @@ for mode in ("exact", "finite-difference"):
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     # Greedy picks depend on the scores of all candidates, which the two processes share out and gather.
     settings = ["gradient.weight=0.05", "sampler.name=greedy"]
-    # Both modes by the same processes, whose start takes longest.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
-    command += [sys.executable, "-c", TWICE, str(tmp_path / "two"), "train", "digits-greg-plus"]
+    command = [sys.executable, "-c", TWICE, str(tmp_path / "two"), "train", "digits-greg-plus"]
     for setting in [*SHORT, *settings]:
         command += ["--set", setting]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        # What Lightning recognises a process of torchrun by.
+        "TORCHELASTIC_RUN_ID": "none",
+        "GROUP_RANK": "0",
+    }
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     for mode in ("exact", "finite-difference"):
