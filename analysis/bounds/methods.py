@@ -10,6 +10,7 @@ from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.linear.analysis import Analysis
 from certood.analysis.bounds.linear.full_precision import check_precision
 from certood.analysis.bounds.linear.nodes import NodeBounds, flat
+from certood.analysis.bounds.linear.optimised import Ascent
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import COPIES, default_memory, keep_freed_blocks, row_memory
 from certood.analysis.bounds.operations.base import LinearOperation, Nonlinear, Rows
@@ -19,9 +20,9 @@ from certood.errors import CertoodError
 METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")
 # Those that tighten the boxes before activations by linear bounds.
 TIGHTENING = ("crown", "alpha-crown")
-# Neurons of a layer times the numbers that a row of one takes: above it the slopes of these rows are not optimised, which takes
-# a minute and more for an image.
-INTERMEDIATE_WORK = 4_000_000
+# Neurons of a layer times the numbers that a row of one takes: above the first, rows share their slopes, above the second,
+# slopes are not optimised, which would take minutes for an image.
+OWN_SLOPES, SHARED_SLOPES = 4_000_000, 20_000_000
 
 
 def analyse(
@@ -37,11 +38,11 @@ def analyse(
 
     `interval` and `crown-ibp` propagate boxes; `crown` and `alpha-crown` tighten the box before every activation by linear
     bounds, of the neurons whose sign is not known (ReLU) or of all of them. `alpha-crown` optimises the slopes of every row
-    in `iterations` steps, those of rows before an activation where INTERMEDIATE_WORK allows. For the norms 2 and 1 the box
-    of whatever is affine in the image comes from the dual norm, elementwise operations first included. `max_memory` is in
-    bytes; where not even one row fits into it, a method that needs less is used, and named. With `dtype` float32 rows take half
-    the time and memory, and bounds are widened by what rounding may cost. Raises CertoodError for an unknown method or
-    precision, or images of another shape.
+    in `iterations` steps; rows before an activation share theirs above OWN_SLOPES, and keep CROWN's above SHARED_SLOPES. For
+    the norms 2 and 1 the box of whatever is affine in the image comes from the dual norm, elementwise operations first
+    included. `max_memory` is in bytes; where not even one row fits into it, a method that needs less is used, and named. With
+    `dtype` float32 rows take half the time and memory, and bounds are widened by what rounding may cost. Raises CertoodError
+    for an unknown method or precision, or images of another shape.
     """
     if method not in METHODS:
         raise CertoodError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
@@ -75,7 +76,7 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
                     continue
             chosen = _worth_tightening(analysis, index, affine=index in affine)
             if chosen is not None:
-                analysis.iterations = iterations if kind == "alpha-crown" and _optimisable(graph, index) else 0
+                analysis.ascent = _ascent(graph, index, iterations) if kind == "alpha-crown" else None
                 _tighten(analysis, index, flat(chosen))
     simpler = analysis.simpler
     if simpler is not None and all(box is simpler.boxes[index] for index, box in analysis.boxes.items()):
@@ -84,7 +85,7 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
     if kind in TIGHTENING and analysis.dtype != torch.float64:
         # What is asked of the logits is a few rows: they lose nothing to rounding.
         analysis = replace(analysis, dtype=torch.float64)
-    analysis.iterations = iterations if kind == "alpha-crown" else 0
+    analysis.ascent = Ascent(iterations) if kind == "alpha-crown" and iterations else None
     return analysis
 
 
@@ -120,9 +121,10 @@ def _worth_tightening(analysis: Analysis, index: int, *, affine: bool) -> Tensor
     return None
 
 
-def _optimisable(graph: Graph, index: int) -> bool:
-    """Whether the slopes of rows of a node are worth optimising."""
-    return graph.nodes[index].shape.numel() * graph.row_size(index, (1, 1)) <= INTERMEDIATE_WORK
+def _ascent(graph: Graph, index: int, iterations: int) -> Ascent | None:
+    """How the slopes of the rows of a node are optimised."""
+    work = graph.nodes[index].shape.numel() * graph.row_size(index, (1, 1))
+    return Ascent(iterations, shared=work > OWN_SLOPES) if iterations and work <= SHARED_SLOPES else None
 
 
 def _affordable(method: str, graph: Graph, images: int, budget: float, dtype: torch.dtype) -> str:

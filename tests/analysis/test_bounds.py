@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from certood.analysis.bounds import METHODS, Bounds, LpBall, analyse, bound, capture, score_bounds
+from certood.analysis.bounds import METHODS, Bounds, LpBall, analyse, bound, capture, methods, score_bounds
 from certood.errors import CannotCertify, CertoodError, UnsupportedOperation
 from certood.models import build_model
 from certood.models.classifier import Normalise
@@ -149,6 +149,22 @@ def test_more_iterations_never_hurt_and_some_help(name: str) -> None:
     few, many = (bound(graph, LpBall(x, 0.08), "alpha-crown", iterations=count) for count in (3, 12))
     assert (few.width <= plain.width + 1e-12).all()
     assert many.width.mean() < 0.995 * plain.width.mean()
+
+
+@pytest.mark.slow
+def test_shared_slopes_tighten_all_layers_and_no_point_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between CROWN with the slopes of the logits' rows optimised alone, and slopes for every row of every layer."""
+    graph, x, found = captured("residual", trained=True), images(), {}
+    for name, most in (("logits", (0, 0)), ("shared", (0, 10**9)), ("own", (10**9, 10**9))):
+        monkeypatch.setattr(methods, "OWN_SLOPES", most[0])
+        monkeypatch.setattr(methods, "SHARED_SLOPES", most[1])
+        found[name] = bound(graph, LpBall(x, 0.05), "alpha-crown", iterations=8)
+    assert graph.module is not None
+    values = graph.module(sampled(x, 0.05, math.inf, 2000).flatten(0, 1)).view(2000, len(x), 4)
+    assert (found["shared"].lower <= values.amin(0)).all()
+    assert (found["shared"].upper >= values.amax(0)).all()
+    logits, shared, own = (found[name].width.mean().item() for name in ("logits", "shared", "own"))
+    assert own < shared < logits
 
 
 def test_a_small_memory_budget_changes_nothing_but_the_chunks() -> None:

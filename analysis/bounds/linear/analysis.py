@@ -12,7 +12,7 @@ from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.linear.backward import BackwardPass
 from certood.analysis.bounds.linear.choices import Choices
 from certood.analysis.bounds.linear.nodes import NodeBounds
-from certood.analysis.bounds.linear.optimised import optimised_least
+from certood.analysis.bounds.linear.optimised import Ascent, optimised_least
 from certood.analysis.bounds.linear.rows import dense, signed
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import CHUNK_BYTES, COPIES
@@ -33,7 +33,7 @@ class Analysis:
     """Boxes of every node of a graph over a ball, and linear bounds of any rows of a node, with rows in one precision.
 
     `kind` is one of METHODS, and `instead_of` the one that was asked for where it did not fit into `max_memory` (bytes). With
-    `iterations` above 0 the slopes of ReLU are optimised for every row that is bounded. Tighter boxes usually give tighter
+    an `ascent` the slopes of ReLU are optimised for the rows that are bounded. Tighter boxes usually give tighter
     rows, but not always: `simpler` is the analysis by the method before, with which rows are intersected.
     """
 
@@ -42,7 +42,7 @@ class Analysis:
     max_memory: float
     dtype: torch.dtype = torch.float64
     instead_of: str = ""
-    iterations: int = 0
+    ascent: Ascent | None = None
     simpler: "Analysis | None" = None
 
     @property
@@ -143,13 +143,17 @@ class Analysis:
         # What goes back through matrices goes image by image, windows all together.
         size = self.graph.row_size(node, rows.size) * len(self.ball) if isinstance(rows, Windows) else most
         cached = max(1, CHUNK_BYTES // (self.dtype.itemsize * size * signs))
-        # The graph of an ascent keeps every layer's coefficients, and every row has slopes of its own.
-        chunk = max(1, min(chunk // len(self.graph.nodes), cached)) if self.iterations else min(chunk, cached)
+        # The graph of an ascent keeps every layer's coefficients.
+        chunk = max(1, min(chunk // len(self.graph.nodes), cached)) if self.ascent else min(chunk, cached)
         parts = rows.split(chunk) if isinstance(rows, Windows) else rows.split(chunk, 1)
         found = []
         for part in parts:
-            if self.iterations:
-                least = optimised_least(self.backward, node, signed(part) if both else part, self.iterations)
+            if self.ascent is not None and self.ascent.shared and both:
+                # What raises a lower bound and what lowers an upper one are not the same slopes.
+                sides = [optimised_least(self.backward, node, side, self.ascent) for side in (part, -part)]
+                least = torch.cat(sides, 1)
+            elif self.ascent is not None:
+                least = optimised_least(self.backward, node, signed(part) if both else part, self.ascent)
             else:
                 reached, constant = self.backward.to_image(node, part, both=both)
                 least = outward_sum(self.ball.least(reached), constant)

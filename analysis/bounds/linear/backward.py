@@ -176,18 +176,19 @@ class BackwardPass:
     def _chosen_lines(self, index: int, operation: Elementwise, own: Rows, choices: Choices) -> tuple[Rows, Tensor]:
         """Rows of the input of an operation whose lower lines are chosen, and constants."""
         source = self.nodes.graph.nodes[index].inputs[0]
+        box, about = self.nodes.boxes[source], (self.nodes.references[source], self.nodes.references[index])
         if index not in choices.planes:
-            about = self.nodes.references[source], self.nodes.references[index]
-            box = self.nodes.boxes[source]
             # The least and the largest choice: all others lie between them.
             ends = about[0].new_tensor([0.0, 1.0]).view(2, *[1] * about[0].ndim)
             lines = operation.lines_at(ends, *box)
             loss = self.losses.elementwise(index, lines, CentredRelaxation.about(lines, *about).offsets)
-            choices.planes[index] = [gathered(own, plane) for plane in (*box, *about, loss)]
+            planes = *box, *about, loss
+            choices.planes[index] = list(planes) if choices.shared else [gathered(own, plane) for plane in planes]
         lower, upper, x, y, loss = choices.planes[index]
-        slope = choices.slope(index, own, lower, upper)
-        relaxation = CentredRelaxation.about(operation.lines_at(slope, lower, upper), x, y)
-        return relaxed_each(own, relaxation.widened(loss).to(self.dtype))
+        shared = choices.shared
+        slope = choices.shared_slope(index, box, self.dtype) if shared else choices.slope(index, own, lower, upper)
+        relaxation = CentredRelaxation.about(operation.lines_at(slope, lower, upper), x, y).widened(loss).to(self.dtype)
+        return relaxed(own, relaxation) if shared else relaxed_each(own, relaxation)
 
     def _relaxation(self, index: int, operation: Elementwise) -> CentredRelaxation:
         """The relaxation of an elementwise node, in the precision of the rows."""

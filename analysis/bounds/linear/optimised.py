@@ -1,5 +1,7 @@
 """α-CROWN: the lower slopes of ReLU are chosen by gradient ascent on the bound (Xu et al., ICLR 2021, arXiv 2011.13824)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,14 +15,22 @@ DECAY = 0.97
 PATIENCE = 10
 
 
-def optimised_least(backward: BackwardPass, node: int, rows: Rows, iterations: int) -> Tensor:
+@dataclass(frozen=True)
+class Ascent:
+    """How slopes are optimised: in so many `steps`, for every row its own, or the same for all rows that are bounded at once."""
+
+    steps: int
+    shared: bool = False
+
+
+def optimised_least(backward: BackwardPass, node: int, rows: Rows, ascent: Ascent) -> Tensor:
     """Lower bounds (N, R) of rows·(y − y₀) of a node; the best seen for every row, CROWN's own included: never looser than it.
 
-    Every row has its own slopes, as far as it reaches. They are projected back onto [0, 1] after each step rather than
+    Slopes are of as many neurons as rows reach. They are projected back onto [0, 1] after each step rather than
     clamped in the graph, whose gradient at the ends of a clamp would be zero. Stops early when no row has gained for ten steps.
     """
-    choices, best, idle = Choices(), None, 0
-    for step in range(iterations + 1):
+    choices, best, idle = Choices(shared=ascent.shared), None, 0
+    for step in range(ascent.steps + 1):
         with torch.enable_grad():
             reached, constant = backward.to_image(node, rows, choices=choices)
             found = backward.nodes.ball.least(reached) + constant
@@ -35,7 +45,7 @@ def optimised_least(backward: BackwardPass, node: int, rows: Rows, iterations: i
         else:
             idle = 0 if (values - best > 1e-4 * best.abs() + 1e-12).any() else idle + 1
             best = torch.maximum(best, values)
-        if step == iterations or idle >= PATIENCE:
+        if step == ascent.steps or idle >= PATIENCE:
             break
         optimiser.zero_grad()
         loss.backward()
