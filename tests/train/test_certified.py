@@ -367,8 +367,14 @@ def test_a_run_whose_score_collapses_stops_and_leaves_no_detector(
     first_is_quick(
         [
             [],
-            ["certified.term=oscillation", "objective.name=energy", "certified.side=both"],
-            ["certified.term=mtl-ibp", "certified.method=crown-ibp", "certified.quantile=0.5", "sampler.name=cluster"],
+            [
+                "certified.term=mtl-ibp",
+                "certified.method=crown-ibp",
+                "certified.quantile=0.5",
+                "certified.side=both",
+                "objective.name=energy",
+                "sampler.name=cluster",
+            ],
             [
                 "certified.norm=2",
                 "certified.method=crown-ibp",
