@@ -153,7 +153,7 @@ os.environ["RANK"] = os.environ["LOCAL_RANK"] = "1" if other == 0 else "0"
 for mode in ("exact", "finite-difference"):
     main([*words, "--set", f"gradient.mode={mode}", "--out", f"{out}/{mode}"], standalone_mode=False)
 if other:
-    sys.exit(os.waitpid(other, 0)[1])
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
 """
 
 
