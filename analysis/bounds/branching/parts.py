@@ -88,7 +88,7 @@ class PartBounds:
         count, device = len(self.functions.images), self.functions.images.device
         signs = torch.zeros(count, len(self.columns), dtype=torch.int8, device=device)
         graph, boxes = self.analysis.graph, self.analysis.boxes
-        planes = {point: crown_slope(*boxes[graph.nodes[point[0]].inputs[0]]) for point in self.columns.points}
+        planes = {point: crown_slope(*boxes[graph.nodes[point[0]].inputs[0]]) for point in self.columns.at}
         slopes = self.columns.gather(planes).float()[self.functions.images] if planes else signs.float()
         numbers = torch.arange(count, device=device)
         return Parts(numbers, signs, slopes, torch.zeros_like(slopes), self.functions.start)
@@ -192,7 +192,7 @@ class PartBounds:
         """The boxes of the images of parts, with inputs of activations cut off at branching points."""
         images = self.functions.images[parts.functions]
         boxes = {node: (lower[images], upper[images]) for node, (lower, upper) in self.analysis.boxes.items()}
-        for point, sign in self.columns.planes(parts.signs).items():
+        for point, sign in self.sides(parts).items():
             source, place = self.analysis.graph.nodes[point[0]].inputs[0], self.columns.at[point][images]
             low, high = boxes[source]
             low = torch.where(sign > 0, torch.maximum(low, place), low)

@@ -4,7 +4,7 @@ Those of a piecewise linear activation are its kinks. One that bends is split at
 2025, arXiv 2405.21063) splits at the middle: in narrower boxes its lines are closer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -59,11 +59,6 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.places)
-
-    @property
-    def points(self) -> Sequence[Point]:
-        """All points, in the order of their planes."""
-        return list(self.at)
 
     def planes(self, values: Tensor) -> dict[Point, Tensor]:
         """Values (D, C) as planes (D, *shape) of every point, zero where there is no column."""
