@@ -26,6 +26,7 @@ from certood.analysis.bounds.linear.analysis import Analysis, LinearBound
 from certood.analysis.bounds.linear.full_precision import in_full_precision
 from certood.analysis.bounds.memory import default_memory, images_at_once
 from certood.analysis.bounds.methods import METHODS, analyse
+from certood.analysis.bounds.outer import OuterBoxes
 from certood.analysis.bounds.score_bounds import logits_of, score_bounds, score_lower, score_upper
 from certood.errors import CertoodError
 from certood.scores import Score
@@ -43,6 +44,7 @@ __all__ = [
     "LinearBound",
     "LpBall",
     "Node",
+    "OuterBoxes",
     "analyse",
     "bound",
     "capture",

@@ -15,6 +15,7 @@ from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import COPIES, default_memory, keep_freed_blocks, row_memory
 from certood.analysis.bounds.operations.base import LinearOperation, Nonlinear, Rows
 from certood.analysis.bounds.operations.precision import outward_sum
+from certood.analysis.bounds.outer import OuterBoxes
 from certood.errors import CertoodError
 
 METHODS = ("interval", "crown-ibp", "crown", "alpha-crown")
@@ -33,6 +34,7 @@ def analyse(
     iterations: int = 20,
     max_memory: float | None = None,
     dtype: torch.dtype = torch.float64,
+    outer: OuterBoxes | None = None,
 ) -> Analysis:
     """Boxes of every node over a ball.
 
@@ -41,8 +43,9 @@ def analyse(
     in `iterations` steps; rows before an activation share theirs above OWN_SLOPES, and keep CROWN's above SHARED_SLOPES. For
     the norms 2 and 1 the box of whatever is affine in the image comes from the dual norm, elementwise operations first
     included. `max_memory` is in bytes; where not even one row fits into it, a method that needs less is used, and named. With
-    `dtype` float32 rows take half the time and memory, and bounds are widened by what rounding may cost. Raises CertoodError
-    for an unknown method or precision, or images of another shape.
+    `dtype` float32 rows take half the time and memory, and bounds are widened by what rounding may cost. `outer` is what holds
+    over balls that contain these: neurons that it settles are not bounded again. Raises CertoodError for an unknown method or
+    precision, or images of another shape.
     """
     if method not in METHODS:
         raise CertoodError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
@@ -55,21 +58,21 @@ def analyse(
     budget = max_memory or default_memory()
     kind = _affordable(method, graph, len(ball), budget, dtype)
     instead_of = "" if kind == method else method
-    return _analysed(Analysis(NodeBounds(graph, ball), kind, budget, dtype, instead_of), iterations)
+    return _analysed(Analysis(NodeBounds(graph, ball), kind, budget, dtype, instead_of), iterations, outer)
 
 
-def _analysed(analysis: Analysis, iterations: int) -> Analysis:
+def _analysed(analysis: Analysis, iterations: int, outer: OuterBoxes | None) -> Analysis:
     """Fill in the boxes, node by node, and the analysis by the method before."""
     graph, ball, kind = analysis.graph, analysis.ball, analysis.kind
     if kind in TIGHTENING:
         before = NodeBounds(graph, ball, analysis.references, residuals=analysis.nodes.residuals)
         previous = METHODS[METHODS.index(kind) - 1]
-        analysis.simpler = _analysed(Analysis(before, previous, analysis.max_memory, analysis.dtype), 0)
+        analysis.simpler = _analysed(Analysis(before, previous, analysis.max_memory, analysis.dtype), 0, outer)
     analysis.boxes[0] = (ball.lower, ball.upper) if analysis.simpler is None else analysis.simpler.boxes[0]
     affine = {0}
     with torch.no_grad():
         for index, node in enumerate(graph.nodes[1:], start=1):
-            known = _enclose(analysis, index)
+            known = _enclose(analysis, index, outer)
             if isinstance(node.operation, LinearOperation) and all(source in affine for source in node.inputs):
                 affine.add(index)
                 if ball.is_box or known:
@@ -89,10 +92,10 @@ def _analysed(analysis: Analysis, iterations: int) -> Analysis:
     return analysis
 
 
-def _enclose(analysis: Analysis, index: int) -> bool:
-    """Give a node the box of its interval, or the one that the analysis before has of it: whether that is so.
+def _enclose(analysis: Analysis, index: int, outer: OuterBoxes | None) -> bool:
+    """Give a node the box of its interval, within the outer one, or that of the analysis before: whether it is the latter.
 
-    It is where nothing that the node reads has become tighter since.
+    That is where nothing that the node reads has become tighter since.
     """
     nodes, before = analysis.nodes, analysis.simpler
     node = nodes.graph.nodes[index]
@@ -100,7 +103,8 @@ def _enclose(analysis: Analysis, index: int) -> bool:
         nodes.boxes[index], nodes.widths[index] = before.boxes[index], before.nodes.widths[index]
         return True
     lower, upper = node.operation.interval([nodes.boxes[source] for source in node.inputs])
-    nodes.boxes[index] = or_infinite(lower, -1), or_infinite(upper, 1)
+    box = or_infinite(lower, -1), or_infinite(upper, 1)
+    nodes.boxes[index] = box if outer is None else outer.intersected(index, box)
     nodes.widths[index] = upper - lower
     return False
 

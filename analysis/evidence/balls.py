@@ -1,12 +1,13 @@
 """Certified bounds over the balls of every ε: of the score, and of its local Lipschitz constant."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds import Analysis, Bounds, LpBall, analyse, engine_by_name, score_bounds
+from certood.analysis.bounds import Analysis, Bounds, LpBall, OuterBoxes, analyse, engine_by_name, score_bounds
 from certood.analysis.bounds.operations.precision import outward_sum
+from certood.analysis.bounds.score_bounds import RowBounds
 from certood.analysis.evidence.base import Evidence, Known
 from certood.analysis.evidence.lipschitz import local_lipschitz, nested
 from certood.analysis.evidence.quantities import Quantity
@@ -42,14 +43,17 @@ class Balls(Evidence):
     def __call__(self, question: Question, images: Tensor, known: Known) -> Mapping[str, Tensor]:
         """The bounds and constants (E, N), in the order of the radii of the settings; no constants of a network that is bounded
         in part."""
-        eps = self.settings.eps
+        eps, outer = self.settings.eps, None
+        order = sorted(range(len(eps)), key=lambda place: eps[place])
+        found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        for place in reversed(order):
+            found[place], outer = self._found(question, LpBall(images, eps[place], question.norm), known, outer)
         lower, upper, local = (
-            torch.stack(part) for part in zip(*(self._bounds(question, images, one, known) for one in eps), strict=True)
+            torch.stack(part) for part in zip(*(found[place] for place in sorted(found)), strict=True)
         )
         if not question.score.exact:
             return {"lower": lower, "upper": upper}
         constants = torch.minimum(local, known["lipschitz_global"])
-        order = sorted(range(len(eps)), key=lambda place: eps[place])
         constants[order] = nested(constants[order])
         reach = constants * torch.tensor(eps, dtype=torch.float64, device=constants.device)[:, None]
         # The score itself, with what rounding may move it by.
@@ -60,28 +64,42 @@ class Balls(Evidence):
             "lipschitz": constants,
         }
 
-    def _bounds(self, question: Question, images: Tensor, eps: float, known: Known) -> tuple[Tensor, Tensor, Tensor]:
-        """Lower and upper bounds of the score (N,), and Lipschitz constants (N,), from one pass over the network."""
+    def _found(
+        self, question: Question, ball: LpBall, known: Known, outer: OuterBoxes | None
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], OuterBoxes | None]:
+        """Lower and upper bounds of the score (N,), and Lipschitz constants (N,), from one pass over the network.
+
+        `outer` is what the ball before, a larger one, tells of this one; what this one tells of the next comes last.
+        """
         settings = self.settings
-        ball = LpBall(images, eps, settings.norm)
-        bounding = engine_by_name(settings.engine).analyse(
-            question.graph, ball, settings.method, iterations=settings.iterations, dtype=settings.precision
-        )
-        bounds = score_bounds(bounding, question.score)
+        analysis = self._analysis(engine_by_name(settings.engine).analyse, question, ball, outer)
+        bounds = score_bounds(analysis, question.score)
         if settings.precision != torch.float64:
             bounds = self._decided_again(question, ball, bounds, known)
-        if bounding.method not in known.methods:
-            known.methods.append(bounding.method)
-        if not question.score.exact:
-            return bounds.lower, bounds.upper, torch.full_like(bounds.upper, torch.inf)
-        if isinstance(bounding, Analysis):
-            analysis = bounding
-        else:
+        if analysis.method not in known.methods:
+            known.methods.append(analysis.method)
+        local = torch.full_like(bounds.upper, torch.inf)
+        if question.score.exact and not isinstance(analysis, Analysis):
             # Gradients are bounded from boxes of every node, which another engine does not give.
-            analysis = analyse(
-                question.graph, ball, settings.method, iterations=settings.iterations, dtype=settings.precision
-            )
-        return bounds.lower, bounds.upper, local_lipschitz(question, analysis, ball)
+            analysis = self._analysis(analyse, question, ball, outer)
+        if not isinstance(analysis, Analysis):
+            return (bounds.lower, bounds.upper, local), None
+        if question.score.exact:
+            local = local_lipschitz(question, analysis, ball)
+        return (bounds.lower, bounds.upper, local), OuterBoxes.of(analysis.graph, analysis.boxes)
+
+    def _analysis(
+        self, by: Callable[..., RowBounds], question: Question, ball: LpBall, outer: OuterBoxes | None
+    ) -> RowBounds:
+        settings = self.settings
+        return by(
+            question.graph,
+            ball,
+            settings.method,
+            iterations=settings.iterations,
+            dtype=settings.precision,
+            outer=outer,
+        )
 
     def _decided_again(self, question: Question, ball: LpBall, bounds: Bounds, known: Known) -> Bounds:
         """The bounds, computed in float64 as well where they miss γ by less than ROUNDING_SHARE of their distance from S."""

@@ -6,13 +6,16 @@ lower bound exceeds γ. The largest such r is searched by regula falsi on the bo
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from certood.analysis.bounds import (
     Analysis,
+    Engine,
     LpBall,
+    OuterBoxes,
     default_memory,
     engine_by_name,
     logits_of,
@@ -91,36 +94,70 @@ def certified_radii(
         )
         guess = (1.1 * crown).clamp_min(1e-6)
     budget, bounding = max_memory or default_memory(), engine_by_name(engine)
-
-    def probe(ball: LpBall, decision: bool) -> tuple[Tensor, Tensor]:
-        analysis = bounding.analyse(question.graph, ball, method, iterations=iterations, max_memory=budget, dtype=dtype)
-        logits = logits_of(analysis)
-        margins = question.margin_bounds(logits, decision)
-        # The closed form counts where the ball itself is not certified.
-        if bool((margins > 0).all()) or not isinstance(analysis, Analysis):
-            return margins, torch.zeros_like(ball.eps)
-        return margins, question.linear_radius(analysis, logits, decision)
-
+    settings = _Bounding(bounding, method, iterations, budget, dtype)
+    most = max(1, int(budget // max(1, OuterBoxes.memory(question.graph))))
+    limit = largest_radius(question.norm, images[0].numel())
     found = torch.zeros(len(images), dtype=torch.float64, device=images.device)
     for decision in (True, False):
-        members = (accepted == decision).nonzero().flatten()
-        if not len(members):
-            continue
-
-        def slack(
-            chosen: Tensor, eps: Tensor, members: Tensor = members, decision: bool = decision
-        ) -> tuple[Tensor, Tensor]:
-            whole = LpBall(images[members[chosen]], eps, question.norm)
-            at_once = bounding.images_at_once(question.graph, budget, dtype, method) or len(whole)
-            found = [probe(ball, decision) for ball in whole.split(at_once)]
-            margins, closed = zip(*found, strict=True)
-            return torch.cat(margins), torch.cat(closed)
-
-        start = question.point_margins(images[members], decision)
-        begin = torch.full_like(start, 0.01) if guess is None else guess[members].to(torch.float64)
-        limit = largest_radius(question.norm, images[0].numel())
-        found[members] = _largest(slack, start, begin, limit, tolerance, max_passes)
+        for members in (accepted == decision).nonzero().flatten().split(most):
+            if not len(members):
+                continue
+            slack = _Slack(question, images[members], decision, settings)
+            start = question.point_margins(images[members], decision)
+            begin = torch.full_like(start, 0.01) if guess is None else guess[members].to(torch.float64)
+            found[members] = _largest(slack, start, begin, limit, tolerance, max_passes)
     return found
+
+
+@dataclass(frozen=True)
+class _Bounding:
+    """How balls are bounded: the engine, and what `certified_radii` is told of it."""
+
+    engine: Engine
+    method: str
+    iterations: int
+    max_memory: float
+    dtype: torch.dtype
+
+
+class _Slack:
+    """Margins that are certified over balls around images (N, C, H, W) of one decision, and radii that follow in closed form.
+
+    What is known of the network over a ball whose margin is not positive is kept: the radius lies within.
+    """
+
+    def __init__(self, question: Question, images: Tensor, accepted: bool, bounding: _Bounding) -> None:
+        self.question, self.images, self.accepted, self.bounding = question, images, accepted, bounding
+        self.outer = OuterBoxes.unbounded(question.graph, len(images), images.device)
+
+    def __call__(self, chosen: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Margins and radii of some images (M,), by their numbers, over balls of these radii (M,)."""
+        own, graph = self.bounding, self.question.graph
+        whole = LpBall(self.images[chosen], eps, self.question.norm)
+        at_once = own.engine.images_at_once(graph, own.max_memory, own.dtype, own.method) or len(whole)
+        parts = zip(whole.split(at_once), chosen.split(at_once), strict=True)
+        margins, closed = zip(*(self._of_balls(ball, numbers) for ball, numbers in parts), strict=True)
+        return torch.cat(margins), torch.cat(closed)
+
+    def _of_balls(self, ball: LpBall, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        own = self.bounding
+        analysis = own.engine.analyse(
+            self.question.graph,
+            ball,
+            own.method,
+            iterations=own.iterations,
+            max_memory=own.max_memory,
+            dtype=own.dtype,
+            outer=self.outer.chosen(numbers),
+        )
+        logits = logits_of(analysis)
+        margins = self.question.margin_bounds(logits, self.accepted)
+        lost = (margins <= 0).nonzero().flatten()
+        # The closed form counts where the ball itself is not certified.
+        if not len(lost) or not isinstance(analysis, Analysis):
+            return margins, torch.zeros_like(ball.eps)
+        self.outer.put(numbers[lost], OuterBoxes.of(analysis.graph, analysis.boxes).chosen(lost))
+        return margins, self.question.linear_radius(analysis, logits, self.accepted)
 
 
 def _largest(slack: Slack, start: Tensor, guess: Tensor, limit: float, tolerance: float, max_passes: int) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from certood.analysis.bounds.ball import Bounds, LpBall
 from certood.analysis.bounds.engines.base import Engine
 from certood.analysis.bounds.graph import Graph
+from certood.analysis.bounds.outer import OuterBoxes
 from certood.errors import CannotCertify, CertoodError
 from certood.models.classifier import Normalise
 
@@ -60,8 +61,9 @@ class AutoLirpaEngine(Engine):
         iterations: int = 20,
         max_memory: float | None = None,
         dtype: torch.dtype = torch.float64,
+        outer: OuterBoxes | None = None,
     ) -> "AutoLirpa":
-        """See `AutoLirpa`; memory and precision are its own."""
+        """See `AutoLirpa`; memory and precision are its own, and it makes no use of outer boxes."""
         return AutoLirpa(graph, ball, method, iterations=iterations)
 
     def require(self) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from certood.analysis.bounds.ball import LpBall
 from certood.analysis.bounds.graph import Graph
+from certood.analysis.bounds.outer import OuterBoxes
 from certood.analysis.bounds.score_bounds import RowBounds
 from certood.errors import CertoodError
 
@@ -33,9 +34,13 @@ class Engine(ABC):
         iterations: int = 20,
         max_memory: float | None = None,
         dtype: torch.dtype = torch.float64,
+        outer: OuterBoxes | None = None,
     ) -> RowBounds:
-        """What is known of a graph over a ball by one of METHODS. Raises CertoodError as `require` does, or for a method that it
-        does not have, and CannotCertify for a norm or a network that it does not take."""
+        """What is known of a graph over a ball by one of METHODS.
+
+        `outer` is what holds over balls that contain these, for an engine that can make use of it. Raises CertoodError as
+        `require` does, or for a method that it does not have, and CannotCertify for a norm or a network that it does not take.
+        """
 
     def images_at_once(self, graph: Graph, max_memory: float, dtype: torch.dtype, method: str) -> int | None:
         """How many images are best analysed together; None for all."""

@@ -8,6 +8,7 @@ from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.linear.analysis import Analysis
 from certood.analysis.bounds.memory import images_at_once
 from certood.analysis.bounds.methods import analyse
+from certood.analysis.bounds.outer import OuterBoxes
 
 
 class LinearBoundEngine(Engine):
@@ -25,9 +26,10 @@ class LinearBoundEngine(Engine):
         iterations: int = 20,
         max_memory: float | None = None,
         dtype: torch.dtype = torch.float64,
+        outer: OuterBoxes | None = None,
     ) -> Analysis:
         """See `certood.analysis.bounds.analyse`."""
-        return analyse(graph, ball, method, iterations=iterations, max_memory=max_memory, dtype=dtype)
+        return analyse(graph, ball, method, iterations=iterations, max_memory=max_memory, dtype=dtype, outer=outer)
 
     def images_at_once(self, graph: Graph, max_memory: float, dtype: torch.dtype, method: str) -> int | None:
         """As many as fit into memory, and for rows no more than fit into the caches."""
