@@ -206,7 +206,7 @@ def _fitted(initial: Mapping[str, Tensor], wanted: Mapping[str, Tensor], recipe:
     fitted = {}
     for name, own in wanted.items():
         given = initial.get(name)
-        if given is not None and recipe.absent_class and given.shape[:1] == (own.shape[:1][0] - 1,):
+        if given is not None and recipe.absent_class and own.ndim and given.shape == (len(own) - 1, *own.shape[1:]):
             given = torch.cat([given, own[-1:]])
         if given is None or given.shape != own.shape:
             found = "missing" if given is None else f"of shape {tuple(given.shape)}"

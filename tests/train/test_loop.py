@@ -248,6 +248,25 @@ def test_fine_tuning_starts_from_the_given_weights(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "absent").absent_class
 
 
+def test_an_absent_class_joins_a_network_with_batch_normalisation(tmp_path: Path) -> None:
+    """Its counters of batches are numbers without an axis."""
+    network = ["model.architecture=resnet18", "training.epochs=1", "training.steps_per_epoch=1"]
+    fit(recipe("digits-ce", *network), tmp_path / "start", progress=False)
+    absent = [
+        *network,
+        "objective.name=absent-class",
+        f"training.init={tmp_path / 'start'}",
+        "optimiser.learning_rate=1e-12",
+    ]
+    fit(recipe("digits-energy", *absent), tmp_path / "absent", progress=False)
+    before, after = weights(tmp_path / "start"), weights(tmp_path / "absent")
+    assert any(not value.ndim for value in before.values())
+    grown = [name for name in before if before[name].shape != after[name].shape]
+    assert len(grown) == 2
+    for name in grown:
+        assert torch.allclose(after[name][:6], before[name], atol=1e-6)
+
+
 def test_a_share_of_validation_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="batch_size is 5000, but there are only"):
         fit(recipe("digits-ce", "training.batch_size=5000"), tmp_path / "run", progress=False)
