@@ -152,7 +152,7 @@ class _Slack:
         )
         logits = logits_of(analysis)
         margins = self.question.margin_bounds(logits, self.accepted)
-        lost = (margins <= 0).nonzero().flatten()
+        lost = (~(margins > 0)).nonzero().flatten()
         # The closed form counts where the ball itself is not certified.
         if not len(lost) or not isinstance(analysis, Analysis):
             return margins, torch.zeros_like(ball.eps)
