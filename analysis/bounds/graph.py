@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.bounds.operations.base import Operation, in_precision
+from certood.analysis.bounds.operations.base import Nonlinear, Operation, in_precision
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,17 @@ class Graph:
         for index, node in enumerate(self.nodes):
             for source in set(node.inputs):
                 found[source].append(index)
+        return found
+
+    @cached_property
+    def curved_readers(self) -> Mapping[int, list[Nonlinear]]:
+        """The operations that are not linear and read a node, of every node that has any."""
+        found = {}
+        for index, readers in self.readers.items():
+            operations = [self.nodes[reader].operation for reader in readers]
+            curved = [operation for operation in operations if isinstance(operation, Nonlinear)]
+            if curved:
+                found[index] = curved
         return found
 
     def row_size(self, node: int, window: tuple[int, int]) -> int:

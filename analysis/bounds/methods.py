@@ -13,7 +13,7 @@ from certood.analysis.bounds.linear.nodes import NodeBounds, flat
 from certood.analysis.bounds.linear.optimised import Ascent
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import COPIES, default_memory, keep_freed_blocks, row_memory
-from certood.analysis.bounds.operations.base import LinearOperation, Nonlinear, Rows
+from certood.analysis.bounds.operations.base import LinearOperation, Rows
 from certood.analysis.bounds.operations.precision import outward_sum
 from certood.analysis.bounds.outer import OuterBoxes
 from certood.errors import CertoodError
@@ -116,8 +116,7 @@ def _worth_tightening(analysis: Analysis, index: int, *, affine: bool) -> Tensor
     tighten, those whose bounds decide how tight the relaxation of a reader is.
     """
     graph, box = analysis.graph, analysis.boxes[index]
-    readers = [graph.nodes[reader].operation for reader in graph.readers[index]]
-    curved = [reader for reader in readers if isinstance(reader, Nonlinear)]
+    curved = graph.curved_readers.get(index, [])
     if affine and (curved or index == len(graph.nodes) - 1):
         return torch.ones_like(box[0], dtype=torch.bool)
     if analysis.kind in TIGHTENING and curved:

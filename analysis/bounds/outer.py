@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.graph import Graph
-from certood.analysis.bounds.operations.base import Interval, Nonlinear
+from certood.analysis.bounds.operations.base import Interval
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class OuterBoxes:
     def unbounded(graph: Graph, count: int, device: torch.device) -> OuterBoxes:
         """Those of so many images of which nothing is known."""
         boxes = {}
-        for index in _curved(graph):
+        for index in graph.curved_readers:
             upper = torch.full((count, *graph.nodes[index].shape), torch.inf, dtype=torch.float64, device=device)
             boxes[index] = -upper, upper
         return OuterBoxes(boxes)
@@ -34,12 +34,12 @@ class OuterBoxes:
     @staticmethod
     def of(graph: Graph, boxes: Mapping[int, Interval]) -> OuterBoxes:
         """Those of an analysis of all nodes."""
-        return OuterBoxes({index: boxes[index] for index in _curved(graph)})
+        return OuterBoxes({index: boxes[index] for index in graph.curved_readers})
 
     @staticmethod
     def memory(graph: Graph) -> int:
         """Bytes that the boxes of one image take."""
-        return 16 * sum(graph.nodes[index].shape.numel() for index in _curved(graph))
+        return 16 * sum(graph.nodes[index].shape.numel() for index in graph.curved_readers)
 
     def chosen(self, images: Tensor) -> OuterBoxes:
         """Those of some images, by their numbers."""
@@ -57,11 +57,3 @@ class OuterBoxes:
             return box
         lower, upper = self.boxes[index]
         return torch.maximum(box[0], lower), torch.minimum(box[1], upper)
-
-
-def _curved(graph: Graph) -> list[int]:
-    return [
-        index
-        for index, readers in graph.readers.items()
-        if any(isinstance(graph.nodes[reader].operation, Nonlinear) for reader in readers)
-    ]
