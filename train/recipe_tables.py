@@ -320,7 +320,9 @@ class TrainingSection(Section):
     epochs: int = Field(20, ge=1, description="Passes over the ID training images.")
     batch_size: int = Field(64, ge=1, description="ID images a step, over all processes.")
     steps_per_epoch: int | None = Field(None, ge=1, description="Shorter epochs: this many steps each.")
-    init: Path | None = Field(None, description="Checkpoint or run whose weights training starts from; empty for none.")
+    init: Path | None = Field(
+        None, description="Run or checkpoint that training starts from, or a file of foreign weights; empty for none."
+    )
 
     @field_validator("init", mode="before")
     @classmethod

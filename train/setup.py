@@ -9,11 +9,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from certood.checkpoints import load_checkpoint
+from certood.checkpoints import is_onnx, is_own, load_checkpoint, load_foreign
 from certood.data import IdSplits, Split, load_id, load_set, seen_in_training
 from certood.data.auxiliary import AuxiliarySet, joined
 from certood.data.overlap import require_disjoint
 from certood.data.source import ImageSource, require_same_shape, to_pixels
+from certood.detector import Detector
 from certood.devices import chosen_precision, resolve_device
 from certood.errors import ArchitectureError, CheckpointError, DataError
 from certood.models import build_model
@@ -158,7 +159,8 @@ def channel_statistics(source: ImageSource) -> tuple[tuple[float, ...], tuple[fl
 def build_network(recipe: Recipe, splits: IdSplits) -> Classifier:
     """The recipe's network for these images, initialised from the seed or from `training.init`.
 
-    Raises DataError where the weights of `training.init` were trained on images that are held out here.
+    Raises DataError where the weights of `training.init` were trained on images that are held out here, and CheckpointError
+    where they do not fit.
     """
     train = splits.train
     torch.manual_seed(recipe.run.seed)
@@ -181,12 +183,37 @@ def build_network(recipe: Recipe, splits: IdSplits) -> Classifier:
     if recipe.model.initialisation == "certified":
         initialise_for_bounds(model)
     if recipe.training.init is not None:
-        # The recipe names the user's code; the file that training starts from does not.
-        named = recipe.model.architecture if runs_user_code(recipe.model.architecture) else None
-        start = load_checkpoint(recipe.training.init, architecture=named)
+        start = _starting_detector(recipe, recipe.training.init, splits)
         require_unseen(start.split, splits, recipe, recipe.training.init)
         model.load_state_dict(_fitted(start.model.state_dict(), model.state_dict(), recipe))
     return model
+
+
+def _starting_detector(recipe: Recipe, path: Path, splits: IdSplits) -> Detector:
+    """The detector of a file that training starts from; weights that certood did not write are what the recipe's [model] says.
+
+    Raises CheckpointError where they do not fit, or nothing says how their images are normalised.
+    """
+    model = recipe.model
+    if is_own(path):
+        # The recipe names the user's code; the file that training starts from does not.
+        return load_checkpoint(path, architecture=model.architecture if runs_user_code(model.architecture) else None)
+    if is_onnx(path):
+        raise CheckpointError(f"training cannot start from {path}: the network of an ONNX file stays in that file")
+    if model.mean is None or model.std is None:
+        raise CheckpointError(
+            f"{path} was not written by certood: give the normalisation that it was trained with as model.mean and model.std, "
+            "a number a channel"
+        )
+    return load_foreign(
+        path,
+        architecture=model.architecture,
+        classes=splits.train.classes,
+        input_shape=splits.train.shape,
+        mean=model.mean,
+        std=model.std,
+        options=model.options,
+    )
 
 
 def require_unseen(start: Split | None, splits: IdSplits, recipe: Recipe, path: Path | None) -> None:

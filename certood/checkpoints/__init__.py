@@ -18,6 +18,7 @@ HUB_PREFIX = "hf:"
 __all__ = [
     "HUB_PREFIX",
     "is_onnx",
+    "is_own",
     "load",
     "load_checkpoint",
     "load_foreign",

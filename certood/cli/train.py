@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Continue the run in the run directory after its last whole epoch.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in the run directory.")
 @click.option(
-    "--init", type=click.Path(path_type=Path), help="Start from the weights of this checkpoint (training.init)."
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Start from this checkpoint, or from foreign weights of the recipe's model (training.init).",
 )
 @click.option("--seed", type=int, help="Seed of everything random (run.seed).")
 @click.option(

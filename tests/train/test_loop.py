@@ -17,7 +17,7 @@ from torch import Tensor
 
 from certood.checkpoints import load_checkpoint
 from certood.data import load_id, load_set, to_pixels
-from certood.errors import RecipeError, TrainingDiverged
+from certood.errors import CheckpointError, RecipeError, TrainingDiverged
 from certood.models import build_model
 from certood.models.classifier import Classifier
 from certood.runs import RunDirectory
@@ -246,6 +246,44 @@ def test_fine_tuning_starts_from_the_given_weights(tmp_path: Path) -> None:
     assert len(grown) == 7
     assert torch.allclose(grown[:6], before["classifier.weight"], atol=1e-6)
     assert load_checkpoint(tmp_path / "absent").absent_class
+
+
+def foreign_start(tmp_path: Path) -> tuple[Path, list[str]]:
+    """A trained network's state dict as others would save it, without normalisation; and the settings that describe it."""
+    fit(recipe("digits-ce"), tmp_path / "start", progress=False)
+    kept = {
+        f"module.{name}": value
+        for name, value in weights(tmp_path / "start").items()
+        if not name.startswith("normalise")
+    }
+    torch.save({"state_dict": kept}, tmp_path / "theirs.pth")
+    detector = load_checkpoint(tmp_path / "start")
+    described = [f"model.mean={list(detector.mean)}", f"model.std={list(detector.std)}"]
+    return tmp_path / "theirs.pth", described
+
+
+def test_fine_tuning_starts_from_foreign_weights(tmp_path: Path) -> None:
+    theirs, described = foreign_start(tmp_path)
+    still = ["optimiser.learning_rate=1e-12", f"training.init={theirs}", *described]
+    tuned = fit(recipe("digits-energy", *still), tmp_path / "tuned", progress=False)
+    images = to_pixels(load_set("digits-near", root=Path()).batch(torch.arange(8)))
+    expected = load_checkpoint(tmp_path / "start").model(images)
+    assert torch.allclose(tuned.model(images), expected, atol=1e-4)
+    absent = fit(recipe("digits-energy", *still, "objective.name=absent-class"), tmp_path / "absent", progress=False)
+    assert torch.allclose(absent.model(images)[:, :6], expected, atol=1e-4)
+
+
+def test_foreign_weights_to_start_from_must_be_described(tmp_path: Path) -> None:
+    theirs, described = foreign_start(tmp_path)
+    start = f"training.init={theirs}"
+    with pytest.raises(CheckpointError, match=r"theirs.pth was not written by certood: .* model.mean and model.std"):
+        fit(recipe("digits-energy", start), tmp_path / "run", progress=False)
+    with pytest.raises(CheckpointError, match=r"theirs.pth"):
+        fit(recipe("digits-energy", start, *described, "model.options.width=8"), tmp_path / "run", progress=False)
+    (tmp_path / "theirs.onnx").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"cannot start from .* ONNX"):
+        fit(recipe("digits-energy", f"training.init={tmp_path / 'theirs.onnx'}"), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_absent_class_joins_a_network_with_batch_normalisation(tmp_path: Path) -> None:
