@@ -161,7 +161,8 @@ def _records(
             AtRadius(eps, judged[place][row], _values(per_eps, known, (place, row)))
             for place, eps in enumerate(settings.eps)
         )
-        first = {quantity.first: at[0].values[quantity.name] for quantity in per_eps if quantity.first}
+        known_first = at[0].values
+        first = {each.first: known_first[each.name] for each in per_eps if each.first and each.name in known_first}
         records.append(
             Certificate(
                 set=name,
@@ -184,4 +185,6 @@ def _records(
 
 
 def _values(quantities: Sequence[Quantity], known: Known, place: int | tuple[int, int]) -> dict[str, float]:
-    return {quantity.name: float(known[quantity.name][place]) for quantity in quantities}
+    """What is known of an image; what is not a number is not."""
+    values = {quantity.name: float(known[quantity.name][place]) for quantity in quantities}
+    return {name: value for name, value in values.items() if not math.isnan(value)}

@@ -1,15 +1,14 @@
-"""Estimates: gradient norms, largest sampled gradients and CLEVER. None of them certifies anything."""
+"""Estimates: gradient norms, largest sampled gradients, and CLEVER of points of its own. None of them certifies anything."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from certood.analysis.bounds.operations.norms import DUAL
 from certood.analysis.evidence.attacks import generators, random_start, steepest_step
 from certood.analysis.evidence.base import Evidence, Known
+from certood.analysis.evidence.clever import BATCH, BATCHES, clever, uniform_points
 from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.question import Question
 
@@ -18,7 +17,7 @@ class Estimates(Evidence):
     """Gradient norms at the image and at sampled points of the balls, CLEVER, and margin over gradient norm.
 
     A gradient norm is attained, so that no certified Lipschitz constant may lie below it; as an estimate of that constant it
-    certifies nothing. CLEVER is fitted at the first ε alone, being the slowest.
+    certifies nothing. CLEVER is fitted at the first ε alone, being the slowest; it is not a number where gradients show no end.
     """
 
     quantities = (
@@ -58,9 +57,21 @@ class Estimates(Evidence):
         return {
             "gradient_norm": norms,
             "sampled": torch.stack([part.amax(0) for part in samples]),
-            "lipschitz_clever": clever(samples[0]),
+            "lipschitz_clever": self._clever(question, images, known, samples[0].amax(0)),
             "radius_gradient": known.margins / norms.clamp_min(1e-300),
         }
+
+    def _clever(self, question: Question, images: Tensor, known: Known, sampled: Tensor) -> Tensor:
+        """CLEVER (N,) at the first ε, from points of its own; no less than what was sampled."""
+        eps, random = (
+            torch.full_like(sampled, self.settings.eps[0]),
+            generators(self.settings.seed, known.indices, stream=3),
+        )
+        maxima = []
+        for _ in range(BATCHES):
+            points = (uniform_points(images, eps, question.norm, random) for _ in range(BATCH))
+            maxima.append(torch.stack([gradient_norms(question, each) for each in points]).amax(0))
+        return torch.maximum(clever(torch.stack(maxima)), sampled)
 
 
 def gradient_norms(question: Question, images: Tensor) -> Tensor:
@@ -89,25 +100,3 @@ def sampled_gradient_norms(
         else:
             found.append(torch.linalg.vector_norm(slope.flatten(1), DUAL[float(question.norm)], dim=1))
     return torch.stack(found)
-
-
-def clever(norms: Tensor, *, batch: int = 4) -> Tensor:
-    """CLEVER's estimate (N,) of the local Lipschitz constant: the location of a reverse Weibull fit to batch maxima.
-
-    Weng et al., ICLR 2018 (arXiv 1801.10578). `norms` (samples, N) are sampled gradient norms. Where the fit fails or falls
-    below the largest sample, that sample is taken.
-    """
-    maxima = norms[: len(norms) // batch * batch].unflatten(0, (-1, batch)).amax(1)
-    largest = norms.amax(0)
-    found = largest.clone()
-    for index in range(norms.shape[1]):
-        column = maxima[:, index].cpu().numpy()
-        if len(column) < 3 or column.max() - column.min() < 1e-9 * max(1.0, column.max()):
-            continue
-        try:
-            _, location, _ = stats.weibull_max.fit(column, loc=column.max() * 1.01)
-        except (RuntimeError, ValueError):
-            continue
-        if math.isfinite(location):
-            found[index] = max(float(largest[index]), float(location))
-    return found

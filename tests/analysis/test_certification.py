@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
 from certood.analysis.bounds import LpBall, analyse, bound, capture
@@ -14,7 +13,7 @@ from certood.analysis.bounds.operations.convolution import Convolution, convolut
 from certood.analysis.certification import certify, question_of
 from certood.analysis.evidence.attacks import ascend, distances, generators, project
 from certood.analysis.evidence.direct import _largest, certified_radii
-from certood.analysis.evidence.estimates import clever, gradient_norms
+from certood.analysis.evidence.estimates import gradient_norms
 from certood.analysis.evidence.lipschitz import (
     global_lipschitz,
     local_lipschitz,
@@ -185,35 +184,6 @@ def test_radii_from_constants_by_hand() -> None:
     )
     falling = torch.tensor([[9.0], [7.0], [8.0]]).double()
     assert nested(falling).flatten().tolist() == [7.0, 7.0, 8.0]
-
-
-def test_clever_is_never_below_its_samples() -> None:
-    torch.manual_seed(0)
-    norms = torch.rand(32, 3).double()
-    norms[:, 2] = 1.0
-    found = clever(norms)
-    assert (found >= norms.amax(0)).all()
-    assert found[2] == 1
-
-
-def test_clever_fits_the_maxima_of_consecutive_batches() -> None:
-    """Gradient norms 1 − u², whose distribution ends at 1."""
-    norms = 1 - torch.rand(240, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).square()
-    found = clever(norms, batch=6)
-    for column, value in zip(norms.T.tolist(), found.tolist(), strict=True):
-        maxima = [max(column[start : start + 6]) for start in range(0, 240, 6)]
-        _, location, _ = stats.weibull_max.fit(maxima, loc=1.01 * max(maxima))
-        assert value == pytest.approx(max(location, *column), rel=1e-6)
-        assert value == pytest.approx(1, abs=0.02)
-
-
-def test_clever_is_the_location_of_the_fit_where_that_lies_above_the_samples() -> None:
-    norms = 1 - torch.rand(240, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
-    column = norms[:, 0].tolist()
-    maxima = [max(column[start : start + 6]) for start in range(0, 240, 6)]
-    _, location, _ = stats.weibull_max.fit(maxima, loc=1.01 * max(maxima))
-    assert location > 1.001 * max(column)
-    assert clever(norms, batch=6).item() == pytest.approx(location, rel=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["id", "ood"])
