@@ -55,12 +55,6 @@ def certified(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figures: they are looked at once, and take most of the time of a certification."""
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
-
-
 def test_the_summary_is_what_the_certificates_say(certified: Path) -> None:
     table, summary = rows(certified), json.loads((certified / "certification.json").read_text())
     assert summary["eps"] == list(EPS)
@@ -422,6 +416,7 @@ def test_other_settings_do_not_mix(trained: Path, certified: Path, tmp_path: Pat
     assert len(rows(tmp_path / "copy")) == 4
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_a_full_disk_is_named_and_loses_nothing(
     trained: Path, certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -453,7 +448,6 @@ def test_a_full_disk_is_named_and_loses_nothing(
     assert result.exit_code == 2
     assert "cannot write figures" in result.stderr
     assert not (out / "certification.json").exists()
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     with monkeypatch.context() as patch:
         # The lock of the directory is written before the work.
         patch.setattr(Path, "write_bytes", full_for_the_result)

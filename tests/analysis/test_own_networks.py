@@ -8,7 +8,6 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from certood.analysis import certify_run
 from certood.checkpoints import save_checkpoint
 from certood.cli import main
 from certood.detector import Detector
@@ -26,10 +25,9 @@ def make(num_classes):
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own(tmp_path: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The checkpoint of a network made by their_activation.py, which lies beside it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     monkeypatch.delitem(sys.modules, "their_activation", raising=False)
     Path("their_activation.py").write_text(SOURCE)
     torch.manual_seed(0)

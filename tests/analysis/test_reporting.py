@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 from scipy import stats
 
-from certood.analysis import certify, certify_run, report
+from certood.analysis import certify, report
 from certood.analysis.records import read_certificates
 from certood.analysis.reporting import drawing, histograms
 from certood.analysis.reporting.columns import Column, best_cells
@@ -518,11 +518,10 @@ def parse_command(words: list[str]) -> None:
     command.make_context(words[1], words[2:])
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank")
-def test_the_printed_commands_make_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Figures of single runs are tested elsewhere, and take most of the time.
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
+def test_the_printed_commands_make_the_same_numbers(tmp_path: Path) -> None:
     run = tmp_path / "run"
     fit("digits-ce", run, settings=["training.epochs=2", "run.device=cpu", "data.ood=['digits-near']"], progress=False)
     found = certify(run, eps=(0.03, 0.01), limit=2, seed=5)

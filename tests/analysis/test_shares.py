@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from certood.analysis import certify_run, shares
+from certood.analysis import shares
 from certood.analysis.certify_run import certify_sets
 from certood.analysis.executors import executor_by_name
 from certood.analysis.settings import Settings
@@ -218,9 +218,9 @@ def test_the_local_executor_of_submitit(trained: Path, whole: Path, tmp_path: Pa
     assert result["violations"] == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_the_command_line(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     seen: list[Any] = []
     monkeypatch.setattr("certood.analysis.executors.executor_by_name", lambda *given: seen.append(given) or Failing())
     arguments = ["certify", str(trained), "--limit", "2", "--ood", "digits-near", "--out", str(tmp_path / "out")]

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import certood
-from certood.analysis import certify_run
 from certood.analysis.records import append_certificates
 from certood.errors import CannotCertify, CertoodError, CheckpointError, DataError, RecipeError, RunDirectoryError
 from certood.models import build_model
@@ -137,11 +136,8 @@ def test_without_pandas_records_are_read_all_the_same(tmp_path: Path, monkeypatc
         certood.read_certificates("nowhere")
 
 
-def test_a_run_is_trained_loaded_certified_and_reported_in_four_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Figures of single runs are tested elsewhere, and take most of the time.
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_is_trained_loaded_certified_and_reported_in_four_lines(tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ["training.epochs=1", "run.device=cpu", "data.ood=['digits-photo']"]
     trained = certood.train.fit("digits-ce", run, settings=settings, progress=False)

@@ -31,13 +31,12 @@ def test_every_recipe_fits_any_number_of_epochs(name: str) -> None:
         assert part(4) == pytest.approx(whole(usual.training.epochs * 5 - 1), rel=0.2)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_the_demo_continues_after_an_interruption_and_skips_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "RECIPES", ("ce", "greg"))
-    # Figures of single runs are tested elsewhere, and take most of the time.
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     out, certify_sets = tmp_path / "demo", certify_run.certify_sets
 
     def interrupted(detector: Any, inside: Any, outside: Any, run: Path, *rest: Any, **extra: Any) -> Any:

@@ -25,7 +25,6 @@ def run_script(name: str, *arguments: str) -> None:
         patch.syspath_prepend(str(EXAMPLES))
         patch.delitem(sys.modules, "their_network", raising=False)
         patch.chdir(EXAMPLES)
-        # Figures of single runs are tested elsewhere, and take most of the time.
         patch.setattr(certify_run, "draw_figures", lambda *_: [])
         runpy.run_path(name, run_name="__main__")
 

@@ -12,7 +12,6 @@ from click.testing import CliRunner, Result
 
 import certood
 import certood.bridges.hub
-from certood.analysis import certify_run
 from certood.checkpoints import save_checkpoint
 from certood.cli import main
 from certood.data import IdSplits, ImageSet
@@ -160,9 +159,8 @@ def call(*arguments: str | Path, code: int = 0) -> Result:
 
 
 @pytest.fixture
-def pushed(tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def pushed(tmp_path: Path, undrawn: None, remote: Path) -> Path:
     """A small run of the digits, certified and pushed as hf:me/small; what was fetched of it may not be written to."""
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     settings = ["training.epochs=1", "training.steps_per_epoch=2", "run.device=cpu", "model.options.width=2"]
     out = tmp_path / "small"
     fit(load_recipe("digits-ce", settings), out, progress=False)

@@ -101,9 +101,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def undrawn(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def undrawn(finished: Path, undrawn: None) -> None:
     """Figures are drawn once, for the finished run: they take most of the time of a certification."""
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
 
 
 @pytest.fixture

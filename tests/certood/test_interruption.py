@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from certood.analysis import certify_run
 from certood.cli import main
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
@@ -96,10 +95,9 @@ def test_an_interrupted_command_says_how_to_go_on(
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
-def test_processes_of_a_certification_end_with_it_and_another_continues(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_of_a_certification_end_with_it_and_another_continues(trained: Path, tmp_path: Path) -> None:
     """What two processes certified is what one certifies, and what is left is done by the next command."""
     asked = ("certify", str(trained), *FEW, "--out")
     command = [sys.executable, "-m", "certood", *asked, str(tmp_path / "out"), "--jobs", "2"]
@@ -124,7 +122,6 @@ def test_processes_of_a_certification_end_with_it_and_another_continues(
 
     begun = rows(tmp_path / "out")
     assert 0 < len(begun) < 8
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     for folder in ("out", "whole"):
         assert CliRunner().invoke(main, [*asked, str(tmp_path / folder)]).exit_code == 0
     whole = rows(tmp_path / "whole")

@@ -7,8 +7,6 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 
-from certood.analysis import certify_run
-
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks/first_steps.ipynb"
 CELLS: list[dict[str, Any]] = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
@@ -30,10 +28,9 @@ def shorter(source: str) -> str:
     return source
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
-def test_it_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    # Figures of single runs are tested elsewhere, and take most of the time.
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
+def test_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(sum(source.count(whole) for source in CODE) == 1 for whole in SHORTER)
     scope: dict[str, Any] = {}
     with mpl.rc_context({"backend": "agg"}):

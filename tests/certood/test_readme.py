@@ -13,7 +13,6 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from certood.analysis import certify_run
 from certood.cli import COMMANDS, main
 from certood.train.loop import fit
 from certood.train.recipe import known_keys, load_recipe
@@ -98,11 +97,10 @@ def test_no_placeholder_is_left() -> None:
     assert not re.search(r"^(SPEED|RESULTS|TODO)", README, re.MULTILINE)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_the_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # Figures of single runs are tested elsewhere, and take most of the time.
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     fit(load_recipe("digits-greg-plus", ["training.epochs=1", "run.device=cpu"]), progress=False)
     blocks = [block for page in RUN for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
     assert len(blocks) == 2
@@ -140,12 +138,11 @@ def make(num_classes: int) -> nn.Module:
 """
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_the_shell_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every one but the demo, which has a test of its own, on tiny images and shortened."""
     monkeypatch.chdir(tmp_path)
-    # Figures of single runs are tested elsewhere, and take most of the time.
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     (tmp_path / "my_networks.py").write_text(NETWORK)
     generator = np.random.default_rng(0)
     for folder, count in (

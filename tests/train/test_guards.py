@@ -12,7 +12,6 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from certood.analysis import certify_run
 from certood.checkpoints import load, load_checkpoint, save_checkpoint
 from certood.cli import main
 from certood.detector import Detector
@@ -27,6 +26,8 @@ from certood.train import loop
 from certood.train.guarding import fingerprint
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, load_recipe
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 TINY = ["training.epochs=2", "training.steps_per_epoch=3", "run.device=cpu", "model.options.width=4"]
 SHORT = [*TINY, "model.options.hidden=8", "certified.start=0", "certified.ramp=1", "optimiser.warmup=0"]
@@ -44,12 +45,6 @@ def run(*arguments: str | Path) -> Result:
 
 def settings(values: list[str]) -> list[str]:
     return [part for value in values for part in ("--set", value)]
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figures: they are tested elsewhere, and take most of the time of a certification."""
-    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
 
 
 @pytest.fixture(scope="module")
