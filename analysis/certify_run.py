@@ -21,7 +21,7 @@ from certood.analysis.recheck import certificates_hash, unsound
 from certood.analysis.records import Certificate, append_certificates, read_certificates
 from certood.analysis.reporting.figures import draw_figures
 from certood.analysis.settings import Settings
-from certood.analysis.shares import Executor, Share, divided, identity_of, merge, run_shares, write_plan
+from certood.analysis.shares import Executor, Share, divided, has_begun, identity_of, merge, run_shares, write_plan
 from certood.analysis.summary import summarise
 from certood.analysis.workers import Job, results
 from certood.data import ImageSource
@@ -91,7 +91,8 @@ def certify_sets(
         place = _prepare(run, record, overwrite=overwrite)
         done = _read(place.certificates, sets, settings)
         identity = identity_of(_finite(record))
-        if merge(place, identity, settings.eps, done):
+        wanted = {name: part.indices for name, part in sets.items()}
+        if merge(place, identity, settings.eps, done, wanted):
             done = _read(place.certificates, sets, settings)
         batches = _batches(sets, done, batch_size)
         if not batches:
@@ -106,13 +107,13 @@ def certify_sets(
                     finished += len(fresh)
                     bar.update(task, completed=finished)
             elif batches:
-                write_plan(place, identity, {name: part.indices for name, part in sets.items()})
+                write_plan(place, identity, wanted)
                 shares = [
                     Share(number, place, identity, detector, sources, settings, part, threads)
                     for number, part in enumerate(divided(batches, jobs))
                 ]
                 run_shares(executor, shares, lambda count: bar.update(task, completed=len(done) + count))
-                merge(place, identity, settings.eps, done)
+                merge(place, identity, settings.eps, done, wanted)
         # Processes finish in any order; what is computed from the records does not depend on it.
         found = _read(place.certificates, sets, settings)
         ordered = [found[name, index] for name, part in sets.items() for index in part.indices]
@@ -223,14 +224,15 @@ def _prepare(run: RunDirectory, record: Mapping[str, Any], *, overwrite: bool) -
         place = replacement if any(path.exists() for path in run.files(Part.CERTIFICATION)) else run
     else:
         place = replacement if _json_of(replacement.certification_settings) == new else run
-    if not place.certificates.exists():
+    if not has_begun(place):
         write_json(place.certification_settings, record)
         return place
     old = read_json(place.certification_settings)
     if old != new:
         keys = _different(old or {}, new)
         raise RunDirectoryError(
-            f"{place.certificates} was made with other settings ({', '.join(keys)} differ); "
+            f"{place.certificates if place.certificates.exists() else place.share_folder} was made with other settings "
+            f"({', '.join(keys)} differ); "
             "repeat those, replace it with --overwrite, or choose another --out"
         )
     return place

@@ -8,13 +8,14 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
+from certood.analysis.recheck import unsound
 from certood.analysis.records import Certificate, append_certificates, read_certificates, row
 from certood.analysis.settings import Settings
 from certood.analysis.workers import Job, Worker
@@ -25,7 +26,7 @@ from certood.files import write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import read_json
 from certood.runs.lock import locked
-from certood.runs.schema import SCHEMA_VERSION
+from certood.runs.schema import SCHEMA_VERSION, SharePlanFile, read_checked
 
 # Seconds between two looks at how far the jobs are.
 WAIT = 1.0
@@ -118,24 +119,39 @@ def merge_begun(run: RunDirectory) -> tuple[int, dict[str, list[int]]]:
     Raises RunDirectoryError where there is nothing to merge, or as `merge` does.
     """
     with run.writing("merge"):
-        plan, settings = read_json(run.share_plan), read_json(run.certification_settings)
+        settings = read_json(run.certification_settings, ["eps"])
+        plan = read_checked(run.share_plan, SharePlanFile)
         if plan is None or settings is None:
             raise RunDirectoryError(f"{run.folder} has no shares of a certification to merge")
-        eps = tuple(settings["eps"])
+        if plan["identity"] != identity_of(settings):
+            raise RunDirectoryError(
+                f"{run.share_plan} is of other settings than {run.certification_settings}: these are not one certification"
+            )
+        eps, wanted = tuple(settings["eps"]), plan["wanted"]
         known = _records(run, eps, continued=True)
-        count = merge(run, plan["identity"], eps, known)
+        count = merge(run, plan["identity"], eps, known, wanted)
         known = _records(run, eps)
-    missing = {
-        name: [index for index in indices if (name, index) not in known] for name, indices in plan["wanted"].items()
-    }
+    missing = {name: [index for index in indices if (name, index) not in known] for name, indices in wanted.items()}
     return count, {name: indices for name, indices in missing.items() if indices}
 
 
-def merge(run: RunDirectory, identity: str, eps: Sequence[float], known: Mapping[Key, Certificate]) -> int:
+def has_begun(run: RunDirectory) -> bool:
+    """Whether anything of a certification is there: its certificates, or shares that wait to be merged."""
+    return run.certificates.exists() or any(_identity(RunDirectory(folder)) for folder in run.shares())
+
+
+def merge(
+    run: RunDirectory,
+    identity: str,
+    eps: Sequence[float],
+    known: Mapping[Key, Certificate],
+    wanted: Mapping[str, Collection[int]],
+) -> int:
     """Append what the shares have to the certificates of a run, and remove the shares; how many records that were.
 
-    Raises RunDirectoryError where a share is being written, was made with other settings, or differs from what is known of an
-    image already; the shares stay then.
+    `wanted` are the images of every set that are certified. Raises RunDirectoryError where a share is being written, was made
+    with other settings, has other images or numbers that contradict each other, or differs from what is known of an image
+    already; nothing is merged and the shares stay then.
     """
     shares = run.shares()
     found = dict(known)
@@ -145,23 +161,45 @@ def merge(run: RunDirectory, identity: str, eps: Sequence[float], known: Mapping
             locks.enter_context(locked(folder, "merge"))
         for folder in shares:
             own = RunDirectory(folder)
-            if _identity(own) not in ("", identity):
+            if own.certificates.exists() and _identity(own) != identity:
                 raise RunDirectoryError(
                     f"{folder} was made with other settings than {run.certificates}; delete it, or repeat those settings"
                 )
-            for key, record in _records(own, eps).items():
+            for record in _lines_of(own, eps):
+                key = record.set, record.index
+                if record.index not in wanted.get(record.set, ()):
+                    raise RunDirectoryError(
+                        f"{folder} has a certificate of image {record.index} of {record.set!r}, which is not to be certified; "
+                        "delete that line"
+                    )
                 if key not in found:
                     found[key] = record
                     fresh.append(record)
                 elif _content(record) != _content(found[key]):
                     raise RunDirectoryError(
                         f"{folder} has another certificate of image {record.index} of {record.set!r} than "
-                        f"{run.certificates} or another share; delete the one that is not to be trusted"
+                        f"{run.certificates}, itself or another share; delete the one that is not to be trusted"
                     )
+        broken = unsound(fresh)
+        if broken:
+            raise RunDirectoryError(
+                f"{run.share_folder}: image {broken[0].index} of {broken[0].set!r} breaks inequalities that held when it was "
+                "certified; a file was changed; delete that line"
+            )
         if fresh:
             append_certificates(run.certificates, sorted(fresh, key=lambda one: (one.set, one.index)), eps)
-    shutil.rmtree(run.share_folder, ignore_errors=True)
+        for folder in shares:
+            shutil.rmtree(folder, ignore_errors=True)
+    _remove_plan(run)
     return len(fresh)
+
+
+def _remove_plan(run: RunDirectory) -> None:
+    """Remove what jobs left beside their shares, and the folder of all unless there is more in it."""
+    run.share_plan.unlink(missing_ok=True)
+    shutil.rmtree(run.share_logs, ignore_errors=True)
+    with suppress(OSError):
+        run.share_folder.rmdir()
 
 
 def run_shares(executor: Executor, shares: Sequence[Share], advance: Callable[[int], None]) -> None:
@@ -205,10 +243,13 @@ def _identity(own: RunDirectory) -> str:
 
 
 def _records(own: RunDirectory, eps: Sequence[float], *, continued: bool = False) -> dict[Key, Certificate]:
+    return {(record.set, record.index): record for record in _lines_of(own, eps, continued=continued)}
+
+
+def _lines_of(own: RunDirectory, eps: Sequence[float], *, continued: bool = False) -> list[Certificate]:
     if not own.certificates.is_file():
-        return {}
-    records, _ = read_certificates(own.certificates, tuple(eps), continued=continued)
-    return {(record.set, record.index): record for record in records}
+        return []
+    return read_certificates(own.certificates, tuple(eps), continued=continued)[0]
 
 
 def _content(record: Certificate) -> dict[str, str]:

@@ -241,7 +241,7 @@ def command(
     somebodys = foreign.get("architecture") is not None or is_onnx(run)
     detector = calibrated(detector, splits, score_name, foreign=somebodys)
     folder = out or RunDirectory.of(run).folder
-    runner = executor_by_name(executor, RunDirectory(folder).share_folder / "logs", _options(job_options))
+    runner = executor_by_name(executor, RunDirectory(folder).share_logs, _options(job_options))
     without = " without --overwrite" if overwrite else ""
     with interruptible(f"Finished images are kept in {folder}; the same command{without} continues."):
         result = certify_sets(

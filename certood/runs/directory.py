@@ -165,6 +165,11 @@ class RunDirectory:
         """Which images these jobs are to certify."""
         return self.share_folder / "plan.json"
 
+    @property
+    def share_logs(self) -> Path:
+        """What executors write about these jobs."""
+        return self.share_folder / "logs"
+
     def share(self, number: int) -> Path:
         """The folder of one job."""
         return self.share_folder / f"{number:04d}"

@@ -238,7 +238,7 @@ class ClaimsFile(_Part):
     files: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
 
 
-def read_checked(path: Path, schema: type[EvaluationFile | CertificationFile]) -> dict[str, Any] | None:
+def read_checked(path: Path, schema: type[_File]) -> dict[str, Any] | None:
     """The object in a JSON file of this schema, or None where there is no file; raises RunDirectoryError."""
     required = [name for name, field in schema.model_fields.items() if field.is_required()]
     content = read_json(path, required)

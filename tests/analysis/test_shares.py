@@ -181,8 +181,11 @@ def test_shares_of_other_settings_are_not_merged(trained: Path, whole: Path, tmp
         certified(trained, run.folder, executor=Failing(), jobs=2)
     settings.write_text(kept)
     changed = Settings(eps=(0.02,), attack_steps=3, restarts=1, samples=4, seed=1)
-    with pytest.raises(RunDirectoryError, match="was made with other settings than"):
+    recorded = run.certification_settings.read_text()
+    with pytest.raises(RunDirectoryError, match=r"shares was made with other settings \(seed differ\)"):
         certified(trained, run.folder, executor=Failing(), jobs=2, settings=changed)
+    # What was begun keeps its settings, so that a merge cannot make it something else.
+    assert run.certification_settings.read_text() == recorded
     certified(trained, run.folder, executor=Failing(), jobs=2, settings=changed, overwrite=True)
     assert (read_json(run.certification_settings) or {})["seed"] == 1
     assert len(rows(run.folder)) == len(rows(whole))
