@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from certood.checkpoints import is_onnx, is_own, load_checkpoint, load_foreign
+from certood.checkpoints import is_onnx, is_own, load_checkpoint, load_foreign, require_normalisation
 from certood.data import IdSplits, Split, load_id, load_set, seen_in_training
 from certood.data.auxiliary import AuxiliarySet, joined
 from certood.data.overlap import require_disjoint
@@ -162,10 +162,14 @@ def build_network(recipe: Recipe, splits: IdSplits) -> Classifier:
     Raises DataError where the weights of `training.init` were trained on images that are held out here, and CheckpointError
     where they do not fit.
     """
-    train = splits.train
+    train, path = splits.train, recipe.training.init
+    start = None if path is None else _starting_detector(recipe, path, splits)
     torch.manual_seed(recipe.run.seed)
     mean, std = recipe.model.mean, recipe.model.std
-    if mean is None or std is None:
+    if start is not None and isinstance(start.model, Classifier):
+        require_normalisation(start.model, mean, std, f"{path}, the start of training,")
+        mean, std = start.model.normalisation
+    elif mean is None or std is None:
         mean, std = channel_statistics(train)
     if len(mean) != train.shape[0] or len(std) != train.shape[0]:
         raise ArchitectureError(
@@ -182,9 +186,8 @@ def build_network(recipe: Recipe, splits: IdSplits) -> Classifier:
     )
     if recipe.model.initialisation == "certified":
         initialise_for_bounds(model)
-    if recipe.training.init is not None:
-        start = _starting_detector(recipe, recipe.training.init, splits)
-        require_unseen(start.split, splits, recipe, recipe.training.init)
+    if start is not None:
+        require_unseen(start.split, splits, recipe, path)
         model.load_state_dict(_fitted(start.model.state_dict(), model.state_dict(), recipe))
     return model
 
@@ -200,12 +203,7 @@ def _starting_detector(recipe: Recipe, path: Path, splits: IdSplits) -> Detector
         return load_checkpoint(path, architecture=model.architecture if runs_user_code(model.architecture) else None)
     if is_onnx(path):
         raise CheckpointError(f"training cannot start from {path}: the network of an ONNX file stays in that file")
-    if model.mean is None or model.std is None:
-        raise CheckpointError(
-            f"{path} was not written by certood: give the normalisation that it was trained with as model.mean and model.std, "
-            "a number a channel"
-        )
-    return load_foreign(
+    start = load_foreign(
         path,
         architecture=model.architecture,
         classes=splits.train.classes,
@@ -214,6 +212,12 @@ def _starting_detector(recipe: Recipe, path: Path, splits: IdSplits) -> Detector
         std=model.std,
         options=model.options,
     )
+    if model.mean is None and (set(start.mean), set(start.std)) == ({0.0}, {1.0}):
+        raise CheckpointError(
+            f"{path} was not written by certood and holds no normalisation: give the one that it was trained with as "
+            "model.mean and model.std, a number a channel"
+        )
+    return start
 
 
 def require_unseen(start: Split | None, splits: IdSplits, recipe: Recipe, path: Path | None) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from certood.checkpoints.foreign import load_foreign
+from certood.checkpoints.foreign import load_foreign, require_normalisation
 from certood.checkpoints.onnx_file import is_onnx, load_onnx
 from certood.checkpoints.own import is_own, load_checkpoint, save_checkpoint, stored_identity
 from certood.detector import Detector
@@ -23,6 +23,7 @@ __all__ = [
     "load_checkpoint",
     "load_foreign",
     "load_onnx",
+    "require_normalisation",
     "save_checkpoint",
     "stored_identity",
 ]
@@ -46,9 +47,9 @@ def load(
 
     A file `*.onnx` needs nothing else; what is given is checked against it (see `load_onnx`). Other foreign weights need
     `classes` (names or their number) and `input_shape` (C, H, W) as well; `mean` and `std` are their normalisation, one number
-    per channel (default: none). Both come without γ, see `Detector.calibrated`. A checkpoint of a network of the user's own
-    code needs `architecture` too, since no code that a file names is run. Raises CheckpointError where the file is missing,
-    damaged, or does not fit (see `load_foreign`).
+    per channel (default: that of the file, or none). Both come without γ, see `Detector.calibrated`. A checkpoint of a network
+    of the user's own code needs `architecture` too, since no code that a file names is run. Raises CheckpointError where the
+    file is missing, damaged, or does not fit (see `load_foreign`).
     """
     if str(path).startswith(HUB_PREFIX):
         from certood.bridges.hub import fetch_checkpoint  # noqa: PLC0415 (it reads checkpoints itself)
@@ -79,8 +80,8 @@ def load(
         architecture=architecture,
         classes=classes,
         input_shape=input_shape,
-        mean=mean or (0.0,) * input_shape[0],
-        std=std or (1.0,) * input_shape[0],
+        mean=mean,
+        std=std,
         score=score,
         options=options,
         device=device,

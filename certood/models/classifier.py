@@ -46,6 +46,15 @@ class Classifier(nn.Module):
         self.interface = interface
         self.normalise = Normalise(interface.mean, interface.std)
 
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per channel that the weights have, which may be others than it was built with."""
+        mean, std = (
+            tuple(float(f"{value:.7g}") for value in part.flatten().tolist())
+            for part in (self.normalise.mean, self.normalise.std)
+        )
+        return mean, std
+
     def features(self, images: Tensor) -> Tensor:
         """Penultimate features (N, F) of images (N, C, H, W) in [0, 1]."""
         raise NotImplementedError(f"{type(self).__name__} must define features(images)")

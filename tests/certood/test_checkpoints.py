@@ -109,6 +109,21 @@ def test_somebody_elses_weights_give_their_logits(resnet: nn.Module, tmp_path: P
     torch.testing.assert_close(loaded.model(images), resnet((images - 0.5) / 0.2))
 
 
+def test_a_normalisation_in_the_file_is_what_the_detector_says(detector: Detector, tmp_path: Path) -> None:
+    """Weights of ours without their metadata: no other mean or std is believed, and none need be given."""
+    path = tmp_path / "bare.pt"
+    torch.save(detector.model.state_dict(), path)
+    held = {"mean": detector.mean, "std": detector.std}
+    named = {"architecture": detector.architecture, "classes": 3, "input_shape": detector.input_shape}
+    for given in ({}, held):
+        loaded = load(path, **named, **given, options=detector.options)
+        assert (loaded.mean, loaded.std) == (detector.mean, detector.std)
+    with pytest.raises(CheckpointError, match="holds a normalisation of its own with mean"):
+        load(path, **named, **held | {"mean": (0.9,)}, options=detector.options)
+    with pytest.raises(CheckpointError, match="holds a normalisation of its own with std"):
+        load(path, **named, **held | {"std": (0.9,)}, options=detector.options)
+
+
 class Dangerous:
     """A pickle that would run code when it is read."""
 

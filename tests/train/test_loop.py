@@ -276,7 +276,7 @@ def test_fine_tuning_starts_from_foreign_weights(tmp_path: Path) -> None:
 def test_foreign_weights_to_start_from_must_be_described(tmp_path: Path) -> None:
     theirs, described = foreign_start(tmp_path)
     start = f"training.init={theirs}"
-    with pytest.raises(CheckpointError, match=r"theirs.pth was not written by certood: .* model.mean and model.std"):
+    with pytest.raises(CheckpointError, match=r"theirs.pth was not written by certood and .* model.mean and model.std"):
         fit(recipe("digits-energy", start), tmp_path / "run", progress=False)
     with pytest.raises(CheckpointError, match=r"theirs.pth"):
         fit(recipe("digits-energy", start, *described, "model.options.width=8"), tmp_path / "run", progress=False)
@@ -284,6 +284,28 @@ def test_foreign_weights_to_start_from_must_be_described(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match=r"cannot start from .* ONNX"):
         fit(recipe("digits-energy", f"training.init={tmp_path / 'theirs.onnx'}"), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_training_starts_from_has_one_normalisation(tmp_path: Path) -> None:
+    """That of its weights: another one that is given is refused, none is taken over, also into the checkpoint."""
+    half = ["model.mean=[0.5]", "model.std=[0.25]"]
+    fit(recipe("digits-ce", *half), tmp_path / "start", progress=False)
+    on = ["optimiser.learning_rate=1e-12", f"training.init={tmp_path / 'start'}"]
+    for settings in (on, [*on, *half]):
+        fit(recipe("digits-energy", *settings), tmp_path / "tuned", progress=False, overwrite=True)
+        tuned = load_checkpoint(tmp_path / "tuned")
+        assert (tuned.mean, tuned.std) == ((0.5,), (0.25,))
+        assert tuned.model.state_dict()["normalise.mean"].flatten().tolist() == [0.5]
+    with pytest.raises(
+        CheckpointError, match=r"start of training, holds a normalisation of its own with mean \[0.5\], not"
+    ):
+        fit(recipe("digits-energy", *on, "model.mean=[0.9]", "model.std=[0.25]"), tmp_path / "run", progress=False)
+    with pytest.raises(CheckpointError, match=r"with std \[0.25\], not \[0.9\]"):
+        fit(recipe("digits-energy", *on, "model.mean=[0.5]", "model.std=[0.9]"), tmp_path / "run", progress=False)
+    bare = tmp_path / "bare.pth"
+    torch.save(weights(tmp_path / "start"), bare)
+    tuned = fit(recipe("digits-energy", *on[:1], f"training.init={bare}"), tmp_path / "bare", progress=False)
+    assert (tuned.mean, tuned.std) == ((0.5,), (0.25,))
 
 
 def test_an_absent_class_joins_a_network_with_batch_normalisation(tmp_path: Path) -> None:
