@@ -2,5 +2,6 @@
 
 It reads the exported network (ONNX), recomputes a backward linear bound from the slopes in a certificate in float64 with every
 rounding counted outwards, and compares decimals. To read in this order: `steps` (bounds of one step), `network` (the file as
-steps), `linear_bounds` (bounds of rows of logits), `scores` (the claim), `certificates` (the file), `folder` (a whole export).
+steps), `linear_bounds` (bounds of rows of logits), `scores` (the claim), `certificates` (the file), `properties` (VNN-LIB beside
+it), `folder` (a whole export).
 """

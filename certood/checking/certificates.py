@@ -88,7 +88,7 @@ def read_certificate(path: Path) -> ClaimCertificate:
         if content.pop("format") != FORMAT or content.pop("version") != VERSION:
             raise ValueError(f"expected {FORMAT} of version {VERSION}")
         return _checked(ClaimCertificate(**_tuples(content)))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise Damaged(f"{path.name} is no certificate: {error}") from error
 
 

@@ -3,21 +3,24 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from certood.checking.certificates import TEMPERATURES, ClaimCertificate, Damaged, read_certificate
 from certood.checking.network import Network, Unchecked, read_network
+from certood.checking.properties import INSTANCES, property_file, wrong_instances, wrong_properties
 from certood.checking.steps import Array
-from certood.claims.vnnlib_reading import read_vnnlib
 from certood.errors import CertoodError, CheckpointError
-from certood.rounding import float32_below, float32_beyond
 
 MANIFEST = "claims.json"
+VERSION = 1
+FOLDERS = ("scores", "conditions", "certificates")
+SCORES = "scores/network.onnx"
 NETWORK = "conditions/network.onnx"
 # What float32 may cost, relative to the largest logit, or to γ.
 FLOAT32 = 1e-4
@@ -50,7 +53,8 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
     """
     content = _manifest(folder)
     found = Outcome(claims=len(content["claims"]))
-    found.wrong += _changed_files(folder, content["files"])
+    found.wrong += _changed_files(folder, content)
+    found.wrong += wrong_instances(folder, content["claims"])
     found.files = len(content["files"])
     if not any(claim.get("certificate") for claim in content["claims"]):
         found.without = [f"{claim['name']}: {claim.get('no_certificate')}" for claim in content["claims"]]
@@ -61,7 +65,11 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
         found.wrong.append(str(error))
         return found
     digest = hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest()
-    session = _session(folder / NETWORK) if points else None
+    try:
+        sessions = tuple(_session(folder / name) for name in (NETWORK, SCORES)) if points else ()
+    except CheckpointError as error:
+        found.wrong.append(str(error))
+        return found
     random = np.random.default_rng(seed)
     for claim in content["claims"]:
         if not claim.get("certificate"):
@@ -69,15 +77,18 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
             continue
         try:
             certificate = read_certificate(folder / claim["certificate"])
-            problems = [*_disagreements(content, claim, certificate, digest), *_properties(folder, claim, certificate)]
+            problems = [
+                *_disagreements(content, claim, certificate, digest),
+                *wrong_properties(folder, claim["name"], certificate, network.shape, network.outputs),
+            ]
             margin = certificate.margin(network)
             if not certificate.holds(margin):
                 problems.append(f"the bound does not prove it: it is short by {float(-margin):.3g}")
         except (Damaged, ValueError) as error:
             found.wrong.append(f"{claim['name']}: {error}")
             continue
-        if session is not None:
-            problems += _sampled(found, network, session, certificate, random, points)
+        if all(sessions) and sessions:
+            problems += _sampled(found, network, sessions, certificate, random, points)
         found.wrong += [f"{claim['name']}: {problem}" for problem in problems]
         if not problems:
             found.proved += 1
@@ -88,11 +99,7 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-        names = {claim["name"] for claim in content["claims"]}
-        if content["format"] != "certood-claims" or len(names) != len(content["claims"]):
-            raise ValueError("unknown format, or a claim stands there twice")
-        content["files"].items()
-        content["detector"].items()
+        _require_form(content)
     except OSError as error:
         raise NotProved(
             f"cannot read {folder / MANIFEST}: {error.strerror}; name a folder of `certood export`"
@@ -104,11 +111,50 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _changed_files(folder: Path, digests: Mapping[str, str]) -> Iterator[str]:
-    """Files that are missing or others than were exported."""
+def _require_form(content: dict[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError where claims.json lacks what is read of it, or says it otherwise."""
+    if content["format"] != "certood-claims" or content["version"] != VERSION:
+        raise ValueError(f"expected certood-claims of version {VERSION}")
+    detector, claims, files = content["detector"], content["claims"], content["files"]
+    _require(detector["score"]["name"], str)
+    _require(detector["threshold"], int, float)
+    _require(detector["classes"], list)
+    _require(content["norm"], str)
+    for name, digest in files.items():
+        _require(digest, str)
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{name} does not lie in the folder")
+    for claim in claims:
+        for key, kinds in (
+            ("name", (str,)),
+            ("accepted", (bool,)),
+            ("eps", (int, float)),
+            ("certificate", (str, type(None))),
+        ):
+            _require(claim[key], *kinds)
+    names = [claim["name"] for claim in claims]
+    if not names or len(set(names)) != len(names):
+        raise ValueError("there is no claim, or one stands there twice")
+
+
+def _require(value: object, *kinds: type) -> None:
+    if not isinstance(value, kinds):
+        raise TypeError(f"expected {' or '.join(kind.__name__ for kind in kinds)}, found {value!r:.60}")
+
+
+def _changed_files(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
+    """Files that are missing, were not exported, or are others than were exported."""
+    digests = content["files"]
+    present = {
+        path.relative_to(folder).as_posix() for kind in FOLDERS for path in (folder / kind).rglob("*") if path.is_file()
+    }
+    needed = {SCORES, *(claim["certificate"] for claim in content["claims"] if claim["certificate"])}
+    for version in INSTANCES:
+        needed |= {property_file("scores", version, claim["name"]) for claim in content["claims"]}
+    yield from (f"{name} has no SHA-256 in claims.json" for name in sorted((present | needed) - digests.keys()))
     for name, digest in digests.items():
         path = folder / name
-        if ".." in path.parts or not path.is_file():
+        if not path.is_file():
             yield f"{name} is missing"
         elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             yield f"{name} was changed: its SHA-256 is another than claims.json has"
@@ -135,50 +181,38 @@ def _disagreements(
             yield f"the certificate's {name} is {getattr(certificate, name)!r}, claims.json or the network have {value!r}"
 
 
-def _properties(folder: Path, claim: Mapping[str, Any], certificate: ClaimCertificate) -> Iterator[str]:
-    """What the properties in VNN-LIB 1.0 say that the certificate does not: boxes must lie in its ball, γ must be its own."""
-    lower, upper = certificate.ball.box
-    for kind in ("scores", "conditions"):
-        name = f"{kind}/vnnlib-1.0/{claim['name']}.vnnlib"
-        try:
-            described = read_vnnlib((folder / name).read_text("utf-8"), name)
-        except (OSError, UnicodeDecodeError, CertoodError) as error:
-            yield f"{name} cannot be read: {error}"
-            continue
-        for case in described.cases:
-            if len(case.lower) != len(lower) or not bool(((case.lower >= lower) & (case.upper <= upper)).all()):
-                yield f"the box in {name} is not inside the certificate's ball"
-                break
-        if kind == "scores":
-            accepted, threshold = certificate.accepted, certificate.threshold
-            row, bound = (-1.0, -float32_beyond(threshold)) if accepted else (1.0, float32_below(threshold))
-            said = [(case.rows.tolist(), case.bounds.tolist()) for case in described.cases]
-            if said != [([[row]], [bound])]:
-                yield f"the threshold in {name} is not the certificate's"
-
-
 def _session(path: Path) -> Any:
-    """onnxruntime on a file, None where it is not installed."""
+    """onnxruntime on a file, None where it is not installed; raises CheckpointError where it does not read the file."""
     try:
         import onnxruntime  # noqa: PLC0415 (optional)
     except ImportError:
         return None
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common base
+        raise CheckpointError(f"onnxruntime cannot read {path}: {' '.join(str(error).split())}") from error
 
 
 def _sampled(
     found: Outcome,
     network: Network,
-    session: Any,
+    sessions: Sequence[Any],
     certificate: ClaimCertificate,
     random: np.random.Generator,
     points: int,
 ) -> Iterator[str]:
-    """What points of a ball, evaluated by onnxruntime, contradict: the claim, or how the checker reads the network."""
-    (entry,) = session.get_inputs()
+    """What points of a ball, evaluated by onnxruntime, contradict: the claim, how the checker reads the network, or that the
+    network of scores is the network of logits with the score."""
     for point in _points(certificate, random, points):
         image = point.astype(np.float32)
-        logits = session.run(None, {entry.name: image.reshape(1, *network.shape)})[0].ravel().astype(np.float64)
+        try:
+            logits, scored = (_outputs(session, image.reshape(1, *network.shape)) for session in sessions)
+        except Exception as error:  # onnxruntime's errors have no common base
+            yield f"onnxruntime cannot evaluate a network: {' '.join(str(error).split())}"
+            return
+        if len(logits) != network.outputs or len(scored) != 1:
+            yield f"the networks have {len(logits)} logits and {len(scored)} scores; expected {network.outputs} and 1"
+            return
         own = network.value(image.astype(np.float64))
         difference = float(np.abs(own - logits).max() / max(np.abs(logits).max(), 1e-30))
         found.network_difference = max(
@@ -189,10 +223,20 @@ def _sampled(
             yield f"the checker reads the network otherwise than onnxruntime, by {difference:.1e}"
             return
         score, level = _score(logits[: certificate.classes], certificate.temperature), certificate.threshold
+        if not abs(score - float(scored[0])) <= FLOAT32 * (1 + abs(score)):
+            yield f"{SCORES} gives the score {scored[0]:.6g} where the logits have {score:.6g}"
+            return
         excess = score - level if certificate.accepted else level - score
         if excess > FLOAT32 * (1 + abs(level)):
             yield f"onnxruntime finds the score {score:.6g} at a point of the ball, γ is {level:.6g}"
             return
+
+
+def _outputs(session: Any, image: NDArray[np.float32]) -> Array:
+    """What onnxruntime finds for an image (1, C, H, W), flat."""
+    (entry,) = session.get_inputs()
+    found: Array = session.run(None, {entry.name: image})[0].ravel().astype(np.float64)
+    return found
 
 
 def _score(logits: Array, temperature: float) -> float:

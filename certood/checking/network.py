@@ -65,12 +65,24 @@ def read_network(path: Path) -> Network:
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     except Exception as error:  # the parser's errors have no common base
         raise CheckpointError(f"{path} is not a readable ONNX file ({error})") from error
-    (entry,) = [given for given in graph.input if given.name not in constants]
+    try:
+        return _read(graph, constants)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError) as error:
+        raise Unchecked(f"{path} is put together in a way that the checker does not know ({error!r})") from error
+
+
+def _read(graph: Any, constants: dict[str, Constant]) -> Network:
+    entries = [given for given in graph.input if given.name not in constants]
+    if len(entries) != 1 or len(graph.output) != 1:
+        raise Unchecked(f"expected one input and one output, found {len(entries)} and {len(graph.output)}")
+    entry = entries[0]
     shape = tuple(axis.dim_value for axis in entry.type.tensor_type.shape.dim)
     if len(shape) != 4 or shape[0] != 1:
         raise Unchecked(f"expected one image (1, C, H, W) as input, found {shape}")
     reading = _Reading(constants, {entry.name: (0, shape)}, Network(shape[1:]))
     for node in graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise Unchecked(f"the checker knows ONNX's own operators, and not {node.op_type} of {node.domain!r}")
         reading.add(node)
     place, last = reading.known[graph.output[0].name]
     if place != len(reading.network.steps):

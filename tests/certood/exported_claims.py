@@ -1,6 +1,7 @@
 """A small export made by hand, without torch: a network in ONNX, claims with certificates, properties, claims.json."""
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -16,16 +17,23 @@ from certood.checking.certificates import ClaimCertificate
 from certood.checking.network import Network, read_network
 from certood.checking.steps import Relu
 from certood.claims.properties import Counterexamples
-from certood.claims.vnnlib import vnnlib_1
+from certood.claims.vnnlib import vnnlib_1, vnnlib_2
 from certood.rounding import box_within, dyadic_simplex, float32_below, float32_beyond
 
 SHAPE = (2, 5, 4)
 CLASSES = 3
-WEIGHTS = tuple[tuple[str, tuple[int, ...]], ...]
+VERSIONS = {"1.0": vnnlib_1, "2.0": vnnlib_2}
+INSTANCES = (("1.0", "instances.csv"), ("2.0", "instances-2.0.csv"))
 
 
 def write_network(path: Path, seed: int = 0, classes: int = CLASSES) -> Network:
     """A normalisation, a strided and padded convolution, a residual block and a linear layer, with random weights."""
+    onnx.save(random_model(seed, classes), path)
+    return read_network(path)
+
+
+def random_model(seed: int = 0, classes: int = CLASSES) -> onnx.ModelProto:
+    """The network that `write_network` writes."""
     random = np.random.default_rng(seed)
 
     def normal(name: str, *shape: int, scale: float = 0.5) -> Any:
@@ -58,9 +66,18 @@ def write_network(path: Path, seed: int = 0, classes: int = CLASSES) -> Network:
     entry = helper.make_tensor_value_info("X", TensorProto.FLOAT, [1, *SHAPE])
     output = helper.make_tensor_value_info("Y", TensorProto.FLOAT, [1, classes])
     graph = helper.make_graph(nodes, "network", [entry], [output], tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.save(model, path)
-    return read_network(path)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def with_energy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network to its energy of temperature 1, (1, 1)."""
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.array([1], dtype=np.int64), "axes"))
+    graph.node.append(helper.make_node("ReduceLogSumExp", ["Y", "axes"], ["sum_of_classes"]))
+    graph.node.append(helper.make_node("Neg", ["sum_of_classes"], ["S"]))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("S", TensorProto.FLOAT, [1, 1]))
+    return model
 
 
 def half_slopes(network: Network) -> dict[str, tuple[float, ...]]:
@@ -86,10 +103,25 @@ def certificate(
     )  # fmt: skip
 
 
+Row = tuple[tuple[float, ...], float]
+
+
+def condition(found: ClaimCertificate) -> tuple[Row, ...]:
+    """The inequalities of the logits that every counterexample fulfils, one of them: of the tangent, or of a class."""
+    if found.accepted:
+        entropy = -sum(weight * math.log(weight) for weight in found.weights if weight)
+        return ((found.weights, float32_beyond(-found.threshold - entropy)),)
+    level = float32_beyond(found.threshold + math.log(found.classes))
+    return tuple((tuple(-1.0 * (k == place) for k in range(found.classes)), level) for place in range(found.classes))
+
+
 def write_export(folder: Path, radius: float = 0.004) -> list[str]:
     """Two claims, of an accepted and of a rejected image at one γ; their names."""
-    for part in ("conditions/vnnlib-1.0", "scores/vnnlib-1.0", "certificates"):
-        (folder / part).mkdir(parents=True)
+    for part in ("conditions", "scores"):
+        for version in VERSIONS:
+            (folder / part / f"vnnlib-{version}").mkdir(parents=True)
+    (folder / "certificates").mkdir()
+    onnx.save(with_energy(random_model()), folder / "scores" / "network.onnx")
     network = write_network(folder / "conditions" / "network.onnx")
     digest = hashlib.sha256((folder / "conditions" / "network.onnx").read_bytes()).hexdigest()
     random = np.random.default_rng(1)
@@ -104,13 +136,18 @@ def write_export(folder: Path, radius: float = 0.004) -> list[str]:
         (folder / "certificates" / f"{name}.json").write_text(found.text())
         lower, upper = (end[None] for end in box_within(images[place], radius))
         row = ((-1.0,), -float32_beyond(threshold)) if accepted else ((1.0,), float32_below(threshold))
-        (folder / f"scores/vnnlib-1.0/{name}.vnnlib").write_text(vnnlib_1(Counterexamples(lower, upper, (row,))))
-        logits = ((1.0, 0.0, 0.0), float32_below(-threshold))
-        (folder / f"conditions/vnnlib-1.0/{name}.vnnlib").write_text(vnnlib_1(Counterexamples(lower, upper, (logits,))))
+        rows = {"scores": (row,), "conditions": condition(found)}
+        for part, version in itertools.product(rows, VERSIONS):
+            text = VERSIONS[version](Counterexamples(lower, upper, rows[part]), ["a comment"])
+            (folder / part / f"vnnlib-{version}" / f"{name}.vnnlib").write_text(text)
         entry = {"name": name, "accepted": accepted, "eps": radius, "certificate": f"certificates/{name}.json"}
-        claims.append(entry)
+        claims.append(entry | {"condition": "in words"})
+    for part, (version, file) in itertools.product(("scores", "conditions"), INSTANCES):
+        lines = [f"network.onnx,vnnlib-{version}/{claim['name']}.vnnlib,300\n" for claim in claims]
+        (folder / part / file).write_text("".join(lines))
     content = {
         "format": "certood-claims",
+        "version": 1,
         "norm": "inf",
         "detector": {
             "threshold": threshold,

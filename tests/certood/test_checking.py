@@ -24,13 +24,24 @@ from torch.nn import functional as F
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from certood.checking.certificates import Damaged, read_certificate  # noqa: E402
+from certood.checking.certificates import ClaimCertificate, Damaged, read_certificate  # noqa: E402
 from certood.checking.linear_bounds import Ball, LinearBounds  # noqa: E402
 from certood.checking.network import Network, Placed, Unchecked, convolution_matrix, read_network  # noqa: E402
+from certood.checking.properties import _is_that_of  # noqa: E402
 from certood.checking.scores import _chord_rows, accepted_margin, rejected_margin  # noqa: E402
 from certood.checking.steps import Array, Linear, Relu, Scale, Shift, Sum  # noqa: E402
+from certood.claims.properties import Case, Property  # noqa: E402
 from certood.cli import main  # noqa: E402
-from tests.certood.exported_claims import SHAPE, certificate, half_slopes, rehash, write_export, write_network  # noqa: E402
+from tests.certood.exported_claims import (  # noqa: E402
+    SHAPE,
+    certificate,
+    half_slopes,
+    random_model,
+    rehash,
+    with_energy,
+    write_export,
+    write_network,
+)
 
 ROOT = Path(__file__).parents[2]
 mpmath.mp.dps = 60
@@ -497,7 +508,75 @@ def change_property(folder: Path) -> None:
     path.write_text(re.sub(r"Y_0 -?\d", "Y_0 -9", path.read_text()))
 
 
+def property_of(folder: Path, kind: str, version: str, *, accepted: bool) -> Path:
+    return folder / kind / f"vnnlib-{version}" / f"{of_decision(folder, accepted=accepted).stem}.vnnlib"
+
+
+def replaced(path: Path, pattern: str, by: str) -> None:
+    path.write_text(re.sub(pattern, by, path.read_text()))
+
+
+def empty_second_version(folder: Path) -> None:
+    property_of(folder, "scores", "2.0", accepted=True).write_text("")
+
+
+def turn_second_version(folder: Path) -> None:
+    replaced(property_of(folder, "conditions", "2.0", accepted=True), r"\(assert \(<= \(\+", "(assert (>= (+")
+
+
+def change_second_box(folder: Path) -> None:
+    replaced(property_of(folder, "conditions", "2.0", accepted=False), r"<= X\[0,0,0,2\] 0\.\d", "<= X[0,0,0,2] 0.99")
+
+
+def drop_a_class(folder: Path) -> None:
+    for version, name in (("1.0", "Y_1"), ("2.0", r"Y\[0,1\]")):
+        replaced(property_of(folder, "conditions", version, accepted=False), rf"\n  \(and \(>= {name} [^)]*\)\)", "")
+
+
+def weaken_a_class(folder: Path) -> None:
+    for version, name in (("1.0", "Y_1"), ("2.0", r"Y\[0,1\]")):
+        replaced(property_of(folder, "conditions", version, accepted=False), rf"(>= {name}) [^)]*\)", r"\1 1000.0)")
+
+
+def weaken_the_tangent(folder: Path) -> None:
+    for version in ("1.0", "2.0"):
+        replaced(property_of(folder, "conditions", version, accepted=True), r"\) -?[\d.]+\)\)$", ") -1000.0))")
+
+
+def change_tangent(folder: Path) -> None:
+    for version in ("1.0", "2.0"):
+        replaced(property_of(folder, "conditions", version, accepted=True), r"\(\* 0\.\d", "(* 0.0")
+
+
+def rename_an_instance(folder: Path) -> None:
+    replaced(folder / "conditions" / "instances.csv", "set-", "other-")
+
+
+def drop_an_instance(folder: Path) -> None:
+    path = folder / "scores" / "instances-2.0.csv"
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+
+
+def exchange_scores(folder: Path) -> None:
+    onnx.save(with_energy(random_model(seed=1)), folder / "scores" / "network.onnx")
+
+
+def scores_without_score(folder: Path) -> None:
+    onnx.save(random_model(), folder / "scores" / "network.onnx")
+
+
 CHANGES = {
+    empty_second_version: "vnnlib-2.0/set-",
+    turn_second_version: "does not say what conditions/vnnlib-1.0/",
+    change_second_box: "does not say what conditions/vnnlib-1.0/",
+    drop_a_class: "are not those of the certificate's claim",
+    weaken_a_class: "are not those of the certificate's claim",
+    weaken_the_tangent: "are not those of the certificate's claim",
+    change_tangent: "are not those of the certificate's claim",
+    rename_an_instance: "conditions/instances.csv does not name the properties",
+    drop_an_instance: "scores/instances-2.0.csv does not name the properties",
+    exchange_scores: "scores/network.onnx gives the score",
+    scores_without_score: "3 logits and 3 scores",
     change_centre: "not inside the certificate's ball",
     change_radius: "radius is 0.0041",
     change_threshold: "threshold is",
@@ -509,7 +588,7 @@ CHANGES = {
     change_all_thresholds: "the bound does not prove it",
     change_all_radii: "the bound does not prove it",
     change_box: "not inside the certificate's ball",
-    change_property: "threshold in scores",
+    change_property: "the outputs in scores/vnnlib-1.0/",
 }
 
 
@@ -545,10 +624,11 @@ def test_a_looser_slope_is_still_a_proof_or_is_found(folder: Path) -> None:
 def test_a_network_of_other_weights_is_judged_as_it_is(folder: Path) -> None:
     """Whoever forges every hash, too, must still prove the claim of the forged network, and cannot where it is false."""
     path = folder / "conditions" / "network.onnx"
-    model = onnx.load(path)
-    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "b")
-    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(5), "b"))
-    onnx.save(model, path)
+    for forged in (path, folder / "scores" / "network.onnx"):
+        model = onnx.load(forged)
+        bias = next(tensor for tensor in model.graph.initializer if tensor.name == "b")
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(5), "b"))
+        onnx.save(model, forged)
     for one in certificates(folder):
         edited(one, network_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     rehash(folder)
@@ -611,6 +691,137 @@ def test_a_network_that_cannot_be_read(folder: Path) -> None:
     assert found.exit_code == 1
     assert "conditions/network.onnx was changed" in found.output
     assert "is not a readable ONNX file" in found.output
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
+def test_which_conditions_suffice_for_a_claim(temperature: float) -> None:
+    """−T·logsumexp(f/T) ≤ γ from p·f ≥ −γ − T·H(p), > γ from f_k < −γ − T·log K for all k; rows are what refutes that."""
+    gamma, few = -1.5, 1e-9
+    entropy = 1.5 * math.log(2)  # of one half and two quarters
+
+    def suffices(accepted: bool, *rows: tuple[tuple[float, ...], float]) -> bool:
+        claim = ClaimCertificate("", accepted, gamma, temperature, 3, "inf", 0.1, (0.5,), (), {})
+        box = np.array([0.5])
+        cases = tuple(Case(box, box, np.array([row]), np.array([bound])) for row, bound in rows)
+        return _is_that_of("conditions", Property(1, 4, cases), claim, 4)
+
+    tangent, least = (0.5, 0.25, 0.25, 0.0), -gamma - temperature * entropy
+    assert suffices(True, (tangent, least + few))
+    assert not suffices(True, (tangent, least - few))
+    for row in ((0.5, 0.25, 0.5, 0.0), (1.5, -0.25, -0.25, 0.0), (0.5, 0.25, 0.25, 0.25), (0.5, 0.25, 0.0, 0.0)):
+        assert not suffices(True, (row, 1e3))
+    assert not suffices(True)
+    assert not suffices(True, (tangent, least + few), (tangent, least + few))
+    level = gamma + temperature * math.log(3)
+    unit = [tuple(-float(k == place) for k in range(4)) for place in range(3)]
+    assert suffices(False, *((row, level + few) for row in unit))
+    assert not suffices(False, *((row, level + few) for row in unit[:2]))
+    assert not suffices(False, *((row, level + (few if place else -few)) for place, row in enumerate(unit)))
+    assert not suffices(False, *((row, 1e3) for row in unit[:2]), ((0.0, 0.0, 1.0, 0.0), 1e3))
+    assert not suffices(False, *((row, 1e3) for row in unit[:2]), ((0.0, 0.0, -0.5, 0.0), 1e3))
+
+
+def rewritten(change: Any) -> Any:
+    """A change of a network's file that leaves it readable."""
+
+    def of(path: Path) -> None:
+        model = onnx.load(path)
+        change(model.graph)
+        onnx.save(model, path)
+
+    return of
+
+
+def second_input(graph: Any) -> None:
+    graph.input.append(onnx.helper.make_tensor_value_info("Z", 1, [1, *SHAPE]))
+
+
+def no_output(graph: Any) -> None:
+    del graph.output[:]
+
+
+def lost_node(graph: Any) -> None:
+    del graph.node[3]
+
+
+def lost_weights(graph: Any) -> None:
+    del graph.initializer[3]
+
+
+def no_stride(graph: Any) -> None:
+    graph.node[2].attribute[0].ints[:] = [0, 0]
+
+
+def other_groups(graph: Any) -> None:
+    next(given for given in graph.node[4].attribute if given.name == "group").i = 3
+
+
+def foreign_domain(graph: Any) -> None:
+    graph.node[3].domain = "their.own"
+
+
+def other_size(graph: Any) -> None:
+    flat = next(given for given in graph.initializer if given.name == "flat")
+    flat.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 23], dtype=np.int64), "flat"))
+
+
+DAMAGES = (second_input, no_output, lost_node, lost_weights, no_stride, other_groups, foreign_domain, other_size)
+
+
+@pytest.mark.parametrize("damage", [*map(rewritten, DAMAGES), lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("kind", ["conditions", "scores"])
+def test_a_damaged_network_is_a_finding_beside_the_others(folder: Path, damage: Any, kind: str) -> None:
+    damage(folder / kind / "network.onnx")
+    (folder / "scores" / "instances.csv").write_text("")
+    found = check(folder)
+    assert found.exit_code == 1
+    assert isinstance(found.exception, SystemExit), found.exception
+    assert f"{kind}/network.onnx was changed" in found.output
+    assert "scores/instances.csv was changed" in found.output
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"claims": []},
+        {"version": 9},
+        {"files": {"../elsewhere": "0"}},
+        {"files": {"x": 1}},
+        {"detector": {}},
+        {"detector": {"score": "energy", "threshold": 1.0, "classes": []}},
+        {"detector": {"score": {"name": "energy"}, "threshold": 1.0, "classes": 3}},
+        {"claims": [{"name": "set-0"}]},
+        {"claims": [{"name": "a", "accepted": True, "eps": 0.1, "certificate": 7}]},
+        {"norm": None},
+    ],
+    ids=str,
+)
+def test_a_damaged_list_of_claims_is_one_error(folder: Path, changes: dict[str, Any]) -> None:
+    edited(folder / "claims.json", **changes)
+    found = check(folder)
+    assert found.exit_code == 1
+    assert "claims.json is not that of an export" in " ".join(found.output.split())
+
+
+def test_every_file_must_have_a_hash(folder: Path) -> None:
+    edited(folder / "claims.json", files={})
+    found = check(folder)
+    assert found.exit_code == 1
+    assert "WRONG: certificates/set-12.json has no SHA-256 in claims.json" in found.output
+    rehash(folder)
+    (folder / "certificates" / "another.json").write_text("{}")
+    assert "certificates/another.json has no SHA-256" in check(folder).output
+    (folder / "certificates" / "another.json").unlink()
+    assert check(folder).exit_code == 0
+
+
+@pytest.mark.parametrize("key", ["radius", "threshold"])
+def test_a_number_beyond_float64_is_a_finding(folder: Path, key: str) -> None:
+    edited(certificates(folder)[0], **{key: 10**400})
+    found = check(folder)
+    assert found.exit_code == 1
+    assert isinstance(found.exception, SystemExit), found.exception
+    assert "is no certificate" in found.output
 
 
 def test_without_the_package_onnx_nothing_is_called_wrong(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,118 @@
+"""Whether the VNN-LIB files of an export say what its certificates do, and its lists of instances name them.
+
+A file may describe more counterexamples than the claim has, never fewer, or a verifier would prove less than is claimed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from certood.checking.certificates import ClaimCertificate
+from certood.claims.properties import Case, Counterexamples, Property
+from certood.claims.vnnlib import vnnlib_2
+from certood.claims.vnnlib_reading import read_vnnlib
+from certood.errors import CertoodError
+from certood.rounding import entropy_below, float32_below, float32_beyond, log_enclosure
+
+# The lists of instances, by the versions of VNN-LIB.
+INSTANCES = {"1.0": "instances.csv", "2.0": "instances-2.0.csv"}
+
+
+def property_file(kind: str, version: str, claim: str) -> str:
+    """Where in an export the property of a claim lies; `kind` is scores or conditions."""
+    return f"{kind}/vnnlib-{version}/{claim}.vnnlib"
+
+
+def wrong_properties(
+    folder: Path, name: str, certificate: ClaimCertificate, shape: Sequence[int], outputs: int
+) -> Iterator[str]:
+    """What the properties of a claim say that its certificate does not, for a network from images (C, H, W) to so many outputs.
+
+    Boxes must lie in the ball, γ must be its own, and the files of both versions must say the same.
+    """
+    lower, upper = certificate.ball.box
+    for kind in ("scores", "conditions"):
+        place = property_file(kind, "1.0", name)
+        try:
+            described = read_vnnlib((folder / place).read_text("utf-8"), place)
+            second = (folder / property_file(kind, "2.0", name)).read_text("utf-8")
+        except (OSError, UnicodeDecodeError, CertoodError) as error:
+            yield f"the property in {kind} cannot be read: {error}"
+            continue
+        for case in described.cases:
+            if len(case.lower) != len(lower) or not bool(((case.lower >= lower) & (case.upper <= upper)).all()):
+                yield f"the box in {place} is not inside the certificate's ball"
+                break
+        else:
+            if not _is_that_of(kind, described, certificate, outputs):
+                yield f"the outputs in {place} are not those of the certificate's claim"
+            elif _without_comments(second) != _without_comments(_second_version(described, shape)):
+                yield f"{property_file(kind, '2.0', name)} does not say what {place} does"
+
+
+def wrong_instances(folder: Path, claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Lists of instances that do not name every property of these claims once, and no other."""
+    for kind in ("scores", "conditions"):
+        names = [claim["name"] for claim in claims if kind == "scores" or claim.get("condition") is not None]
+        for version, file in INSTANCES.items():
+            path = folder / kind / file
+            try:
+                lines = path.read_text("utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                if names:
+                    yield f"{kind}/{file} cannot be read: {error}"
+                continue
+            found = [line.rpartition(",")[0] for line in lines]
+            if sorted(found) != sorted(f"network.onnx,vnnlib-{version}/{name}.vnnlib" for name in names):
+                yield f"{kind}/{file} does not name the properties of the claims"
+
+
+def _is_that_of(kind: str, described: Property, certificate: ClaimCertificate, outputs: int) -> bool:
+    """Whether a property has all counterexamples of the claim, on its box."""
+    if kind == "scores":
+        accepted, threshold = certificate.accepted, certificate.threshold
+        row, bound = (-1.0, -float32_beyond(threshold)) if accepted else (1.0, float32_below(threshold))
+        return [(case.rows.tolist(), case.bounds.tolist()) for case in described.cases] == [([[row]], [bound])]
+    if described.outputs != outputs or any(len(case.bounds) != 1 or any(case.strict) for case in described.cases):
+        return False
+    return (_suffices_accepted if certificate.accepted else _suffices_rejected)(described.cases, certificate)
+
+
+def _suffices_accepted(cases: Sequence[Case], certificate: ClaimCertificate) -> bool:
+    """p·f ≤ b, with b at least −γ − T·H(p), for weights p of the classes: where S > γ it is fulfilled."""
+    if len(cases) != 1:
+        return False
+    row, classes = [Fraction(value) for value in cases[0].rows[0].tolist()], certificate.classes
+    if min(row) < 0 or sum(row[:classes]) != 1 or any(row[classes:]):
+        return False
+    spread = Fraction(entropy_below(row[:classes])) if certificate.temperature else Fraction()
+    least = -Fraction(certificate.threshold) - Fraction(certificate.temperature) * spread
+    return Fraction(float(cases[0].bounds[0])) >= least
+
+
+def _suffices_rejected(cases: Sequence[Case], certificate: ClaimCertificate) -> bool:
+    """−f_k ≤ b for every class, with b at least γ + T·log K: where S ≤ γ one of them is fulfilled."""
+    several = Fraction(log_enclosure(Fraction(certificate.classes))[1]) if certificate.temperature else Fraction()
+    least = Fraction(certificate.threshold) + Fraction(certificate.temperature) * several
+    reached = set()
+    for case in cases:
+        (place,) = np.flatnonzero(case.rows[0]) if np.count_nonzero(case.rows[0]) == 1 else (-1,)
+        if place >= 0 and case.rows[0][place] == -1 and Fraction(float(case.bounds[0])) >= least:
+            reached.add(int(place))
+    return reached >= set(range(certificate.classes))
+
+
+def _second_version(described: Property, shape: Sequence[int]) -> str:
+    """The file of version 2.0 that says the same; all cases have one box, and one inequality each."""
+    lower, upper = (
+        end.astype(np.float32).reshape(1, *shape) for end in (described.cases[0].lower, described.cases[0].upper)
+    )
+    rows = tuple((tuple(case.rows[0].tolist()), float(case.bounds[0])) for case in described.cases)
+    return vnnlib_2(Counterexamples(lower, upper, rows))
+
+
+def _without_comments(text: str) -> list[str]:
+    return [line for line in text.splitlines() if not line.startswith(";")]
