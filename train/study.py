@@ -13,6 +13,7 @@ from certood.devices import resolve_device
 from certood.errors import ArchitectureError, CheckpointError, DataError, DeviceError, RecipeError
 from certood.runs.kinds import SEED, flat_keys
 from certood.scores import SCORES
+from certood.scores.registry import score_by_name
 from certood.train.batches import steps_in_epoch
 from certood.train.continuing import parse_seeds, runs_of_seeds
 from certood.train.guarding import check_guarded, open_guarded
@@ -97,12 +98,26 @@ def load_study(file: Path, settings: Iterable[str] = (), out: Path | None = None
     if section.against is not None:
         study.require(section.against)
     if section.score is not None:
-        SCORES.find(section.score.partition(":")[0])
+        _require_measured(study, section.score)
     ood = next(iter(recipes.values())).data.ood
     unknown = [name for name in section.near if name not in ood]
     if unknown:
         raise RecipeError(f"{file}: study.near names {unknown[0]!r}, which is none of data.ood: {', '.join(ood)}")
     return study
+
+
+def _require_measured(study: Study, score: str) -> None:
+    """Raise RecipeError where the evaluation of an arm will not have this score: it has all, with the default parameters, and the
+    detector's own."""
+    score_by_name(score)
+    usual = [kind().label for kind in SCORES.importable().values()]
+    for name, runs in study.arms.items():
+        own = next(iter(runs.values())).objective.objective.score.label
+        if score not in (own, *usual):
+            raise RecipeError(
+                f"{study.file}: study.score = {score!r} is not measured of arm {name!r}: "
+                f"choose one of {', '.join(dict.fromkeys([own, *usual]))}"
+            )
 
 
 def require_trainable(recipes: Mapping[str, Recipe]) -> None:

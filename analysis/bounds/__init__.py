@@ -97,6 +97,10 @@ def bound(
     """
     if specification is not None and score is not None:
         raise CertoodError("give a specification or a score, not both")
+    if iterations < 0 or (parts is not None and parts < 1) or not (timeout is None or timeout > 0):
+        raise CertoodError(
+            f"expected iterations >= 0, parts >= 1 and timeout > 0, got {iterations}, {parts}, {timeout}"
+        )
     bounding = engine_by_name(engine)
     branching = parts is not None or timeout is not None
     if branching and not bounding.linear:
@@ -135,8 +139,11 @@ def _specification(
     if given is None:
         return torch.eye(outputs, dtype=torch.float64, device=device).expand(count, -1, -1), None
     coefficients = given[0].to(torch.float64)
-    if coefficients.ndim not in (2, 3) or coefficients.shape[-1] != outputs:
-        raise CertoodError(f"expected C of shape (N, M, {outputs}) or (M, {outputs}), got {coefficients.shape}")
-    rows = coefficients.expand(count, *coefficients.shape[-2:])
+    if coefficients.ndim not in (2, 3) or coefficients.shape[-1] != outputs or not coefficients.shape[-2]:
+        raise CertoodError(f"expected C of shape (N, M, {outputs}) or (M, {outputs}), got {tuple(coefficients.shape)}")
     constant = given[1]
-    return rows, None if constant is None else constant.to(torch.float64).expand(count, rows.shape[1])
+    try:
+        rows = coefficients.expand(count, *coefficients.shape[-2:])
+        return rows, None if constant is None else constant.to(torch.float64).expand(count, rows.shape[1])
+    except RuntimeError as error:
+        raise CertoodError(f"expected C of {count} images or of one, and c of as many rows as C: {error}") from error

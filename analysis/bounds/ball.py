@@ -111,7 +111,10 @@ class LpBall:
                 f"expected images in [0, 1], found {centre.min().item():.4g} to {centre.max().item():.4g}{hint}"
             )
         self.centre = centre.detach().to(torch.float64)
-        self.eps = torch.as_tensor(eps, dtype=torch.float64, device=centre.device).expand(len(centre)).clone()
+        radii = torch.as_tensor(eps, dtype=torch.float64, device=centre.device)
+        if radii.shape not in ((), (1,), (len(centre),)):
+            raise CertoodError(f"expected one eps or {len(centre)}, one an image, got shape {tuple(radii.shape)}")
+        self.eps = radii.expand(len(centre)).clone()
         self.norm = float(norm)
         limit = 1.0 if norm == math.inf else math.inf
         if not ((self.eps >= 0) & (self.eps <= limit)).all():

@@ -55,6 +55,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # of old pickle protocols; what cannot be read raises
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):
+            raise CheckpointError(f"{path} is not a readable PyTorch file; it may be of another kind") from error
         raise CheckpointError(
             f"{path} cannot be read without running code that it carries, which certood refuses; save the state dict "
             "alone: torch.save(model.state_dict(), path)"

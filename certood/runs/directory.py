@@ -45,9 +45,9 @@ class RunDirectory:
 
     @classmethod
     def of(cls, path: Path | str) -> "RunDirectory":
-        """The run directory at a path, or the one in which a checkpoint file lies."""
+        """The run directory at a path, or the one in which a file such as a checkpoint lies, which need not be there."""
         path = Path(path)
-        return cls(path if path.is_dir() else path.parent)
+        return cls(path.parent if path.is_file() or (path.suffix and not path.is_dir()) else path)
 
     @property
     def recipe(self) -> Path:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -298,6 +299,26 @@ def test_specifications_are_rows_of_the_logits() -> None:
     assert (found.upper[:, 0] <= apart.upper[:, 0] - apart.lower[:, 1] + 5 + 1e-9).all()
     with pytest.raises(CertoodError, match="expected C of shape"):
         bound(graph, LpBall(x, 0.02), specification=(torch.ones(2, 3), None))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"specification": (torch.ones(0, 4), None)}, "expected C of shape"),
+        ({"specification": (torch.ones(9, 1, 4), None)}, "expected C of 3 images or of one"),
+        ({"specification": (torch.ones(2, 4), torch.ones(3))}, "c of as many rows as C"),
+        ({"iterations": -1, "method": "alpha-crown"}, "expected iterations >= 0"),
+        ({"parts": 0}, "parts >= 1"),
+        ({"timeout": 0.0}, "timeout > 0"),
+        ({"timeout": math.nan}, "timeout > 0"),
+    ],
+)
+def test_what_cannot_be_bounded_is_one_error(given: dict[str, Any], message: str) -> None:
+    x = images().repeat(2, 1, 1, 1)[:3]
+    with pytest.raises(CertoodError, match=message):
+        bound(captured("conv"), LpBall(x, 0.02), **given)
+    with pytest.raises(CertoodError, match=r"expected one eps or 3, one an image, got shape \(2,\)"):
+        LpBall(x, torch.tensor([0.1, 0.2]))
 
 
 @pytest.mark.parametrize("name", first_is_quick(["small-cnn", "small-mlp", "resnet18"]))

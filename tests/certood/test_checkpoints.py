@@ -136,6 +136,9 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Dangerous()}, path)
     with pytest.raises(CheckpointError, match="without running code that it carries"):
         foreign(path)
+    path.write_bytes(b"xxxx")
+    with pytest.raises(CheckpointError, match="not a readable PyTorch file"):
+        foreign(path)
     path.write_bytes(pickle.dumps(Dangerous()))
     with pytest.raises(CheckpointError, match=r"without running code|not a readable"):
         foreign(path)

@@ -152,6 +152,8 @@ def test_changes_of_an_arm_win_over_common_ones_and_the_command_line_over_both(t
         ("seeds = [0, 1]", "seeds = 0\nsedes = 1", "unknown key 'study.sedes'; known: recipe, seeds, out, against"),
         ('near = "digits-near"', 'near = "svhn"', "study.near names 'svhn', which is none of data.ood: digits-near"),
         ('near = "digits-near"', 'against = "grge"', "no arm 'grge'; did you mean 'greg'"),
+        ('near = "digits-near"', 'score = "energy:temperature=2"', "is not measured of arm 'energy': choose one of energy, "),
+        ('near = "digits-near"', 'score = "energy:temperature=-1"', "temperature"),
         ('near = "digits-near"', 'score = "enrgy"', "unknown score 'enrgy'; did you mean 'energy'"),
         ("gradient = { weight = 0.1 }", "gradient.wieght = 1", "arm 'greg': unknown recipe key 'gradient.wieght'; did you"),
         ("gradient = { weight = 0.1 }", "gradient.weight = -1", "arm 'greg': recipe key 'gradient.weight': .* equal to 0"),
