@@ -76,7 +76,8 @@ def _text(option: click.Option) -> str:
     if option.multiple and "give it once" not in text:
         text += " May be given several times."
     if option.show_default:
-        text += f" [default: {option.default}]"
+        default = option.show_default if isinstance(option.show_default, str) else option.default
+        text += f" [default: {default}]"
     return text.strip()
 
 

@@ -99,9 +99,14 @@ def _arm(name: str, members: Sequence[Run], score: str | None) -> Arm:
 
 
 def shared_names(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """What arms are called: their folders' name without the seed, or the recipe's; where two share it, that of the first run."""
+    """What arms are called, no two alike: their folders' name without the seed, or the recipe's; where two share it, the name of
+    the first run, or its path."""
     names = [_name(members) for members in groups]
-    return [name if names.count(name) == 1 else _of_first(members) for name, members in zip(names, groups, strict=True)]
+    for other in (_of_first, lambda members: members[0].path.as_posix()):
+        names = [
+            name if names.count(name) == 1 else other(members) for name, members in zip(names, groups, strict=True)
+        ]
+    return names
 
 
 def _name(members: Sequence[Run]) -> str:

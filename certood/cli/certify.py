@@ -53,7 +53,11 @@ def _attack_library(name: str) -> object:
     "--norm", type=click.Choice(["inf", "2", "1"]), default="inf", show_default=True, help="Norm of the ball."
 )
 @click.option(
-    "--eps", default="0.01", show_default=True, help="Radii in pixels, e.g. 0.01,8/255; the first is the main one."
+    "--eps",
+    multiple=True,
+    default=("0.01",),
+    show_default="0.01",
+    help="Radii in pixels, e.g. 0.01,8/255; the first is the main one.",
 )
 @click.option(
     "--method",
@@ -151,7 +155,7 @@ def _attack_library(name: str) -> object:
 def command(
     run: Path,
     norm: str,
-    eps: str,
+    eps: tuple[str, ...],
     method: str,
     engine: str,
     score_name: str | None,
@@ -209,7 +213,7 @@ def command(
     if allow_few and not wanted:
         raise CertoodError("--allow-few is about requirements; add --require, or leave it out")
     settings = Settings(
-        eps=_radii(eps),
+        eps=_radii(",".join(eps)),
         norm=float(norm),
         method=method,
         engine=engine,

@@ -156,4 +156,8 @@ def _is_picture(path: Path) -> bool:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if _is_picture(path))
+    return sorted(path for path in folder.rglob("*") if _is_picture(path) and not _is_hidden(path.relative_to(folder)))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

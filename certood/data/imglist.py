@@ -19,7 +19,7 @@ def load_imglist(name: str, file: Path, root: Path, form: Form) -> FolderSet:
     label. Raises DataError where the file is missing, empty, or a line is none of these, names no file or an absolute path.
     """
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(
             f"image set {name!r}: cannot read the list {file.absolute()} ({error.strerror or error}); give imglist:FILE, "

@@ -21,6 +21,8 @@ SUSPICIOUS_PICTURE = 2**24
 SUSPICIOUS_RATIO = 300
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"})
 DEEP_GREY = frozenset({"I", "I;16", "I;16B", "I;16L"})
+# Formats whose pictures of kind "I" have 16 bits; elsewhere they have 32.
+SIXTEEN_BITS = ("PNG", "PPM")
 COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 TRANSPARENT_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 Result = TypeVar("Result")
@@ -65,7 +67,7 @@ def _checked(picture: Image.Image) -> str:
         raise DataError(f"it has {width}×{height} pixels, more than {LARGEST_PICTURE:,}; reduce it first")
     if getattr(picture, "is_animated", False):
         raise DataError("it has several frames; store each as a picture of its own")
-    if picture.mode not in GREY_MODES | COLOUR_MODES:
+    if picture.mode not in GREY_MODES | COLOUR_MODES or (picture.mode == "I" and picture.format not in SIXTEEN_BITS):
         raise DataError(f"its pixels are of kind {picture.mode!r}; store 8-bit grey or RGB")
     return picture.mode
 

@@ -188,9 +188,10 @@ def _new_split(
 
 
 def stratified_split(source: ImageSource, held_out: float | int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (kept, held out) of a labelled set, of every class the same share; both sorted.
+    """Indices (kept, held out) of a labelled set, of every class the same share, rounded; both sorted.
 
-    `held_out` is a share below 1 or a number of images. Raises DataError where labels are absent or a part is empty.
+    `held_out` is a share below 1 or a number of images. A picture that occurs several times is in one part only, that of the
+    first. Raises DataError where labels are absent, a part is empty, or a class is held out whole.
     """
     labels = source.labels
     if labels is None:
@@ -204,12 +205,29 @@ def stratified_split(source: ImageSource, held_out: float | int, seed: int) -> t
         members = (labels == label).nonzero().flatten()
         order = members[torch.randperm(len(members), generator=generator)]
         held.append(order[: round(share * len(members))])
-    chosen = torch.cat(held).sort().values
-    if not len(chosen) or len(chosen) == len(source):
-        raise DataError(f"{source.name}: holding out {held_out} of {len(source)} images leaves a part empty")
-    mask = torch.ones(len(source), dtype=torch.bool)
-    mask[chosen] = False
-    return mask.nonzero().flatten(), chosen
+    kept = torch.ones(len(source), dtype=torch.bool)
+    kept[torch.cat(held)] = False
+    kept = kept[_first_places(source)]
+    if kept.all() or not kept.any():
+        smallest = int(labels.unique(return_counts=True)[1].min())
+        raise DataError(
+            f"{source.name}: holding out {held_out} of {len(source)} images, a share of {share:.3g} of every class, leaves a "
+            f"part empty: the smallest class has {smallest} images; hold out another number"
+        )
+    lost = sorted(set(labels.tolist()) - set(labels[kept].tolist()))
+    if lost:
+        named = source.classes[lost[0]] if source.classes else lost[0]
+        raise DataError(
+            f"{source.name}: holding out {held_out} of {len(source)} images leaves none of class {named!r} to train on "
+            f"({len(lost)} such classes); hold out fewer, or leave small classes out (?classes=...)"
+        )
+    return kept.nonzero().flatten(), (~kept).nonzero().flatten()
+
+
+def _first_places(source: ImageSource) -> Tensor:
+    """For every image the index of the first one with the same pixels."""
+    first: dict[bytes, int] = {}
+    return torch.tensor([first.setdefault(digest, place) for place, digest in enumerate(image_digests(source))])
 
 
 def seen_in_training(start: Split, now: IdSplits, *, root: Path) -> int | None:

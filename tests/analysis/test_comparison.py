@@ -92,6 +92,23 @@ def close(line: Line, values: "np.ndarray[Any, Any]") -> None:
     assert line.deviation == pytest.approx(values.std(ddof=1))
 
 
+def test_arms_whose_folders_are_called_alike_have_names_of_their_own(tmp_path: Path) -> None:
+    """Two of a stem are called by their first runs, and a third may have that name already."""
+    weights = {"gp-0": 0.1, "x/gp-1": 0.2, "y/gp-0-0": 0.3}
+    paths = []
+    for (name, weight), rate in zip(weights.items(), (0.1, 0.2, 0.3), strict=True):
+        seed = int(name[-1])
+        paths.append(write_run(tmp_path / name, [rate] * len(SETS), seed=seed, recipe={"gradient": {"weight": weight}}))
+    found = run(*paths, "--json", tmp_path / "found.json")
+    assert found.exit_code == 0, found.output
+    arms = json.loads((tmp_path / "found.json").read_text())["arms"]
+    assert sorted(path for arm in arms.values() for path in arm["runs"].values()) == sorted(map(Path.as_posix, paths))
+    lines = json.loads((tmp_path / "found.json").read_text())["lines"]
+    means = {line["arm"]: line["mean"] for line in lines if line["metric"] == "fpr95" and line["group"] == "all"}
+    assert sorted(means.values()) == pytest.approx([10.0, 20.0, 30.0])
+    assert set(means) == set(arms)
+
+
 def test_sets_are_near_where_all_evaluations_say_so(arms: list[Path]) -> None:
     for place, run_path in enumerate(arms):
         file = run_path / "evaluation.json"

@@ -140,6 +140,17 @@ def test_a_flat_folder_has_no_labels(pictures: Path) -> None:
     assert flat.shape == (3, 5, 5)
 
 
+def test_hidden_folders_are_left_out_at_every_depth(pictures: Path) -> None:
+    (pictures / "cat" / ".thumbs").mkdir()
+    (pictures / "cat" / ".thumbs" / "0.png").write_bytes((pictures / "cat" / "0.png").read_bytes())
+    assert len(load_set(f"folder:{pictures}", root=Path())) == 6
+
+
+def test_an_image_list_may_begin_with_a_byte_order_mark(pictures: Path) -> None:
+    (pictures / "list.txt").write_text("cat/0.png 0\ndog/0.png 1\n", "utf-8-sig")
+    assert load_set("imglist:list.txt", root=pictures).labels.tolist() == [0, 1]  # type: ignore[union-attr]
+
+
 def test_the_fingerprint_of_a_folder_sees_a_changed_file(pictures: Path) -> None:
     before = load_set(f"folder:{pictures}", root=Path()).fingerprint
     Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(pictures / "cat" / "0.png")
@@ -185,7 +196,7 @@ def test_unknown_and_absent_sets_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_in_distribution_images_need_labels_and_matching_test_classes(tmp_path: Path) -> None:
-    images = np.zeros((10, 4, 4), np.uint8)
+    images = np.arange(160, dtype=np.uint8).reshape(10, 4, 4)
     bare = write_npz(tmp_path / "bare.npz", images=images)
     with pytest.raises(DataError, match="has no labels"):
         load_id(bare, root=Path())
@@ -200,7 +211,7 @@ def test_in_distribution_images_need_labels_and_matching_test_classes(tmp_path: 
 @given(st.lists(st.integers(0, 3), min_size=8, max_size=60), st.floats(0.2, 0.8), st.integers(0, 5))
 @settings(max_examples=30, deadline=None)
 def test_a_stratified_split_is_a_partition(labels: list[int], share: float, seed: int) -> None:
-    images = torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8)
+    images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
     source = ImageSet("x", images, torch.tensor(labels), ("a", "b", "c", "d"))
     try:
         kept, held = stratified_split(source, share, seed)
@@ -210,6 +221,33 @@ def test_a_stratified_split_is_a_partition(labels: list[int], share: float, seed
     for label in set(labels):
         held_count = int((torch.tensor(labels)[held] == label).sum())
         assert abs(held_count - share * labels.count(label)) <= 0.5 + 1e-9
+
+
+def test_a_picture_that_occurs_twice_is_in_one_part(tmp_path: Path) -> None:
+    """Also under another label; what occurs once is divided as ever."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (100, 4, 4), dtype=np.uint8)
+    images[50:75] = images[:25]
+    labels = np.arange(100) % 2
+    labels[60] = 1 - labels[10]
+    parts = load_id(write_npz(tmp_path / "twice.npz", images=images, labels=labels), root=Path(), validation=0.2)
+    digests = [set(image_digests(part)) for part in (parts.train, parts.validation, parts.test)]
+    assert sum(map(len, digests)) == 75
+    assert len(digests[0] | digests[1] | digests[2]) == 75
+    assert sum(len(part) for part in (parts.train, parts.validation, parts.test)) == 100
+    assert min(map(len, digests)) > 5
+
+
+def test_a_class_that_would_not_be_trained_on_is_named(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (103, 4, 4), dtype=np.uint8)
+    labels = np.array([0] * 100 + [1, 1, 2])
+    rare = write_npz(tmp_path / "rare.npz", images=images, labels=labels, classes=np.array(["a", "b", "c"]))
+    assert len(load_id(rare, root=Path(), validation=0.2).train) > 60
+    with pytest.raises(DataError, match=r"leaves none of class 'c' to train on \(1 such classes\); hold out fewer"):
+        load_id(rare, root=Path(), validation=0.6)
+    few = write_npz(tmp_path / "few.npz", images=images[:100], labels=np.arange(100) % 25)
+    with pytest.raises(DataError, match="part empty: the smallest class has 3 images"):
+        load_id(few, root=Path(), validation=0.1)
 
 
 def test_crops_are_those_of_a_loop_over_images() -> None:

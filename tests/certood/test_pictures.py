@@ -38,8 +38,8 @@ def test_16_bit_grey_is_scaled_and_not_cut_off(tmp_path: Path) -> None:
     ("pixels", "message"),
     [
         (np.full((4, 4), 0.5, np.float32), "of kind 'F'; store 8-bit grey or RGB"),
-        (np.full((4, 4), 70_000, np.int32), "outside 16 bits"),
-        (np.full((4, 4), -1, np.int32), "outside 16 bits"),
+        (np.full((4, 4), 70_000, np.int32), "of kind 'I'; store 8-bit grey or RGB"),
+        (np.full((4, 4), 200, np.int32), "of kind 'I'; store 8-bit grey or RGB"),
     ],
 )
 def test_pixels_without_a_rule_are_refused(tmp_path: Path, pixels: np.ndarray, message: str) -> None:
