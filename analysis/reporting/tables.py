@@ -113,15 +113,18 @@ def tables(runs: Sequence[Run], near: Sequence[str] = ()) -> dict[str, list[Row]
 
 
 def benchmark_rows(runs: Sequence[Run]) -> list[Row]:
-    """One row per OOD set and run, and one for the mean over a run's sets: the clean benchmark in per cent, with intervals."""
+    """One row per OOD set and run, and one for the mean over a run's sets: the clean benchmark in per cent, with intervals.
+
+    Means over different sets are rows of different names.
+    """
     rows: list[Row] = []
-    for run in runs:
-        if run.evaluation is None:
-            continue
+    evaluated = [run for run in runs if run.evaluation is not None]
+    alike = len({frozenset(run.benchmark.get("sets", {})) for run in evaluated}) == 1
+    for run in evaluated:
         sets = run.benchmark.get("sets", {})
         groups = {name: (name,) for name in sets}
         if "mean" in run.benchmark:
-            groups["mean"] = tuple(sets)
+            groups["mean" if alike else f"mean of {', '.join(sorted(sets))}"] = tuple(sets)
         correct = accuracy(run)
         for name, members in groups.items():
             row: dict[str, Any] = {"run": run.name, "score": run.score, "set": name}
@@ -208,10 +211,11 @@ def _threat(run: Run, entry: Mapping[str, Any], place: int) -> dict[str, Any]:
 
 
 def _by_set(rows: Iterable[Row]) -> list[Row]:
-    """Rows of a set next to each other, sets in the order of their first appearance, the mean last."""
+    """Rows of a set next to each other, sets in the order of their first appearance, means last."""
     given = list(rows)
-    order = list(dict.fromkeys(row["set"] for row in given if row["set"] != "mean"))
-    return sorted(given, key=lambda row: order.index(row["set"]) if row["set"] in order else len(order))
+    names = dict.fromkeys(row["set"] for row in given)
+    order = sorted(names, key=lambda name: name.split(" ")[0] == "mean")
+    return sorted(given, key=lambda row: order.index(row["set"]))
 
 
 def _cell(key: str, found: Measured | None) -> dict[str, float | None]:

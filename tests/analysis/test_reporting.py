@@ -132,6 +132,19 @@ def test_intervals_are_the_resampled_ones_else_exact(two: list[Path], tmp_path: 
     assert "12.5 (10.0 to 20.0)" in report(two, format="latex")
 
 
+def test_means_over_different_sets_do_not_compete(two: list[Path]) -> None:
+    path = two[1] / "evaluation.json"
+    stored = json.loads(path.read_text())
+    for measured in stored["scores"].values():
+        del measured["sets"]["digits-photo"]
+    path.write_text(json.dumps(stored))
+    rows = benchmark_rows(read_runs(two))
+    means = [(row["run"], row["set"]) for row in rows[-2:]]
+    assert means == [("sharp", "mean of digits-near, digits-photo"), ("stiff", "mean of digits-near")]
+    # One of its kind is not marked as the best.
+    assert not [cell for cell in best_cells(rows, BENCHMARK) if cell[0] >= len(rows) - 2]
+
+
 def test_the_best_cell_is_the_best_of_its_set(two: list[Path], tmp_path: Path) -> None:
     rows = benchmark_rows(read_runs(two))
     best = best_cells(rows, BENCHMARK)
