@@ -23,7 +23,8 @@ MEANS = {"near": "nearood", "far": "farood", "mean": "mean"}
 def openood_metrics(id_scores: NDArray[np.float64], ood_scores: NDArray[np.float64]) -> dict[str, float]:
     """FPR@95, AUPR_IN and AUPR_OUT of scores (n,) and (m,), higher being more outlying, as OpenOOD defines them.
 
-    OOD is what is to be found: FPR@95 is the share of ID images that are rejected where at least 95 % of the OOD images are,
+    OOD is what is to be found: FPR@95 is the share of ID images that are rejected where at least 95 % of the OOD images are, at
+    the corners of scikit-learn's curve (in small sets it may lie above the least such share),
     while `fpr95` is the share of OOD images accepted where 95 % of held-out ID images are. Areas under precision and recall are
     by trapezoids, while `aupr_in` and `aupr_out` are average precisions. Raises CertoodError as `certood.metrics` does.
     """
