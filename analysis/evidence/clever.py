@@ -26,16 +26,17 @@ def uniform_points(images: Tensor, eps: Tensor, norm: float, random: Sequence[to
 
 
 def _uniform(count: int, norm: float, random: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """A point (count,) of the unit ball of a norm."""
+    """A point (count,) of the unit ball of a norm, on the CPU, whose random numbers are the same everywhere."""
+    cpu = random.device
     if norm == math.inf:
-        return 2 * torch.rand(count, generator=random, dtype=dtype) - 1
+        return 2 * torch.rand(count, generator=random, dtype=dtype, device=cpu) - 1
     if norm == 2:
-        direction = torch.randn(count, generator=random, dtype=dtype)
-        size = torch.rand((), generator=random, dtype=dtype) ** (1 / count)
+        direction = torch.randn(count, generator=random, dtype=dtype, device=cpu)
+        size = torch.rand((), generator=random, dtype=dtype, device=cpu) ** (1 / count)
         found: Tensor = direction / direction.norm() * size
         return found
-    sizes = torch.empty(count + 1, dtype=dtype).exponential_(generator=random)
-    signs = torch.randint(2, (count,), generator=random) * 2 - 1
+    sizes = torch.empty(count + 1, dtype=dtype, device=cpu).exponential_(generator=random)
+    signs = torch.randint(2, (count,), generator=random, device=cpu) * 2 - 1
     return signs * sizes[:-1] / sizes.sum()
 
 
