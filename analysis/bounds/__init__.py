@@ -97,10 +97,8 @@ def bound(
     """
     if specification is not None and score is not None:
         raise CertoodError("give a specification or a score, not both")
-    if iterations < 0 or (parts is not None and parts < 1) or not (timeout is None or timeout > 0):
-        raise CertoodError(
-            f"expected iterations >= 0, parts >= 1 and timeout > 0, got {iterations}, {parts}, {timeout}"
-        )
+    if iterations < 0 or not (timeout is None or timeout > 0):
+        raise CertoodError(f"expected iterations >= 0 and timeout > 0, got {iterations} and {timeout}")
     bounding = engine_by_name(engine)
     branching = parts is not None or timeout is not None
     if branching and not bounding.linear:

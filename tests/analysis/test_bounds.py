@@ -308,7 +308,7 @@ def test_specifications_are_rows_of_the_logits() -> None:
         ({"specification": (torch.ones(9, 1, 4), None)}, "expected C of 3 images or of one"),
         ({"specification": (torch.ones(2, 4), torch.ones(3))}, "c of as many rows as C"),
         ({"iterations": -1, "method": "alpha-crown"}, "expected iterations >= 0"),
-        ({"parts": 0}, "parts >= 1"),
+        ({"parts": 0}, "at least one part"),
         ({"timeout": 0.0}, "timeout > 0"),
         ({"timeout": math.nan}, "timeout > 0"),
     ],

@@ -416,7 +416,6 @@ def test_other_settings_do_not_mix(trained: Path, certified: Path, tmp_path: Pat
     assert len(rows(tmp_path / "copy")) == 4
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_a_full_disk_is_named_and_loses_nothing(
     trained: Path, certified: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -448,6 +447,7 @@ def test_a_full_disk_is_named_and_loses_nothing(
     assert result.exit_code == 2
     assert "cannot write figures" in result.stderr
     assert not (out / "certification.json").exists()
+    monkeypatch.setattr(certify_run, "draw_figures", lambda *_: [])
     with monkeypatch.context() as patch:
         # The lock of the directory is written before the work.
         patch.setattr(Path, "write_bytes", full_for_the_result)
