@@ -191,6 +191,58 @@ def test_shares_of_other_settings_are_not_merged(trained: Path, whole: Path, tmp
     assert len(rows(run.folder)) == len(rows(whole))
 
 
+def a_share(run: RunDirectory) -> tuple[Path, list[str], list[str]]:
+    """The certificates of a share: their file, its header and its lines."""
+    path = RunDirectory(run.share(0)).certificates
+    header, *lines = path.read_text().splitlines()
+    return path, header.split(","), lines
+
+
+@pytest.mark.slow
+def test_what_shares_cannot_hold_is_refused_before_anything_is_merged(trained: Path, tmp_path: Path) -> None:
+    run = begun(trained, tmp_path / "run")
+    path, header, lines = a_share(run)
+    kept, plan, settings = path.read_text(), run.share_plan.read_text(), run.certification_settings.read_text()
+
+    def changed(name: str, value: str) -> str:
+        cells = lines[0].split(",")
+        cells[header.index(name)] = value
+        return ",".join(cells) + "\n"
+
+    for text, problem in (
+        (kept + changed("score", "-3.25"), "another certificate of image"),
+        (kept + changed("index", "999"), "image 999 of .* which is not to be certified"),
+        (kept + changed("set", "elsewhere"), "of 'elsewhere', which is not to be certified"),
+        (kept.replace(lines[0] + "\n", changed("radius_certified", "0.9")), "breaks inequalities"),
+    ):
+        path.write_text(text)
+        result = merged(run.folder)
+        assert result.exit_code == 2
+        assert re.search(problem, result.stderr), result.stderr
+        assert not run.certificates.exists()
+        assert path.is_file()
+    path.write_text(kept)
+    seed = json.dumps(json.loads(settings) | {"seed": 1})
+    for damaged, content, problem in (
+        (run.share_plan, "{}", "plan.json is damaged"),
+        (run.share_plan, json.dumps(json.loads(plan) | {"wanted": None}), "wanted"),
+        (run.share_plan, json.dumps(json.loads(plan) | {"identity": "0"}), "plan.json is of other settings than"),
+        (run.certification_settings, "{}", "certification_settings.json is damaged"),
+        (run.certification_settings, seed, "plan.json is of other settings than"),
+    ):
+        damaged.write_text(content)
+        result = merged(run.folder)
+        assert result.exit_code == 2
+        assert problem in result.stderr
+        run.share_plan.write_text(plan)
+        run.certification_settings.write_text(settings)
+    assert not run.certificates.exists()
+    # A folder of another name is not merged, and stays.
+    (run.share_folder / "kept").mkdir()
+    assert merged(run.folder).output.startswith("Merged: ")
+    assert [part.name for part in run.share_folder.iterdir()] == ["kept"]
+
+
 def test_an_interruption_ends_the_jobs(trained: Path, tmp_path: Path) -> None:
     cancelled: list[int] = []
 
