@@ -167,12 +167,15 @@ def _new_split(
     seed: int,
     size: int | None,
 ) -> Split:
+    first = first_places(whole)
     members = torch.arange(len(whole))
     tested = members[:0]
     if rest is None:
-        members, tested = stratified_split(whole, TEST_SHARE, seed)
+        members, tested = stratified_split(whole, TEST_SHARE, seed, first)
         rest = whole.subset(tested)
-    held = members[stratified_split(whole.subset(members), validation, seed + 1)[1]]
+        # The same pictures are all in one part: the first of each is among the members as well.
+        first = torch.searchsorted(members, first[members])
+    held = members[stratified_split(whole.subset(members), validation, seed + 1, first)[1]]
     return Split(
         id=name,
         id_test=test,
@@ -187,11 +190,14 @@ def _new_split(
     )
 
 
-def stratified_split(source: ImageSource, held_out: float | int, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(
+    source: ImageSource, held_out: float | int, seed: int, first: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Indices (kept, held out) of a labelled set, of every class the same share, rounded; both sorted.
 
     `held_out` is a share below 1 or a number of images. A picture that occurs several times is in one part only, that of the
-    first. Raises DataError where labels are absent, a part is empty, or a class is held out whole.
+    first; `first` are `first_places` of the set, if they are known, for which it is read whole otherwise. Raises DataError where
+    labels are absent, a part is empty, or a class is held out whole.
     """
     labels = source.labels
     if labels is None:
@@ -207,7 +213,7 @@ def stratified_split(source: ImageSource, held_out: float | int, seed: int) -> t
         held.append(order[: round(share * len(members))])
     kept = torch.ones(len(source), dtype=torch.bool)
     kept[torch.cat(held)] = False
-    kept = kept[_first_places(source)]
+    kept = kept[first_places(source) if first is None else first]
     if kept.all() or not kept.any():
         smallest = int(labels.unique(return_counts=True)[1].min())
         raise DataError(
@@ -224,7 +230,7 @@ def stratified_split(source: ImageSource, held_out: float | int, seed: int) -> t
     return kept.nonzero().flatten(), (~kept).nonzero().flatten()
 
 
-def _first_places(source: ImageSource) -> Tensor:
+def first_places(source: ImageSource) -> Tensor:
     """For every image the index of the first one with the same pixels."""
     first: dict[bytes, int] = {}
     return torch.tensor([first.setdefault(digest, place) for place, digest in enumerate(image_digests(source))])
