@@ -118,6 +118,11 @@ def test_a_normalisation_in_the_file_is_what_the_detector_says(detector: Detecto
     for given in ({}, held):
         loaded = load(path, **named, **given, options=detector.options)
         assert (loaded.mean, loaded.std) == (detector.mean, detector.std)
+    rounded = {"mean": (round(detector.mean[0] + 4e-5, 6),), "std": (round(detector.std[0] - 4e-5, 6),)}
+    loaded = load(path, **named, **rounded, options=detector.options)
+    assert (loaded.mean, loaded.std) == (detector.mean, detector.std)
+    with pytest.raises(CheckpointError, match="holds a normalisation of its own with mean"):
+        load(path, **named, **held | {"mean": (detector.mean[0] + 6e-5,)}, options=detector.options)
     with pytest.raises(CheckpointError, match="holds a normalisation of its own with mean"):
         load(path, **named, **held | {"mean": (0.9,)}, options=detector.options)
     with pytest.raises(CheckpointError, match="holds a normalisation of its own with std"):
