@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from certood.errors import CertoodError
-from certood.train.batch_norm import closed_form_normalisation
 from certood.train.batch_statistics import Statistics, recorded_statistics
 from certood.train.certified.bounding import CertifiedTraining
+from certood.train.double_backward import closed_forms
 from certood.train.objectives import Objective
 from certood.train.penalty import GradientPenalty, at_least_float32, gate_shares, gradient_term
 
@@ -106,7 +106,7 @@ class TrainingStep(nn.Module):
         return Terms(total, cross_entropy, outlier, gradient, added)
 
     def _differentiated(self, statistics: Statistics) -> AbstractContextManager[None]:
-        """What batch normalisations do in the forward whose gradient a gradient term takes."""
-        if self.penalty.mode == "exact":
-            return closed_form_normalisation(self.model)
-        return recorded_statistics(self.model, statistics)
+        """How operations are differentiated in the forward whose gradient a gradient term takes."""
+        if self.penalty.mode == "finite-difference":
+            return recorded_statistics(self.model, statistics)
+        return closed_forms(self.model)

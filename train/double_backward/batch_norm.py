@@ -25,6 +25,9 @@ from certood.train.batch_statistics import replaced_forwards
 # Those whose kernel keeps 1/√(σ² + ε) of the forward, as the formulas take it.
 DEVICES = ("cpu", "cuda")
 
+# Numbers of a plane that are combined at a time.
+CACHED = 2**18
+
 
 @contextmanager
 def closed_form_normalisation(model: nn.Module) -> Iterator[None]:
@@ -91,6 +94,7 @@ class _Backward(Function):
     def forward(
         ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, centre: Tensor, scale: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
+        gradient = _as_laid_out(gradient, x)
         found = _first_gradients(gradient, x, weight, centre, scale, eps)
         ctx.save_for_backward(gradient, x, weight, centre, scale, *found)
         ctx.set_materialize_grads(False)
@@ -102,18 +106,18 @@ class _Backward(Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         gradient, x, weight, centre, scale, d, sum_gx, sum_g = ctx.saved_tensors
         u, of_weight, of_bias = gradients
+        u = None if u is None else _as_laid_out(u, x)
         shape = (1, -1, *[1] * (x.ndim - 2))
         numbers = x.numel() // x.shape[1]
         to_g = to_x = to_w = None
         if u is not None:
             to_g, sum_ux, sum_u = _first_gradients(u, x, weight, centre, scale, ctx.eps)
-            product = (u * gradient).sum([axis for axis in range(x.ndim) if axis != 1], dtype=scale.dtype)
-            total = product - (sum_u * sum_g + sum_ux * sum_gx) / numbers
+            total = _channel_products(gradient, u, scale) - (sum_u * sum_g + sum_ux * sum_gx) / numbers
             to_w = (scale * total).to(weight.dtype)
             of_x = -weight * scale.pow(3) * total / numbers
-            to_x = d * (-scale * sum_ux / numbers).view(shape)
-            to_x.addcmul_(to_g.to(to_x.dtype), (-scale * sum_gx / numbers).view(shape))
-            to_x.addcmul_(x.to(to_x.dtype), of_x.view(shape)).sub_((of_x * centre).view(shape))
+            to_x = _combined(
+                [(x, of_x), (d, -scale * sum_ux / numbers), (to_g, -scale * sum_gx / numbers)], -of_x * centre
+            )
         if of_weight is not None:
             normed = (x - centre.view(shape)) * (of_weight * scale).view(shape)
             to_g = normed if to_g is None else to_g + normed
@@ -132,6 +136,12 @@ class _Backward(Function):
         )
 
 
+def _as_laid_out(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient in the memory layout of x: where the two differ, as after a slice of channels, every kernel here is slow."""
+    channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return gradient.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
 def _first_gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, centre: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,4 +149,31 @@ def _first_gradients(
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
         gradient, x, weight, None, None, centre, scale, True, eps, [True, True, True]
     )
+    return found
+
+
+def _channel_products(gradient: Tensor, u: Tensor, scale: Tensor) -> Tensor:
+    """Σ g·u a channel: what PyTorch's kernel of the weight's gradient gives where the mean is 0 and the scale 1, in one pass."""
+    zeros, ones = torch.zeros_like(scale), torch.ones_like(scale)
+    found: Tensor = torch.ops.aten.native_batch_norm_backward(
+        gradient, u, ones, None, None, zeros, ones, True, 0.0, [False, True, False]
+    )[1]
+    return found
+
+
+def _combined(terms: list[tuple[Tensor, Tensor]], offset: Tensor) -> Tensor:
+    """Σ plane·coefficient + offset, coefficients by channel, in the precision of these; rounded and laid out as the first plane.
+
+    On a processor a few images at a time, whose planes in that precision stay in its cache.
+    """
+    first = terms[0][0]
+    shape = (1, -1, *[1] * (first.ndim - 2))
+    rows = max(CACHED * len(first) // first.numel(), 1) if first.device.type == "cpu" else len(first)
+    found = torch.empty_like(first)
+    for index, part in enumerate(found.split(rows)):
+        images = slice(index * rows, index * rows + rows)
+        total = offset.view(shape)
+        for plane, coefficient in terms:
+            total = torch.addcmul(total, plane[images].to(total.dtype), coefficient.view(shape))
+        part.copy_(total)
     return found

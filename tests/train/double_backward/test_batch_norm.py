@@ -10,7 +10,8 @@ from torch.func import functional_call
 
 from certood.models import build_model
 from certood.scores import Energy
-from certood.train.batch_norm import closed_form_normalisation
+from certood.train.double_backward import batch_norm
+from certood.train.double_backward.batch_norm import closed_form_normalisation
 from certood.train.objectives.energy import EnergyMargin
 from certood.train.penalty import GradientPenalty, gradient_term
 from certood.train.step import TrainingStep
@@ -43,6 +44,23 @@ def test_both_gradients_are_those_of_the_value(layer: type[nn.Module], shape: tu
     with closed_form_normalisation(part):
         assert gradcheck(value, inputs)
         assert gradgradcheck(value, inputs)
+
+
+def test_planes_combined_a_few_images_at_a_time_are_those_of_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, g, u = (random(5, 3, 4, 4, seed=seed) for seed in range(3))
+    part = nn.BatchNorm2d(3).double()
+
+    def second() -> Tensor:
+        entered = x.clone().requires_grad_()
+        with closed_form_normalisation(part):
+            y = part(entered)
+        (d,) = torch.autograd.grad(y, entered, g, create_graph=True)
+        return torch.autograd.grad(d, entered, u)[0]
+
+    whole = second()
+    for numbers in (1, 2 * 48, 3 * 48 + 1):
+        monkeypatch.setattr(batch_norm, "CACHED", numbers)
+        assert torch.equal(second(), whole)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
