@@ -197,6 +197,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="those timed, beside energy")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json")
     parser.add_argument("--memory-of", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--memory-in", choices=PRECISIONS, help=argparse.SUPPRESS)
@@ -206,7 +209,9 @@ def main() -> None:
         print_memory(arguments.memory_of, arguments.memory_in, arguments)
         return
 
-    keys = [(variant, precision) for variant in VARIANTS for precision in PRECISIONS]
+    variants = [variant for variant in VARIANTS if variant in ("energy", *arguments.variants)]
+    precisions = arguments.precisions
+    keys = [(variant, precision) for variant in variants for precision in precisions]
     steps = {key: make_step(*key, arguments) for key in keys}
     for step in steps.values():
         step()
@@ -216,12 +221,22 @@ def main() -> None:
             period = LAZY if key[0] == "greg-plus-lazy" else 1
             times[key].append(clock(step, arguments.device) / period)
     seconds = {key: statistics.median(values) for key, values in times.items()}
-    memory = {key: peak_memory(*key, arguments) for key in keys}
+    memory = {key: peak_memory(*key, arguments) if arguments.memory else None for key in keys}
 
-    def best(variant: str) -> float:
-        return min(seconds[variant, precision] for precision in PRECISIONS)
+    def best(variant: str) -> float | None:
+        return min(seconds[variant, precision] for precision in precisions) if variant in variants else None
 
-    energy, authors = seconds["energy", "float32"], seconds["authors", "float32"]
+    ratios = {
+        name: seconds[over] / below
+        for name, over, below in [
+            ("authors_over_gregplus", ("authors", "float32"), best("greg-plus")),
+            ("authors_bf16_over_gregplus", ("authors", "bf16"), best("greg-plus")),
+            ("authors_over_gregplus_lazy", ("authors", "float32"), best("greg-plus-lazy")),
+            ("authors_over_gregplus_float32", ("authors", "float32"), seconds.get(("greg-plus", "float32"))),
+            ("certified_over_energy", ("certified", "float32"), seconds.get(("energy", "float32"))),
+        ]
+        if over in seconds and below is not None
+    }
     report: dict[str, Any] = {
         "network": arguments.network,
         "id": arguments.id,
@@ -229,31 +244,32 @@ def main() -> None:
         "device": arguments.device,
         "torch": torch.__version__,
         "seconds": {
-            variant: {precision: seconds[variant, precision] for precision in PRECISIONS} for variant in VARIANTS
+            variant: {precision: seconds[variant, precision] for precision in precisions} for variant in variants
         },
         "peak_memory": {
-            variant: {precision: memory[variant, precision] for precision in PRECISIONS} for variant in VARIANTS
+            variant: {precision: memory[variant, precision] for precision in precisions} for variant in variants
         },
         "every": LAZY,
-        "ratio_authors_over_gregplus": authors / best("greg-plus"),
-        "ratio_authors_bf16_over_gregplus": seconds["authors", "bf16"] / best("greg-plus"),
-        "ratio_authors_over_gregplus_lazy": authors / best("greg-plus-lazy"),
-        "ratio_authors_over_gregplus_float32": authors / seconds["greg-plus", "float32"],
-        "ratio_certified_over_energy": seconds["certified", "float32"] / energy,
+        **{f"ratio_{name}": ratio for name, ratio in ratios.items()},
     }
     print(f"{arguments.network}, {arguments.id} ID images, {arguments.candidates} candidates, {arguments.device}\n")
-    print("| variant | float32, s | times the energy step | MiB | bf16, s | times the energy step | MiB |")
-    print("|---|---|---|---|---|---|---|")
-    for variant in VARIANTS:
+    columns = "".join(f" {precision}, s | times the energy step | MiB |" for precision in precisions)
+    print(f"| variant |{columns}\n|---|{'---|' * 3 * len(precisions)}")
+    for variant in variants:
         cells = [
             f"{seconds[variant, precision]:.3f} | {seconds[variant, precision] / seconds['energy', precision]:.2f} | "
-            f"{memory[variant, precision]:.0f}"
-            for precision in PRECISIONS
+            + ("" if memory[variant, precision] is None else f"{memory[variant, precision]:.0f}")
+            for precision in precisions
         ]
         print(f"| {variant} | {' | '.join(cells)} |")
-    print(f"\nauthors (float32) / greg-plus (the better): {report['ratio_authors_over_gregplus']:.2f}")
-    print(f"authors (bf16) / greg-plus (the better): {report['ratio_authors_bf16_over_gregplus']:.2f}")
-    print(f"authors (float32) / greg-plus-lazy (the better): {report['ratio_authors_over_gregplus_lazy']:.2f}")
+    print()
+    for name, title in [
+        ("authors_over_gregplus", "authors (float32) / greg-plus (the better)"),
+        ("authors_bf16_over_gregplus", "authors (bf16) / greg-plus (the better)"),
+        ("authors_over_gregplus_lazy", "authors (float32) / greg-plus-lazy (the better)"),
+    ]:
+        if name in ratios:
+            print(f"{title}: {ratios[name]:.2f}")
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump(report, file, indent=2)
