@@ -33,8 +33,14 @@ def recorded_statistics(model: nn.Module, statistics: Statistics) -> Iterator[No
                 "a finite difference cannot repeat the statistics of SyncBatchNorm, which span processes; "
                 "use gradient.mode = 'exact' or BatchNorm"
             )
-        if isinstance(part, _BatchNorm) and part.training:
-            hooks.append(part.register_forward_pre_hook(record))
+        if not isinstance(part, _BatchNorm) or not part.training:
+            continue
+        if type(part).forward is not _BatchNorm.forward or "forward" in vars(part):
+            raise CertoodError(
+                f"a finite difference cannot repeat what a {type(part).__name__} adds to batch normalisation; "
+                "use gradient.mode = 'exact'"
+            )
+        hooks.append(part.register_forward_pre_hook(record))
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from certood.errors import CertoodError
 from certood.train.batch_statistics import Statistics, recorded_statistics
 from certood.train.certified.bounding import CertifiedTraining
-from certood.train.double_backward import closed_forms
+from certood.train.double_backward import ClosedForms
 from certood.train.objectives import Objective
 from certood.train.penalty import GradientPenalty, at_least_float32, gate_shares, gradient_term
 
@@ -109,4 +109,4 @@ class TrainingStep(nn.Module):
         """How operations are differentiated in the forward whose gradient a gradient term takes."""
         if self.penalty.mode == "finite-difference":
             return recorded_statistics(self.model, statistics)
-        return closed_forms(self.model)
+        return ClosedForms()

@@ -9,18 +9,13 @@ a = mean(g·x̂), b = mean(u·x̂), T = Σ u·P(g) = Σ u·g − m·(mean(u)·me
 all of these means, and d: one more product is summed, and one plane is added up. Its own formula takes over thirty passes.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from certood.train.batch_statistics import replaced_forwards
+from certood.train.double_backward.replaceable import replaceable
 
 # Those whose kernel keeps 1/√(σ² + ε) of the forward, as the formulas take it.
 DEVICES = ("cpu", "cuda")
@@ -29,35 +24,26 @@ DEVICES = ("cpu", "cuda")
 CACHED = 2**18
 
 
-@contextmanager
-def closed_form_normalisation(model: nn.Module) -> Iterator[None]:
-    """While entered, batch normalisations in train mode are differentiated twice by the formulas above.
+def normalise(
+    input: Tensor,  # noqa: A002 - PyTorch's names, by which it may be called
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    """Batch normalisation, or None where it is PyTorch's affair.
 
-    Values, first gradients and running statistics are PyTorch's own. Those that span processes (SyncBatchNorm), those without
-    weights, and those on other devices are left alone.
+    That is where nothing is to be differentiated, with statistics that are given, without weights, where a channel has one
+    number or none, and on other devices.
     """
-    changed = [
-        part
-        for part in model.modules()
-        if isinstance(part, _BatchNorm)
-        and not isinstance(part, nn.SyncBatchNorm)
-        and part.training
-        and part.affine
-        and part.weight.device.type in DEVICES
-    ]
-    with replaced_forwards({part: partial(_forward, part) for part in changed}):
-        yield
-
-
-def _forward(module: _BatchNorm, x: Tensor) -> Tensor:
-    module._check_input_dim(x)
-    share = 0.0
-    if module.track_running_stats and module.num_batches_tracked is not None:
-        module.num_batches_tracked.add_(1)
-        share = module.momentum if module.momentum is not None else 1.0 / float(module.num_batches_tracked)
-    found: Tensor = _Normalise.apply(
-        x, module.weight, module.bias, module.running_mean, module.running_var, share, module.eps
-    )
+    if not training or weight is None or bias is None or input.device.type not in DEVICES:
+        return None
+    if not replaceable(input, weight, bias) or input.ndim < 2 or input.numel() <= input.shape[1]:
+        return None
+    found: Tensor = _Normalise.apply(input, weight, bias, running_mean, running_var, momentum, eps)
     return found
 
 
@@ -102,8 +88,9 @@ class _Backward(Function):
         return found
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("batch normalisation is differentiated twice, and cannot be a third time")
         gradient, x, weight, centre, scale, d, sum_gx, sum_g = ctx.saved_tensors
         u, of_weight, of_bias = gradients
         u = None if u is None else _as_laid_out(u, x)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 
 def concatenate(tensors: Any, dim: Any = 0, **others: Any) -> Tensor | None:
@@ -18,7 +17,9 @@ def concatenate(tensors: Any, dim: Any = 0, **others: Any) -> Tensor | None:
     parts = tuple(tensors)
     if others or not isinstance(dim, int) or not torch.is_grad_enabled():
         return None
-    if len({(part.ndim, part.dtype, part.device) for part in parts}) != 1 or not any(p.requires_grad for p in parts):
+    if len({(type(part), part.ndim, part.dtype, part.device) for part in parts}) != 1 or type(parts[0]) is not Tensor:
+        return None
+    if not any(part.requires_grad for part in parts):
         return None
     found: Tensor = _Join.apply(dim, *parts)
     return found
@@ -46,6 +47,5 @@ class _Split(Function):
         return tuple(whole.split(sizes, dim))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return torch.cat(gradients, ctx.dim), None, None

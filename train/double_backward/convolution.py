@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from certood.train.double_backward.replaceable import replaceable
 
 
 class _Settings(NamedTuple):
@@ -50,30 +51,37 @@ class _Settings(NamedTuple):
 
 
 def convolve(
+    axes: int,
     input: Tensor,  # noqa: A002 - PyTorch's names, by which it may be called
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: int | tuple[int, ...] = 1,
-    padding: int | tuple[int, ...] | str = 0,
-    dilation: int | tuple[int, ...] = 1,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor | None:
-    """The convolution, or None where it is PyTorch's affair: padding by name, no axis of a batch, nothing to differentiate."""
-    if isinstance(padding, str) or input.ndim != weight.ndim or not (input.requires_grad and torch.is_grad_enabled()):
+    """The convolution along so many axes, or None where it is PyTorch's affair.
+
+    That is where nothing is to be differentiated, and for padding by name, one image without an axis of a batch, complex numbers,
+    kinds that differ, and subclasses of tensors.
+    """
+    given = [tensor for tensor in (input, weight, bias) if tensor is not None]
+    if isinstance(padding, str) or any(tensor.ndim != axes + 2 for tensor in given[:2]) or not replaceable(*given):
         return None
-    x, axes = input, input.ndim - 2
     settings = _Settings(_each(stride, axes), _each(padding, axes), _each(dilation, axes), groups)
-    device = x.device.type
+    x, device = input, input.device.type
     if torch.is_autocast_enabled(device):
         kind = torch.get_autocast_dtype(device)
         x, weight, bias = _cast(x, kind), _cast(weight, kind), None if bias is None else _cast(bias, kind)
-    y = _OfWeights.apply(x.detach(), weight, bias, settings)
+    if len({tensor.dtype for tensor in (x, weight, bias) if tensor is not None}) > 1:
+        return None
+    y = _OfWeights.apply([x], weight, bias, settings)
     found: Tensor = _OfInput.apply(y, x, weight, settings)
     return found
 
 
-def _each(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
+def _each(value: Any, axes: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, tuple | list) else (int(value),)
     return values * axes if len(values) == 1 else values
 
 
@@ -86,16 +94,18 @@ class _OfWeights(Function):
     """The value, with the gradients of weights and bias alone.
 
     They are a node of their own, which a pass to the images leaves out: one node for all would compute them there for nothing.
+    The input comes in a list, so that no edge of the graph leads to it, and is saved with its history: a gradient of these
+    gradients is PyTorch's own.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings) -> Tensor:
+    def forward(ctx: Any, of_input: list[Tensor], weight: Tensor, bias: Tensor | None, settings: _Settings) -> Tensor:
+        (x,) = of_input
         ctx.save_for_backward(x, weight)
         ctx.settings = settings
         return settings.value(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         _, of_weight, of_bias = ctx.settings.gradients(gradient, x, weight, (False, *ctx.needs_input_grad[1:3]))
@@ -129,7 +139,6 @@ class _InputGradient(Function):
         return settings.gradients(gradient, x, weight, (True, False, False))[0]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         gradient, weight = ctx.saved_tensors
         of_gradient = ctx.settings.value(u, weight) if ctx.needs_input_grad[0] else None

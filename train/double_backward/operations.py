@@ -1,20 +1,23 @@
 """Functions of PyTorch that are replaced, while a network computes, by ones whose double backward is fast."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from certood.train.double_backward.batch_norm import normalise
 from certood.train.double_backward.concatenation import concatenate
 from certood.train.double_backward.convolution import convolve
 
 # Each gives None for arguments that it leaves to PyTorch.
 REPLACED: dict[Any, Callable[..., Any]] = {
-    F.conv1d: convolve,
-    F.conv2d: convolve,
-    F.conv3d: convolve,
+    F.conv1d: partial(convolve, 1),
+    F.conv2d: partial(convolve, 2),
+    F.conv3d: partial(convolve, 3),
+    F.batch_norm: normalise,
     torch.cat: concatenate,
     torch.concat: concatenate,
     torch.concatenate: concatenate,
@@ -24,8 +27,7 @@ REPLACED: dict[Any, Callable[..., Any]] = {
 class ClosedForms(TorchFunctionMode):
     """While entered, these functions, of tensors that require a gradient, are differentiated twice by formulas of their own.
 
-    Values and first gradients are PyTorch's. Where a formula lacks the second derivative, as by the weights of a
-    convolution twice, asking for it is an error.
+    Values and first gradients are PyTorch's. A third derivative of batch normalisation is an error.
     """
 
     def __torch_function__(

@@ -1,6 +1,8 @@
 """Batch normalisation with a double backward of its own: values, running statistics and both gradients are PyTorch's."""
 
 import copy
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +10,10 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
+from certood.errors import CertoodError
 from certood.models import build_model
 from certood.scores import Energy
-from certood.train.double_backward import batch_norm
-from certood.train.double_backward.batch_norm import closed_form_normalisation
+from certood.train.double_backward import ClosedForms, batch_norm
 from certood.train.objectives.energy import EnergyMargin
 from certood.train.penalty import GradientPenalty, gradient_term
 from certood.train.step import TrainingStep
@@ -41,7 +43,7 @@ def test_both_gradients_are_those_of_the_value(layer: type[nn.Module], shape: tu
         found: Tensor = functional_call(part, {"weight": weight, "bias": bias}, (x,))
         return found
 
-    with closed_form_normalisation(part):
+    with ClosedForms():
         assert gradcheck(value, inputs)
         assert gradgradcheck(value, inputs)
 
@@ -52,7 +54,7 @@ def test_planes_combined_a_few_images_at_a_time_are_those_of_all_images(monkeypa
 
     def second() -> Tensor:
         entered = x.clone().requires_grad_()
-        with closed_form_normalisation(part):
+        with ClosedForms():
             y = part(entered)
         (d,) = torch.autograd.grad(y, entered, g, create_graph=True)
         return torch.autograd.grad(d, entered, u)[0]
@@ -68,15 +70,16 @@ def test_values_and_running_statistics_are_pytorchs(momentum: float | None) -> N
     own = nn.BatchNorm2d(3, momentum=momentum).double()
     theirs = copy.deepcopy(own)
     for seed in range(3):
-        x = random(4, 3, 5, 5, seed=seed)
-        with closed_form_normalisation(own):
+        x = random(4, 3, 5, 5, seed=seed).requires_grad_()
+        with ClosedForms():
             found = own(x)
         assert torch.equal(found, theirs(x))
     assert all(torch.equal(one, other) for one, other in zip(own.buffers(), theirs.buffers(), strict=True))
-    assert "forward" not in vars(own)
     own.eval()
-    with closed_form_normalisation(own):
-        assert "forward" not in vars(own)
+    theirs.eval()
+    with ClosedForms():
+        found = own(x)
+    assert torch.equal(found, theirs(x))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -109,8 +112,7 @@ def test_in_bfloat16_the_gradient_is_near_that_in_float64() -> None:
     def second(kind: torch.dtype, *, closed: bool) -> Tensor:
         part = nn.BatchNorm2d(4).to(torch.float64 if kind == torch.float64 else torch.float32)
         entered = x.to(kind).requires_grad_()
-        changed = [part] if closed else []
-        with closed_form_normalisation(nn.ModuleList(changed)):
+        with ClosedForms() if closed else nullcontext():
             y = part(entered)
         (d,) = torch.autograd.grad(y, entered, g.to(kind), create_graph=True)
         (found,) = torch.autograd.grad(d, entered, u.to(kind))
@@ -121,3 +123,51 @@ def test_in_bfloat16_the_gradient_is_near_that_in_float64() -> None:
     own, theirs = ((second(torch.bfloat16, closed=closed) - exact).norm() / exact.norm() for closed in (True, False))
     assert own < 0.02
     assert own < 2 * theirs
+
+
+class Activated(nn.BatchNorm2d):
+    """As timm's networks have it: a normalisation with more in its forward."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return super().forward(input).tanh()
+
+
+@pytest.mark.parametrize("kind", [Activated, lambda count: nn.BatchNorm2d(count, affine=False), "own forward"])
+def test_a_normalisation_that_is_more_or_less_than_one_stays_what_it_is(kind: Any) -> None:
+    part = nn.BatchNorm2d(3) if kind == "own forward" else kind(3)
+    part = part.double()
+    if kind == "own forward":
+        plain = part.forward
+        part.forward = lambda x: plain(x).sin()
+    found = []
+    for closed in (True, False):
+        x = random(4, 3, 2, 2).requires_grad_()
+        with ClosedForms() if closed else nullcontext():
+            y = part(x)
+        (slope,) = torch.autograd.grad(y.exp().sum(), x, create_graph=True)
+        found.append((y, *torch.autograd.grad(slope.square().sum(), [x, *part.parameters()])))
+    for own, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(own, theirs)
+    assert ("forward" in vars(part)) is (kind == "own forward")
+
+
+def test_what_batch_normalisation_refuses_is_refused() -> None:
+    part = nn.BatchNorm1d(3).double()
+    with ClosedForms(), pytest.raises(ValueError, match="more than 1 value per channel"):
+        part(random(1, 3).requires_grad_())
+    x = random(4, 3).requires_grad_()
+    with ClosedForms():
+        y = part(x)
+    (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(slope.square().sum(), x, retain_graph=True)
+    assert second.shape == x.shape
+    with pytest.raises(RuntimeError, match="a third time"):
+        torch.autograd.grad(slope.square().sum(), x, create_graph=True)
+
+
+def test_a_finite_difference_refuses_a_normalisation_that_is_more_than_one() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), Activated(3), nn.Flatten(), nn.Linear(12, 2)).train()
+    step = TrainingStep(network, EnergyMargin(0.0, 1e9, -1e9), GradientPenalty(0.3, "finite-difference"))
+    images = random(4, 1, 4, 4).float()
+    with pytest.raises(CertoodError, match="what a Activated adds to batch normalisation"):
+        step(images[:2], torch.tensor([0, 1]), images[2:])
