@@ -1,6 +1,6 @@
 """Batch normalisation twice in a step, where the second forward takes the first one's statistics, and with fixed ones."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -62,20 +62,13 @@ def fixed_statistics(statistics: Statistics) -> Iterator[None]:
             scale = scale * module.weight
         return x * scale.view(shape) + offset.view(shape)
 
-    with replaced_forwards({module: partial(normalised, module, iter(calls)) for module, calls in statistics.items()}):
-        yield
-
-
-@contextmanager
-def replaced_forwards(forwards: Mapping[_BatchNorm, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """While entered, these modules compute what is given for each."""
-    for module, forward in forwards.items():
+    for module, calls in statistics.items():
         # An attribute of the instance hides the method of its class until it is deleted below.
-        vars(module)["forward"] = forward
+        vars(module)["forward"] = partial(normalised, module, iter(calls))
     try:
         yield
     finally:
-        for module in forwards:
+        for module in statistics:
             del vars(module)["forward"]
 
 

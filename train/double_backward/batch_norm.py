@@ -157,10 +157,10 @@ def _combined(terms: list[tuple[Tensor, Tensor]], offset: Tensor) -> Tensor:
     shape = (1, -1, *[1] * (first.ndim - 2))
     rows = max(CACHED * len(first) // first.numel(), 1) if first.device.type == "cpu" else len(first)
     found = torch.empty_like(first)
-    for index, part in enumerate(found.split(rows)):
-        images = slice(index * rows, index * rows + rows)
+    coefficients = [coefficient.view(shape) for _, coefficient in terms]
+    for part, *images in zip(found.split(rows), *(plane.split(rows) for plane, _ in terms), strict=True):
         total = offset.view(shape)
-        for plane, coefficient in terms:
-            total = torch.addcmul(total, plane[images].to(total.dtype), coefficient.view(shape))
+        for image, coefficient in zip(images, coefficients, strict=True):
+            total = torch.addcmul(total, image.to(total.dtype), coefficient)
         part.copy_(total)
     return found
