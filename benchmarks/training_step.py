@@ -103,7 +103,7 @@ def make_step(variant: str, precision: str, arguments: argparse.Namespace) -> Ca
     step, sampler = ours((-2.0, -2.5), 0.01, every=every), ClusterSampler()
 
     def picked_loss(number: int) -> Tensor:
-        scores, features = score_candidates(model, candidates, Energy(), 512)
+        scores, features = score_candidates(model, candidates, Energy())
         picked = sampler(scores, features, arguments.id, generator)
         total: Tensor = step(images, labels, candidates[picked], number=number).total
         return total

@@ -14,13 +14,11 @@ from certood.data.source import ImageSource
 from certood.data.splits import Split
 from certood.devices import device_of, resolve_device
 from certood.errors import CertoodError, CheckpointError
-from certood.inference import as_pixels, as_tensor, collect_logits, logits_of_batches
+from certood.inference import as_pixels, as_tensor, collect_logits, forward_batch, logits_of_batches
 from certood.metrics import threshold_at_tpr
 from certood.models.guarded import GuardDescription
 from certood.scores import Score
 from certood.scores.base import FirstOutputs
-
-CALIBRATION_BATCH = 512
 
 Images = Tensor | NDArray[np.generic]
 
@@ -128,7 +126,7 @@ class Detector:
         images: Images | ImageSource,
         tpr: float | None = None,
         *,
-        batch_size: int = CALIBRATION_BATCH,
+        batch_size: int | None = None,
         device: torch.device | str = "cpu",
         progress: bool = False,
     ) -> "Detector":
@@ -139,7 +137,8 @@ class Detector:
         """
         share = self.tpr if tpr is None else tpr
         if isinstance(images, Tensor | np.ndarray):
-            batches = (self.pixels(part) for part in as_tensor(images).split(batch_size))
+            size = batch_size or forward_batch(self.input_shape, device_of(self.model))
+            batches = (self.pixels(part) for part in as_tensor(images).split(size))
             logits = logits_of_batches(self.model, batches, "images")
         else:
             logits = collect_logits(self.model, images, batch_size=batch_size, device=device, progress=progress)

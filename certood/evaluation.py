@@ -32,7 +32,7 @@ def evaluate(
     splits: IdSplits,
     ood: Mapping[str, ImageSource],
     *,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     scores: Sequence[Score] | None = None,
     bootstrap: int = 0,

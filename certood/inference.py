@@ -1,5 +1,6 @@
 """Logits of whole image sets, batch by batch."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,17 @@ from torch import Tensor, nn
 
 from certood.data.source import ImageSource, to_pixels
 from certood.errors import DataError
+
+# A processor is fastest where activations stay in its caches (benchmarks/forward_batches.py): about so many places of images,
+# N·H·W, in one forward pass, and the bounds of N. A GPU takes the most.
+PLACES, FEWEST, MOST = 2**16, 4, 512
+
+
+def forward_batch(shape: Sequence[int], device: torch.device | str) -> int:
+    """How many images of shape (C, H, W) one forward pass without gradients takes on a device: 64 of 32 × 32 on a processor."""
+    if torch.device(device).type != "cpu":
+        return MOST
+    return min(MOST, max(FEWEST, PLACES // max(1, math.prod(shape[-2:]))))
 
 
 def as_tensor(images: Tensor | NDArray[np.generic]) -> Tensor:
@@ -46,19 +58,20 @@ def collect_logits(
     model: nn.Module,
     source: ImageSource,
     *,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> Tensor:
     """Logits (N, K) of every image of a set, in float64 on the CPU; the network is run in eval mode.
 
-    Raises DataError where a logit is not finite.
+    Without a `batch_size` it is `forward_batch`. Raises DataError where a logit is not finite.
     """
+    size = batch_size or forward_batch(source.shape, device)
     with _bar(progress) as shown:
         task = shown.add_task(escape(source.name), total=len(source))
 
         def batches() -> Iterator[Tensor]:
-            for part in torch.arange(len(source)).split(batch_size):
+            for part in torch.arange(len(source)).split(size):
                 yield to_pixels(source.batch(part).to(device))
                 shown.advance(task, len(part))
 

@@ -9,7 +9,6 @@ from certood.errors import ScoreCollapsed
 from certood.inference import collect_logits
 from certood.metrics import auroc
 from certood.train.assembly import Training
-from certood.train.candidates import SCORING_BATCH
 
 LEAST_AUROC = 0.55
 LEAST_SHARE = 0.01
@@ -24,7 +23,7 @@ def watched_scores(training: Training) -> tuple[float, float]:
     if held_out is None:
         return np.nan, np.nan
     inside, outside = (
-        score(collect_logits(training.network, source, batch_size=SCORING_BATCH, device=device)).numpy()
+        score(collect_logits(training.network, source, device=device)).numpy()
         for source in (training.data.id.validation, held_out)
     )
     return auroc(inside, outside), float(np.concatenate([inside, outside]).std())

@@ -24,7 +24,7 @@ from certood.runs import RunDirectory
 from certood.runs.kinds import automatic
 from certood.train.batch_statistics import fix_statistics
 from certood.train.batches import plan_epoch, seeded_generator
-from certood.train.candidates import SCORING_BATCH, seen_by
+from certood.train.candidates import seen_by
 from certood.train.penalty import GradientPenalty, double_backward_explained
 from certood.train.recipe import Recipe, make_recipe
 from certood.train.run_directory import read_run_recipe
@@ -135,7 +135,7 @@ def _images(recipe: Recipe, data: TrainingData) -> tuple[ImageSource, ImageSourc
 
 def _margin(recipe: Recipe, source: ImageSource, network: Classifier, device: torch.device) -> dict[str, Any]:
     score = recipe.objective.objective.score
-    values = score(collect_logits(network, source, batch_size=SCORING_BATCH, device=device))
+    values = score(collect_logits(network, source, device=device))
     low, median, high = values.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=values.dtype)).tolist()
     return {
         "value": _rounded(median, 4),

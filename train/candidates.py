@@ -5,13 +5,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from certood.data.source import to_pixels
+from certood.inference import forward_batch
 from certood.models.classifier import Classifier
 from certood.scores import Score
 from certood.train.assembly import Training
 from certood.train.batches import own_share
 from certood.train.samplers import Sampler
-
-SCORING_BATCH = 512
 
 
 def pick_outliers(training: Training, own_images: Tensor, own_pool: Tensor, generator: torch.Generator) -> Tensor:
@@ -42,13 +41,13 @@ def seen_by(
     """
     if not sampler.needs_scores:
         return torch.zeros(len(pool), device=pool.device), None, None
-    scores, features = score_candidates(model, pool, score, SCORING_BATCH)
+    scores, features = score_candidates(model, pool, score)
     if not sampler.needs_id_features:
         return scores, features, None
-    return scores, features, score_candidates(model, images_in, score, SCORING_BATCH)[1]
+    return scores, features, score_candidates(model, images_in, score)[1]
 
 
-def score_candidates(model: Classifier, images: Tensor, score: Score, batch_size: int) -> tuple[Tensor, Tensor]:
+def score_candidates(model: Classifier, images: Tensor, score: Score) -> tuple[Tensor, Tensor]:
     """Scores (n,) and penultimate features (n, F) of candidates (n, C, H, W), in eval mode and without gradients.
 
     The network is left in the mode in which it was found.
@@ -56,7 +55,8 @@ def score_candidates(model: Classifier, images: Tensor, score: Score, batch_size
     training = model.training
     model.eval()
     with torch.no_grad():
-        features = torch.cat([model.features(part) for part in images.split(batch_size)]).float()
+        parts = images.split(forward_batch(images.shape[1:], images.device))
+        features = torch.cat([model.features(part) for part in parts]).float()
         scores = score(model.head(features).float())
     model.train(training)
     return scores, features

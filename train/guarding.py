@@ -13,7 +13,6 @@ from certood.models.guarded import GuardDescription, GuardedNetwork
 from certood.runs.identity import detector_identity
 from certood.scores.guarded import fitted
 from certood.train.assembly import Training
-from certood.train.candidates import SCORING_BATCH
 from certood.train.recipe import Recipe
 from certood.train.setup import TrainingData, require_unseen
 
@@ -73,7 +72,7 @@ def join(training: Training, detector: Detector) -> Detector:
     assert section is not None, "a recipe of a guard says how it is joined"
     guard, changed = training.network.eval().stored()
     network, validation = GuardedNetwork(detector.model, guard).to(device).eval(), training.data.id.validation
-    outputs = collect_logits(network, validation, batch_size=SCORING_BATCH, device=device)
+    outputs = collect_logits(network, validation, device=device)
     score = fitted(
         detector.score,
         section.alpha,
@@ -94,4 +93,4 @@ def join(training: Training, detector: Detector) -> Detector:
             options={**training.recipe.model.options, **changed},
         ),
     )
-    return joined.calibrated(validation, batch_size=SCORING_BATCH, device=device)
+    return joined.calibrated(validation, device=device)

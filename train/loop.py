@@ -15,7 +15,6 @@ from certood.train.alarm import check_score
 from certood.train.assembly import Training, assemble
 from certood.train.automatic import settle, settle_precision, with_numbers
 from certood.train.batches import steps_in_epoch
-from certood.train.candidates import SCORING_BATCH
 from certood.train.epoch import train_epoch
 from certood.train.guarding import check_guarded, fingerprint, join, open_guarded
 from certood.train.progress import TrainingProgress
@@ -89,7 +88,6 @@ def fit(
                     detector,
                     data.id,
                     data.ood,
-                    batch_size=SCORING_BATCH,
                     device=fabric.device,
                     seed=recipe.run.seed,
                     progress=False,
@@ -160,4 +158,4 @@ def _calibrated(training: Training) -> Detector:
         absent_class=recipe.absent_class,
         split=data.id.split,
     )
-    return uncalibrated.calibrated(data.id.validation, batch_size=SCORING_BATCH, device=training.fabric.device)
+    return uncalibrated.calibrated(data.id.validation, device=training.fabric.device)

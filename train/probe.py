@@ -7,7 +7,6 @@ import torch
 from certood.data.source import to_pixels
 from certood.inference import collect_logits
 from certood.train.assembly import Training
-from certood.train.candidates import SCORING_BATCH
 from certood.train.penalty import gradient_norms
 
 PROBE_IMAGES = 256
@@ -31,7 +30,7 @@ def probe(training: Training) -> tuple[float, float, float]:
         means.append(gradient_norms(network, to_pixels(source.batch(chosen).to(device)), score).mean().item())
     if not training.recipe.objective.objective.classifies:
         return means[0], means[1], math.nan
-    logits = collect_logits(network, validation, batch_size=SCORING_BATCH, device=device, progress=False)
+    logits = collect_logits(network, validation, device=device)
     assert validation.labels is not None
     predicted = logits[:, : len(validation.classes)].argmax(1).cpu()
     return means[0], means[1], (predicted == validation.labels).double().mean().item()

@@ -33,7 +33,9 @@ from certood.waiting import busy
 )
 @click.option("--bootstrap", type=click.IntRange(0), default=0, help="Resamplings for 95 % intervals.")
 @click.option("--calibrate", is_flag=True, help="Compute γ from the validation images and store it in the checkpoint.")
-@click.option("--batch-size", type=click.IntRange(1), default=512, show_default=True)
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Images of a forward pass.  [default: by their size and the device]"
+)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace an evaluation of more scores or sets.")
 @click.option(
@@ -52,7 +54,7 @@ def command(
     near: tuple[str, ...],
     bootstrap: int,
     calibrate: bool,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     overwrite: bool,
     out: Path | None,

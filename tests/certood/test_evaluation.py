@@ -14,7 +14,7 @@ from certood.data import IdSplits, ImageSet, to_pixels
 from certood.detector import Detector
 from certood.errors import CertoodError, DataError
 from certood.evaluation import evaluate, evaluation_table, write_evaluation
-from certood.inference import collect_logits
+from certood.inference import collect_logits, forward_batch
 from certood.metrics import threshold_at_tpr
 from certood.scores import AbsentClass, Energy
 
@@ -145,6 +145,24 @@ def test_collecting_leaves_the_mode_of_the_network(setting: Setting) -> None:
     first = collect_logits(model, setting.ood["grey"])
     assert model.training
     torch.testing.assert_close(first, collect_logits(model, setting.ood["grey"], batch_size=3), rtol=1e-5, atol=1e-6)
+
+
+def test_a_forward_pass_takes_as_many_images_as_suit_their_size_and_the_device(setting: Setting) -> None:
+    shapes = [(3, 32, 32), (3, 224, 224), (1, 8, 8), (3, 64, 64)]
+    assert [forward_batch(shape, "cpu") for shape in shapes] == [64, 4, 512, 16]
+    assert [forward_batch(shape, torch.device("cuda")) for shape in shapes] == [512] * 4
+    sizes = []
+
+    class Counting(Brightness):
+        def forward(self, images: Tensor) -> Tensor:
+            sizes.append(len(images))
+            return super().forward(images)
+
+    large = ImageSet("large", torch.zeros(9, 1, 200, 200, dtype=torch.uint8))
+    collect_logits(Counting(), large)
+    collect_logits(Counting(), large, batch_size=6)
+    replace(setting.detector, model=Counting(), input_shape=(1, 200, 200)).calibrated(large.images)
+    assert sizes == [4, 4, 1, 6, 3, 4, 4, 1]
 
 
 def test_the_absent_class_score_looks_at_all_outputs() -> None:

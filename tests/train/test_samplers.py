@@ -10,6 +10,7 @@ from scipy import stats
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
+from certood import inference
 from certood.errors import CertoodError
 from certood.models import build_model
 from certood.scores import Energy
@@ -199,14 +200,18 @@ def test_features_are_compared_by_direction_not_length() -> None:
     assert picked.tolist() == [0, 1, 2, 3]
 
 
-def test_candidates_are_scored_in_eval_mode_without_gradients_and_the_mode_comes_back() -> None:
+def test_candidates_are_scored_in_eval_mode_without_gradients_and_the_mode_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inference, "FEWEST", 2)
+    monkeypatch.setattr(inference, "PLACES", 1)
     model = build_model(
         "wrn-40-2", num_classes=4, input_shape=(3, 32, 32), mean=[0.5] * 3, std=[0.2] * 3, options={"depth": 10}
     )
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     images = torch.rand(5, 3, 32, 32)
-    scores, features = score_candidates(model, images, Energy(), 2)
+    scores, features = score_candidates(model, images, Energy())
     assert model.training
     assert not scores.requires_grad
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
