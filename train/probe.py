@@ -5,7 +5,7 @@ import math
 import torch
 
 from certood.data.source import to_pixels
-from certood.inference import collect_logits
+from certood.inference import collect_logits, forward_batch
 from certood.train.assembly import Training
 from certood.train.penalty import gradient_norms
 
@@ -13,7 +13,7 @@ PROBE_IMAGES = 256
 
 
 def probe(training: Training) -> tuple[float, float, float]:
-    """Mean ‖∇ₓS‖₂ in eval mode on a fixed batch of held-out ID images and of auxiliary outliers, and accuracy.
+    """Mean ‖∇ₓS‖₂ in eval mode on fixed held-out ID images and auxiliary outliers, and accuracy.
 
     Accuracy is that on the validation images. Not a number: outliers where there are none, accuracy where nothing is classified.
     """
@@ -21,13 +21,20 @@ def probe(training: Training) -> tuple[float, float, float]:
     score = training.step.objective.score
     network.eval()
     validation = training.data.id.validation
+    # What fits into a step of training fits here too.
+    own_share = training.recipe.training.batch_size // training.fabric.world_size
     means = []
     for source in (validation, training.data.auxiliary):
         if source is None:
             means.append(math.nan)
             continue
         chosen = torch.linspace(0, len(source) - 1, min(len(source), PROBE_IMAGES)).long()
-        means.append(gradient_norms(network, to_pixels(source.batch(chosen).to(device)), score).mean().item())
+        images = to_pixels(source.batch(chosen).to(device))
+        norms = [
+            gradient_norms(network, part, score)
+            for part in images.split(min(own_share, forward_batch(source.shape, device)))
+        ]
+        means.append(torch.cat(norms).mean().item())
     if not training.recipe.objective.objective.classifies:
         return means[0], means[1], math.nan
     logits = collect_logits(network, validation, device=device)

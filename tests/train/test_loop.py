@@ -104,6 +104,33 @@ def test_everything_random_in_a_run_derives_from_its_seed(tmp_path: Path, monkey
     assert not torch.equal(networks[1][weight], expected[weight])
 
 
+def test_gradient_norms_of_training_csv_are_those_of_the_checkpoint_and_take_no_more_images_than_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from certood.train import probe
+
+    sizes, norms = [], probe.gradient_norms
+    monkeypatch.setattr(
+        probe, "gradient_norms", lambda model, part, score: (sizes.append(len(part)), norms(model, part, score))[1]
+    )
+    fit(recipe("digits-energy", "training.batch_size=48"), tmp_path / "run", progress=False)
+    assert max(sizes) == 48
+    with RunDirectory(tmp_path / "run").training.open(newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    model = load_checkpoint(RunDirectory(tmp_path / "run").checkpoint).model
+    sets = (
+        load_id("digits", root=Path(), validation=0.2).validation,
+        load_set("digits-auxiliary", root=Path(), split="train"),
+    )
+    for source, column in zip(sets, ("gradient_norm_in", "gradient_norm_out"), strict=True):
+        found = []
+        for place in torch.linspace(0, len(source) - 1, min(len(source), 256)).long():
+            image = to_pixels(source.batch(place[None])).requires_grad_()
+            (-model(image).exp().sum().log()).backward()
+            found.append(image.grad.norm().item())
+        assert float(row[column]) == pytest.approx(sum(found) / len(found), rel=1e-4)
+
+
 def test_an_interrupt_leaves_a_resumable_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a lazy gradient term, in each third step; steps are counted over all epochs, of 4 steps."""
     from certood.train import epoch
