@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,20 @@ class Study:
     arms: Mapping[str, Mapping[Path, Recipe]]
 
     def chosen(self, only: Sequence[str]) -> list[str]:
-        """The arms to train: all, or those named; raises RecipeError for one that the study does not have."""
+        """The arms to train: all, or those named.
+
+        Raises RecipeError for one that the study does not have, and where two of them are one recipe.
+        """
         for name in only:
             self.require(name)
-        return [name for name in self.arms if not only or name in only]
+        arms = [name for name in self.arms if not only or name in only]
+        for one, other in combinations(arms, 2):
+            recipe = next(iter(self.arms[one].values()))
+            if recipe == next(iter(self.arms[other].values())).model_copy(update={"recipe": recipe.recipe}):
+                raise RecipeError(
+                    f"{self.file}: arms {one!r} and {other!r} are the same recipe: change one, or leave it out with --only"
+                )
+        return arms
 
     def require(self, name: str) -> None:
         """Raise RecipeError where there is no such arm."""

@@ -123,6 +123,14 @@ def test_one_arm_alone(file: Path, tmp_path: Path) -> None:
     assert "no arm 'gerg'; did you mean 'greg'? Its arms: energy, greg" in refused.output
 
 
+def test_two_arms_that_are_one_recipe_are_an_error_unless_one_is_left_out(file: Path, tmp_path: Path) -> None:
+    same = run(file, "--set", "gradient.weight=0.2", "--set", "training.epochs=1")
+    assert same.exit_code == 2
+    assert "arms 'energy' and 'greg' are the same recipe" in same.output
+    assert not (tmp_path / "runs").exists()
+    assert load_study(file, ["gradient.weight=0.2"]).chosen(["greg"]) == ["greg"]
+
+
 def test_changes_of_an_arm_win_over_common_ones_and_the_command_line_over_both(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text('[data]\nid = "digits"\nood = ["digits-near"]\nvalidation = 0.2\n')
     path = tmp_path / "s.toml"
@@ -249,7 +257,9 @@ def test_a_split_that_comes_out_differently_is_an_error(file: Path, monkeypatch:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_no_arm_of_a_study_of_ours_sees_the_test_images_of_another(path: Path, tmp_path: Path) -> None:
-    arms = load_study(path, out=tmp_path).arms
+    study_of_ours = load_study(path, out=tmp_path)
+    assert study_of_ours.chosen([]) == list(study_of_ours.arms)
+    arms = study_of_ours.arms
     recipes = [recipe for runs in arms.values() for recipe in runs.values()]
     assert len({recipe.data.split_seed for recipe in recipes}) == 1
     seen: set[bytes] = set()
