@@ -4,7 +4,7 @@ import copy
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -173,13 +173,13 @@ def make_recipe(
 ) -> Recipe:
     """A recipe of plain tables (as read from TOML); raises RecipeError.
 
-    First `changes`, values by dotted key, are made, then settings `a.b=value`.
+    First `changes`, values by dotted key, are made, then settings `a.b=value`; of either, first those that choose a member of a
+    family, whose parameters the others may be.
     """
     changed = copy.deepcopy(dict(tables))
-    for key, value in (changes or {}).items():
-        _apply(changed, key, value)
-    for setting in settings:
-        _apply(changed, *_parsed(setting))
+    for batch in ((changes or {}).items(), map(_parsed, settings)):
+        for key, value in sorted(batch, key=lambda item: not _chooses(item[0])):
+            _apply(changed, key, value)
     _require_64_bits(changed, "")
     try:
         return Recipe.model_validate(changed)
@@ -232,6 +232,13 @@ def _parsed(setting: str) -> tuple[str, Any]:
     return key.strip(), _toml_value(text.strip())
 
 
+def _chooses(key: str) -> bool:
+    """Whether a key names a member of a family."""
+    table, _, last = key.rpartition(".")
+    section = sections().get(table)
+    return section is not None and issubclass(section, FamilySection) and last in section.families
+
+
 def _apply(tables: dict[str, Any], key: str, value: Any) -> None:
     options = key.startswith("model.options.")
     if key not in known_keys() and not options:
@@ -242,11 +249,11 @@ def _apply(tables: dict[str, Any], key: str, value: Any) -> None:
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
             raise RecipeError(f"{part!r} is a table of the recipe, but was found to be {table!r}")
-    table[last] = value
-    section = sections().get(path[0]) if path else None
-    if section is not None and issubclass(section, FamilySection) and last in section.families:
-        # The parameters in the recipe of a member that is no longer chosen go with it.
-        tables[path[0]] = section.without_parameters_of_others(table, last)
+    if _chooses(key):
+        section = cast(type[FamilySection], sections()[path[0]])
+        tables[path[0]] = section.with_another(table, last, value)
+    else:
+        table[last] = value
 
 
 def _toml_value(text: str) -> Any:

@@ -182,7 +182,9 @@ class GradientSection(Section):
     mode: Literal["exact", "finite-difference"] = Field(
         "exact", description="Double backward, or a finite difference: for smooth networks without one."
     )
-    step: float = Field(0.01, gt=0, description="h of the finite difference, an l2 distance in pixels.")
+    step: float = Field(
+        0.01, gt=0, allow_inf_nan=False, description="h of the finite difference, an l2 distance in pixels."
+    )
     every: int = Field(
         1,
         ge=1,
@@ -240,7 +242,9 @@ class OptimiserSection(FamilySection):
     name: str = Field("sgd", description="The optimiser.")
     schedule: str = Field("cosine", description="How the learning rate changes.")
     warmup: int = Field(0, ge=0, description="Steps in which the learning rate rises linearly to its value.")
-    clip: float | None = Field(None, gt=0, description="Largest l2 norm of a step's gradient; not clipped if absent.")
+    clip: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Largest l2 norm of a step's gradient; not clipped if absent."
+    )
 
     @field_validator("clip", mode="before")
     @classmethod

@@ -111,9 +111,15 @@ class FamilySection(Section):
         return [name for name, value in values.items() if name in cls.may_be_auto and value == AUTO]
 
     @classmethod
-    def without_parameters_of_others(cls, values: Mapping[str, Any], key: str) -> dict[str, Any]:
-        """The values less those that belong to other members than the one that `key` chooses now."""
+    def with_another(cls, values: Mapping[str, Any], key: str, name: Any) -> dict[str, Any]:
+        """The values with `name` for what `key` chooses, less the parameters that only other members have, and less those that
+        are the defaults of the member before: its defaults are not those of the next."""
+        former = cls.chosen(values)[key]
+        values = {**values, key: name}
         members = cls.chosen(values)
+        if members[key] is not former:
+            usual = former()
+            values = {one: value for one, value in values.items() if not _is_default(usual, one, value)}
         kept = {*cls.model_fields, *(name for member in members.values() for name in parameter_names(member))}
         foreign = {
             name
@@ -122,6 +128,14 @@ class FamilySection(Section):
             if name not in kept
         }
         return {name: value for name, value in values.items() if name not in foreign}
+
+
+def _is_default(member: Any, name: str, value: Any) -> bool:
+    """Whether a value of a table is the default of the parameter of that name of a member, which has all its defaults."""
+    if name not in parameter_names(type(member)):
+        return False
+    default = getattr(member, name)
+    return bool(value == (list(default) if isinstance(default, tuple) else default))
 
 
 def parameter_names(member: type[Any]) -> list[str]:

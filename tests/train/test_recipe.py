@@ -1,5 +1,7 @@
 """Recipes: built-in ones are valid, settings apply, and every mistake is named with its remedy."""
 
+import itertools
+import math
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -12,9 +14,10 @@ from pydantic import TypeAdapter
 from certood.errors import RecipeError
 from certood.train.objectives.cross_entropy import CrossEntropyOnly
 from certood.train.objectives.energy import EnergyMargin
+from certood.train.objectives.outlier_exposure import OutlierExposure
 from certood.train.optimisers.adam import Adam
 from certood.train.optimisers.sgd import SGD
-from certood.train.recipe import DEFAULT_RECIPE, known_keys, load_recipe, make_recipe, sections
+from certood.train.recipe import DEFAULT_RECIPE, Recipe, known_keys, load_recipe, make_recipe, sections
 from certood.train.recipes import recipe_names
 from certood.train.samplers.diverse import DiverseSampler
 from certood.train.schedules.cosine import Cosine
@@ -129,6 +132,9 @@ def test_a_file_of_the_user_is_read(tmp_path: Path) -> None:
             ["objective.margin=0.3"],
             "unknown recipe key 'objective.margin'; did you mean 'objective.margin_",
         ),
+        ("digits-energy", ["objective.margin_in=inf"], "'objective.margin_in': Input should be a finite number"),
+        ("digits-oe", ["objective.margin_out=nan"], "'objective.margin_out': expected a number, inf or -inf"),
+        ("digits-ce", ["optimiser.learning_rate=inf"], "'optimiser.learning_rate': Input should be a finite number"),
         (
             "digits-ce",
             ["sampler.name=diverse", "sampler.band=1.5"],
@@ -202,10 +208,36 @@ def test_defaults_are_the_members_and_are_written_out() -> None:
 
 def test_choosing_another_member_drops_the_parameters_of_the_one_before() -> None:
     recipe = load_recipe("cifar10-greg-plus", ["optimiser.name=adam", "optimiser.schedule=constant"])
-    assert recipe.optimiser.optimiser == Adam(0.1, 1e-4)
+    assert recipe.optimiser.optimiser == Adam(weight_decay=1e-4)
     assert load_recipe("digits-energy", ["objective.name=cross-entropy"]).objective.objective == CrossEntropyOnly(
         -10.0, -3.0
     )
+
+
+def test_parameters_that_are_given_beside_another_member_stay_in_any_order() -> None:
+    for settings in itertools.permutations(
+        ["objective.name=outlier-exposure", "objective.margin_in=inf", "objective.weight=0.1"]
+    ):
+        assert load_recipe("digits-energy", settings).objective.objective == OutlierExposure(0.1, math.inf, -3.0)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_resolved_recipe_is_changed_as_the_recipe_is(name: str) -> None:
+    """As when a run's recipe.toml is trained again with another member, or an arm of a study chooses one."""
+    resolved = load_recipe(name).to_toml()
+    for table, section in sections().items():
+        for key, family in getattr(section, "families", {}).items():
+            for member in family.names():
+                setting = f"{table}.{key}={member}"
+                try:
+                    expected: Recipe | str = load_recipe(name, [setting])
+                except RecipeError as error:
+                    expected = str(error)
+                try:
+                    found: Recipe | str = make_recipe(resolved, [setting])
+                except RecipeError as error:
+                    found = str(error)
+                assert found == expected, (name, setting)
 
 
 @pytest.mark.parametrize("table", [name for name, section in sections().items() if issubclass(section, FamilySection)])

@@ -17,7 +17,7 @@ class Oscillation(CertifiedTerm):
     drowning all others while bounds are loose.
     """
 
-    weight: Annotated[float, Field(ge=0, description="Weight of the certified oscillation.")] = 0.1
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False, description="Weight of the certified oscillation.")] = 0.1
     modifies_objective = False
 
     def added_term(self, inside: ScoreBounds, outside: ScoreBounds, eps: float) -> Tensor:

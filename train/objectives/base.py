@@ -4,22 +4,37 @@ Every objective has a detection score S and two margins, which are also those of
 ID image has S ≤ m_in and an outlier has S ≥ m_out (design: flatten the score where it is already right).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from certood.scores import Score
 
-Weight = Annotated[float, Field(ge=0, description="λ_S, the weight of the outlier term.")]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="λ_S, the weight of the outlier term.")]
+
+
+def _number(value: float) -> float:
+    if math.isnan(value):
+        raise ValueError("expected a number, inf or -inf")
+    return value
+
+
+# Where gates alone read a margin it may be infinite: they are always open then.
 MarginIn = Annotated[
-    float, Field(description='m_in, in units of the score; "auto" is the median of ID images, by training.init.')
+    float,
+    AfterValidator(_number),
+    Field(description='m_in, in units of the score; "auto" is the median of ID images, by training.init.'),
 ]
 MarginOut = Annotated[
-    float, Field(description='m_out, in units of the score; "auto" is the median of outliers, by training.init.')
+    float,
+    AfterValidator(_number),
+    Field(description='m_out, in units of the score; "auto" is the median of outliers, by training.init.'),
 ]
+Finite = Field(allow_inf_nan=False)
 
 
 class Objective(ABC):

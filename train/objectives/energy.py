@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from certood.scores import Energy, Score
-from certood.train.objectives.base import MarginIn, MarginOut, Objective, Weight
+from certood.train.objectives.base import Finite, MarginIn, MarginOut, Objective, Weight
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class EnergyMargin(Objective):
     """Squared hinges that push ID energy below m_in and outliers' energy above m_out (Liu et al., NeurIPS 2020, eq. 8)."""
 
     weight: Weight = 0.1
-    margin_in: MarginIn = -23.0
-    margin_out: MarginOut = -5.0
+    margin_in: Annotated[MarginIn, Finite] = -23.0
+    margin_out: Annotated[MarginOut, Finite] = -5.0
 
     @property
     def score(self) -> Score:

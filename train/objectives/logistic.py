@@ -20,8 +20,8 @@ class LogisticEnergy(Objective):
     term open at g unless margins are given.
     """
 
-    kappa: Annotated[float, Field(ge=0, description="κ, the weight of the outlier term.")] = 0.5
-    start: Annotated[float, Field(description="g before training, in units of the score.")] = -4.3
+    kappa: Annotated[float, Field(ge=0, allow_inf_nan=False, description="κ, the weight of the outlier term.")] = 0.5
+    start: Annotated[float, Field(allow_inf_nan=False, description="g before training, in units of the score.")] = -4.3
     margin_in: Annotated[float | None, Field(description="m_in, in units of the score; g if absent.")] = None
     margin_out: Annotated[float | None, Field(description="m_out, in units of the score; g if absent.")] = None
 

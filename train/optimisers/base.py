@@ -6,8 +6,10 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field
 from torch import optim
 
-LearningRate = Annotated[float, Field(gt=0, description="Learning rate before the schedule changes it.")]
-WeightDecay = Annotated[float, Field(ge=0, description="Weight of the l2 penalty of the weights.")]
+LearningRate = Annotated[
+    float, Field(gt=0, allow_inf_nan=False, description="Learning rate before the schedule changes it.")
+]
+WeightDecay = Annotated[float, Field(ge=0, allow_inf_nan=False, description="Weight of the l2 penalty of the weights.")]
 
 ParameterGroups = Sequence[Mapping[str, Any]]
 

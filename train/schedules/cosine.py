@@ -11,9 +11,16 @@ from pydantic import Field
 class Cosine:
     """Half a cosine from the learning rate down to a final one (Loshchilov & Hutter, ICLR 2017, eq. 5, without restarts)."""
 
-    final_learning_rate: Annotated[float, Field(ge=0, description="At the end of the training.")] = 0.0
+    final_learning_rate: Annotated[
+        float, Field(ge=0, allow_inf_nan=False, description="At the end of the training.")
+    ] = 0.0
     decay_start: Annotated[
-        float, Field(ge=0, description="Epoch until which the learning rate stays; the cosine takes the rest.")
+        float,
+        Field(
+            ge=0,
+            allow_inf_nan=False,
+            description="Epoch until which the learning rate stays; the cosine takes the rest.",
+        ),
     ] = 0.0
 
     def __call__(self, learning_rate: float, step: int, *, begin: int, steps: int, epochs: int) -> float:

@@ -11,7 +11,9 @@ class Steps:
     """The learning rate times a factor for each of several epochs that are over."""
 
     milestones: Annotated[tuple[int, ...], Field(description="Epochs after which the learning rate drops.")] = ()
-    factor: Annotated[float, Field(gt=0, description="What the learning rate is multiplied by at a milestone.")] = 0.1
+    factor: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="What the learning rate is multiplied by at a milestone.")
+    ] = 0.1
 
     def __call__(self, learning_rate: float, step: int, *, begin: int, steps: int, epochs: int) -> float:
         """The learning rate of a step."""
