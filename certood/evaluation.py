@@ -166,12 +166,12 @@ def dropped(old: Mapping[str, Any], detector: Detector, scores: Collection[str],
 
 
 def one_line(result: Mapping[str, Any]) -> str:
-    """Accuracy, and the detector's own score over all OOD sets, in per cent."""
-    mean = result["scores"][result["score"]]["mean"]
-    return (
-        f"accuracy {100 * result['accuracy']:.1f} %, "
-        f"mean FPR95 {100 * mean['fpr95']:.1f} %, mean AUROC {100 * mean['auroc']:.1f} %"
-    )
+    """Accuracy, and the detector's own score over all OOD sets where it was measured on some, in per cent."""
+    accuracy = f"accuracy {100 * result['accuracy']:.1f} %"
+    mean = result["scores"].get(result["score"], {}).get("mean")
+    if mean is None:
+        return accuracy
+    return f"{accuracy}, mean FPR95 {100 * mean['fpr95']:.1f} %, mean AUROC {100 * mean['auroc']:.1f} %"
 
 
 def evaluation_table(result: Mapping[str, Any]) -> TextTable:

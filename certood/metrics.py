@@ -65,6 +65,10 @@ def fpr_at_threshold(ood_scores: ArrayLike, threshold: float) -> float:
     return float((checked_scores(ood_scores, "OOD") <= threshold).mean())
 
 
+# Resampled scores that are held in memory at once.
+BOOTSTRAPPED = 2**24
+
+
 def bootstrap_interval(
     metric: Metric,
     id_scores: ArrayLike,
@@ -87,6 +91,7 @@ def bootstrap_interval(
         (inside, outside),
         metric,
         n_resamples=samples,
+        batch=max(1, BOOTSTRAPPED // (inside.size + outside.size)),
         confidence_level=confidence,
         method="percentile",
         vectorized=False,

@@ -92,7 +92,9 @@ def explain_run(run: RunDirectory) -> list[str]:
     Raises RunDirectoryError where there is no recipe, or it does not read.
     """
     if not run.recipe.is_file():
-        raise RunDirectoryError(f"{run.folder} has no {run.recipe.name}: it is no run that certood trained")
+        raise RunDirectoryError(
+            f"the folder {run.folder.resolve()} has no {run.recipe.name}: it is no run that certood trained"
+        )
     found = explanation(read_run_recipe(run), automatic(run.recipe_tables()))
     return found or [f'Every number of {run.recipe} was given; none was "auto".']
 

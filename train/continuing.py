@@ -1,17 +1,17 @@
 """Runs that the same command continues: finished ones are left as they are, started ones go on."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from certood.checkpoints import stored_identity
-from certood.errors import RecipeError
+from certood.errors import RecipeError, RunDirectoryError
 from certood.evaluation import read_evaluation
 from certood.runs import RunDirectory
 from certood.runs.identity import differences
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, make_recipe
-from certood.train.run_directory import check_run
+from certood.train.run_directory import check_run, differing_keys, recorded_inputs
 
 # More seeds than that are a mistyped range.
 MOST_SEEDS = 1000
@@ -29,7 +29,34 @@ def is_finished(recipe: Recipe, out: Path) -> bool:
     if differences(evaluated["detector"], stored_identity(out)):
         return False
     check_run(run, recipe, resume=True, overwrite=False)
-    return True
+    # What goes on may be an unfinished replacement of that recipe, beside a finished run of another.
+    return run.recipe.is_file() and not differing_keys(run, recipe)
+
+
+Inputs = Mapping[Hashable, tuple[Path, Mapping[str, str]]]
+
+
+def inputs_of(recipe: Recipe) -> Hashable:
+    """What of a recipe says which images a run is trained and measured on, and from which weights."""
+    return recipe.data, recipe.validation_auxiliary, recipe.training.init, recipe.guard and recipe.guard.of
+
+
+def inputs_of_finished(runs: Iterable[tuple[Path, Recipe]]) -> Inputs:
+    """For each of the `inputs_of` these runs: one that has them, and the SHA-256 that it recorded.
+
+    Raises RunDirectoryError where two runs found something else under the same names.
+    """
+    known: dict[Hashable, tuple[Path, Mapping[str, str]]] = {}
+    for folder, recipe in runs:
+        recorded = recorded_inputs(RunDirectory(folder))
+        first, expected = known.setdefault(inputs_of(recipe), (folder, recorded))
+        changed = sorted(name for name, value in recorded.items() if expected.get(name, value) != value)
+        if changed:
+            raise RunDirectoryError(
+                f"{first} and {folder} were trained with different files under the same names ({', '.join(changed)}), and do "
+                "not belong to one study: train one of them again with --overwrite"
+            )
+    return known
 
 
 def fit_or_continue(recipe: Recipe, out: Path, *, overwrite: bool = False, progress: bool = True) -> None:

@@ -28,7 +28,7 @@ from certood.train.run_directory import (
     write_recipe,
     write_rows,
 )
-from certood.train.setup import build_fabric, build_network, load_training_data, require_start
+from certood.train.setup import build_fabric, build_network, load_training_data, require_start, start_fingerprint
 from certood.train.tracking import Tracking, require_trackers, tracked
 from certood.waiting import busy
 
@@ -58,6 +58,7 @@ def fit(
         fingerprints |= {"guarded-detector": fingerprint(guarded)}
     steps = steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
     network = build_network(recipe, data.id)
+    fingerprints |= start_fingerprint(recipe, data.id)
     fabric.launch()
     check_shares(recipe, fabric.world_size)
     if fabric.is_global_zero:

@@ -4,6 +4,7 @@ import csv
 import io
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -48,14 +49,14 @@ def prepare_run(
     """Where to train: the folder of a run, or, where one is overwritten, the hidden folder that replaces it when complete.
 
     Raises RunDirectoryError where a run exists and neither was asked for, where what would be overwritten is not a run, where
-    there is nothing to resume, where the recipe to resume or its image sets (`fingerprints`, SHA-256 by name) differ, or where
-    the folder cannot be written.
+    there is nothing to resume, where the recipe to resume, its image sets or the weights that it started from (`fingerprints`,
+    SHA-256 by name) differ, or where the folder cannot be written.
     """
     check_run(run, recipe, resume=resume, overwrite=overwrite)
     place = run
     if resume:
         place = _resumed(run, recipe)
-        _check_images(place, fingerprints or {})
+        require_same_inputs(place.folder, recorded_inputs(place), fingerprints or {})
     else:
         run.discard_replacement(Part.TRAINING)
         if any(path.exists() for path in run.files(Part.TRAINING)):
@@ -79,7 +80,7 @@ def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: boo
             f"{out} exists already; continue it with --resume, replace it with --overwrite, or choose another --out"
         )
     if resume:
-        differing = _differing(_resumed(run, recipe), recipe)
+        differing = differing_keys(_resumed(run, recipe), recipe)
         if differing:
             raise RunDirectoryError(
                 f"{out} was trained with another recipe ({', '.join(differing)} differ); "
@@ -94,7 +95,7 @@ def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: boo
 def _resumed(run: RunDirectory, recipe: Recipe) -> RunDirectory:
     """The run to go on with: an unfinished replacement of the same recipe, otherwise the run itself."""
     replacement = run.replacement(Part.TRAINING)
-    if replacement.recipe.is_file() and not _differing(replacement, recipe):
+    if replacement.recipe.is_file() and not differing_keys(replacement, recipe):
         return replacement
     if not run.recipe.is_file():
         raise RunDirectoryError(
@@ -103,20 +104,26 @@ def _resumed(run: RunDirectory, recipe: Recipe) -> RunDirectory:
     return run
 
 
-def _differing(run: RunDirectory, recipe: Recipe) -> list[str]:
+def differing_keys(run: RunDirectory, recipe: Recipe) -> list[str]:
     """The keys in which the recipe of a run differs from one; "auto" is what the run took for it."""
     settled = automatic(run.recipe_tables())
     found = different_keys(read_run_recipe(run), recipe)
     return [key for key in found if not (key in recipe.open_keys and key in settled)]
 
 
-def _check_images(run: RunDirectory, fingerprints: Mapping[str, str]) -> None:
-    recorded = run.recipe_tables().get("record", {}).get("sha256", {})
-    changed = sorted(name for name, found in fingerprints.items() if recorded.get(name, found) != found)
+def recorded_inputs(run: RunDirectory) -> dict[str, str]:
+    """SHA-256 of a run's image sets and of the weights it started from, by name; empty where none is known."""
+    found: dict[str, str] = run.recipe_tables().get("record", {}).get("sha256", {})
+    return found
+
+
+def require_same_inputs(folder: Path, recorded: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise RunDirectoryError where what a run in `folder` was trained on is not what is `found` under the same names."""
+    changed = sorted(name for name, value in found.items() if recorded.get(name, value) != value)
     if changed:
         raise RunDirectoryError(
-            f"{', '.join(changed)} have changed since {run.folder} was trained; restore them, or train again "
-            "with --overwrite"
+            f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed since {folder} was trained; restore "
+            f"{'it' if len(changed) == 1 else 'them'}, or train again with --overwrite"
         )
 
 

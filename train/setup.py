@@ -21,6 +21,7 @@ from certood.models import build_model
 from certood.models.catalogue import runs_user_code
 from certood.models.classifier import Classifier
 from certood.runs import RunDirectory
+from certood.runs.identity import weights_hash
 from certood.train.batches import seeded_generator
 from certood.train.initialisation import initialise_for_bounds
 from certood.train.recipe import Recipe
@@ -190,6 +191,16 @@ def build_network(recipe: Recipe, splits: IdSplits) -> Classifier:
         require_unseen(start.split, splits, recipe, path)
         model.load_state_dict(_fitted(start.model.state_dict(), model.state_dict(), recipe))
     return model
+
+
+def start_fingerprint(recipe: Recipe, splits: IdSplits) -> dict[str, str]:
+    """SHA-256 of the weights that training starts from, by the name of the key; empty where it starts from none."""
+    path = recipe.training.init
+    return (
+        {}
+        if path is None
+        else {"training.init": weights_hash(_starting_detector(recipe, path, splits).model.state_dict())}
+    )
 
 
 def _starting_detector(recipe: Recipe, path: Path, splits: IdSplits) -> Detector:

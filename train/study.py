@@ -5,23 +5,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
 from certood.devices import resolve_device
-from certood.errors import ArchitectureError, CheckpointError, DataError, DeviceError, RecipeError
+from certood.errors import ArchitectureError, CheckpointError, DataError, DeviceError, RecipeError, RunDirectoryError
 from certood.runs.kinds import SEED, flat_keys
 from certood.scores import SCORES
 from certood.scores.registry import score_by_name
 from certood.train.batches import steps_in_epoch
-from certood.train.continuing import parse_seeds, runs_of_seeds
+from certood.train.continuing import Inputs, inputs_of, parse_seeds, runs_of_seeds
 from certood.train.guarding import check_guarded, open_guarded
 from certood.train.recipe import Recipe, load_recipe, make_recipe
 from certood.train.recipe_tables import DataSection
 from certood.train.recipes import read_toml
+from certood.train.run_directory import require_same_inputs
 from certood.train.sections import Section
-from certood.train.setup import TrainingData, build_network, load_training_data, require_start
+from certood.train.setup import TrainingData, build_network, load_training_data, require_start, start_fingerprint
 
 # Keys of [data] in which arms may differ: what is trained on besides the ID images, and how images are changed for it.
 OF_AN_ARM = frozenset({"auxiliary", "validation_auxiliary", "crop_padding", "flip", "allow_shared"})
@@ -110,6 +112,8 @@ def load_study(file: Path, settings: Iterable[str] = (), out: Path | None = None
     if section.score is not None:
         _require_measured(study, section.score)
     ood = next(iter(recipes.values())).data.ood
+    if not ood:
+        raise RecipeError(f"{file}: data.ood is empty, and arms are compared on OOD sets: name some in [study.set]")
     unknown = [name for name in section.near if name not in ood]
     if unknown:
         raise RecipeError(f"{file}: study.near names {unknown[0]!r}, which is none of data.ood: {', '.join(ood)}")
@@ -130,19 +134,23 @@ def _require_measured(study: Study, score: str) -> None:
             )
 
 
-def require_trainable(recipes: Mapping[str, Recipe]) -> None:
+def require_trainable(recipes: Mapping[str, Recipe], finished: Inputs = MappingProxyType({})) -> None:
     """Raise, before anything is trained, what training one of these arms would raise before its first step.
 
     That is: missing sets and sets that share pictures (auxiliary outliers with a test set, above all), a network that cannot be
     built, initial weights that were trained on test images, and a device that is not there. Raises DataError as well where
-    arms would be measured on different images.
+    arms would be measured on different images, and RunDirectoryError where images or initial weights have changed since the
+    `finished` runs of the study were trained.
     """
     loaded: dict[Any, TrainingData] = {}
     tested: dict[str, dict[str, str]] = {}
     for name, recipe in recipes.items():
         try:
             data = _prepared(recipe, loaded)
-        except (ArchitectureError, CheckpointError, DataError, DeviceError, RecipeError) as error:
+            if inputs_of(recipe) in finished:
+                found = data.fingerprints | start_fingerprint(recipe, data.id)
+                require_same_inputs(*finished[inputs_of(recipe)], found)
+        except (ArchitectureError, CheckpointError, DataError, DeviceError, RecipeError, RunDirectoryError) as error:
             raise type(error)(f"arm {name!r}: {error}") from error
         tested[name] = {"id-test": data.id.test.fingerprint, "id-validation": data.id.validation.fingerprint}
         tested[name] |= {set_name: source.fingerprint for set_name, source in data.ood.items()}

@@ -43,6 +43,10 @@ def arms_of(runs: Sequence[Run], score: str | None = None) -> list[Arm]:
         if run.evaluation is None:
             why = "; ".join(run.stale) or "it was never evaluated"
             raise RunDirectoryError(f"{run.path} has no evaluation to compare ({why}): certood evaluate {run.path}")
+        if not run.benchmark["sets"]:
+            raise RunDirectoryError(
+                f"{run.path} was evaluated on no OOD set, so there is nothing to compare: certood evaluate {run.path} --ood SET"
+            )
     _require_same_images(runs)
     groups: list[tuple[object, list[Run]]] = []
     for run in runs:
@@ -85,10 +89,12 @@ def _arm(name: str, members: Sequence[Run], score: str | None) -> Arm:
                 f"{runs[seed].path} and {run.path} are the same recipe with the same seed, which counts once: leave one out"
             )
         runs[seed] = run
-        chosen = score or str(run.score)
+        chosen = score or str(run.evaluation["score"])
         if chosen not in run.evaluation["scores"]:
+            measured = ", ".join(run.evaluation["scores"])
             raise CertoodError(
-                f"{run.path} was not evaluated by the score {chosen!r}: expected one of {', '.join(run.evaluation['scores'])}"
+                f"{run.path} was not evaluated by {'the' if score else 'its own'} score {chosen!r}: expected one of {measured}"
+                + ("" if score else f" as --score, or evaluate it again (certood evaluate {run.path})")
             )
         scores.add(chosen)
     if len(scores) > 1:

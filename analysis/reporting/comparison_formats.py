@@ -59,8 +59,8 @@ def notes(comparison: Comparison) -> list[str]:
         if arm.seeds != base.seeds:
             common = [seed for seed in arm.seeds if seed in base.runs and seed is not None]
             found.append(
-                f"{arm.name} and {base.name} have different seeds: {_listed(common) or 'none'} in common, "
-                "which alone are paired."
+                f"The seeds of {arm.name} and {base.name} differ: "
+                + (f"{_listed(common)} in common, which alone are paired." if common else "no pair, and no difference.")
             )
     return found
 

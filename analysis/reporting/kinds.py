@@ -67,17 +67,17 @@ def kinds_of_training(runs: Sequence[Run]) -> list[Kind]:
 def ood_groups(runs: Sequence[Run], near: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
     """The OOD sets of these runs by group: near and far ones where there are both, else all in one.
 
-    Without `near` those are near that all evaluations call so (`certood evaluate --near`), none where these disagree, and
-    where no evaluation says so those whose name ends in "-near". Raises CertoodError for a set that no run has.
+    Without `near` those are near that an evaluation calls so (`certood evaluate --near`), of one that says nothing those whose
+    name ends in "-near", and none where evaluations disagree. Raises CertoodError for a set that no run has.
     """
     sets = list(dict.fromkeys(name for run in runs for name in (*run.benchmark.get("sets", ()), *certified_sets(run))))
     for name in near:
         if name not in sets:
             raise CertoodError(f"no run has the OOD set {name!r}: expected one of {', '.join(sets)}")
     if not near:
-        said = {tuple(sorted(run.evaluation.get("near", ()))) for run in runs if run.evaluation is not None}
-        near = said.pop() if len(said) == 1 else ()
-        near = near or [name for name in sets if name.endswith(NEAR_ENDING) and not said]
+        usual = [name for name in sets if name.endswith(NEAR_ENDING)]
+        said = {tuple(sorted(run.evaluation.get("near") or usual)) for run in runs if run.evaluation is not None}
+        near = usual if not said else said.pop() if len(said) == 1 else ()
     close = tuple(name for name in sets if name in near)
     rest = tuple(name for name in sets if name not in close)
     return {NEAR: close, FAR: rest} if close and rest else {ALL: tuple(sets)}

@@ -9,6 +9,12 @@ from certood.cli.image_sets import ImageSetOptions, image_set_options
 from certood.waiting import busy
 
 
+def _resamplings(context: click.Context, option: click.Parameter, number: int) -> int:
+    if number == 1:
+        raise click.BadParameter("one resampling has no interval; 0, or at least 2, such as 1000")
+    return number
+
+
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
 @image_set_options
@@ -31,7 +37,13 @@ from certood.waiting import busy
     metavar="SET",
     help="OOD set that is near the ID set, the others being far; give it once a set.",
 )
-@click.option("--bootstrap", type=click.IntRange(0), default=0, help="Resamplings for 95 % intervals.")
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(0),
+    default=0,
+    callback=_resamplings,
+    help="Resamplings for 95 % intervals.",
+)
 @click.option("--calibrate", is_flag=True, help="Compute γ from the validation images and store it in the checkpoint.")
 @click.option(
     "--batch-size", type=click.IntRange(1), help="Images of a forward pass.  [default: by their size and the device]"

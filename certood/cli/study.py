@@ -67,7 +67,7 @@ def _train(study: "Study", arms: list[str]) -> None:
 
     from certood.evaluation import evaluation_of, one_line
     from certood.runs import RunDirectory
-    from certood.train.continuing import fit_or_continue, is_finished
+    from certood.train.continuing import fit_or_continue, inputs_of_finished, is_finished
     from certood.train.progress import duration
     from certood.train.study import require_trainable
 
@@ -75,7 +75,14 @@ def _train(study: "Study", arms: list[str]) -> None:
         name: [folder for folder, recipe in study.arms[name].items() if not is_finished(recipe, folder)]
         for name in arms
     }
-    require_trainable({name: next(iter(study.arms[name].values())) for name, folders in waiting.items() if folders})
+    finished = inputs_of_finished(
+        (folder, recipe)
+        for runs in study.arms.values()
+        for folder, recipe in runs.items()
+        if is_finished(recipe, folder)
+    )
+    recipes = {name: next(iter(study.arms[name].values())) for name, folders in waiting.items() if folders}
+    require_trainable(recipes, finished)
     seconds: list[float] = []
     for name in arms:
         for folder, recipe in study.arms[name].items():

@@ -92,6 +92,8 @@ def command(
         raise CertoodError("--resume continues a run and --overwrite replaces it; leave one out")
     if seeds is not None and (seed is not None or resume):
         raise click.UsageError("--seeds names every seed and continues what is there: leave out --seed and --resume")
+    if seeds is not None and any(setting.partition("=")[0].strip() == "run.seed" for setting in settings):
+        raise click.UsageError("--seeds names every seed: leave out --set run.seed=…")
     named = {
         "training.init": init,
         "run.seed": seed,
@@ -142,12 +144,23 @@ def _train(recipe: "Recipe", out: Path, *, resume: bool, overwrite: bool) -> Non
 def _train_seeds(recipe: "Recipe", out: Path, seeds: str, *, overwrite: bool) -> None:
     with busy("Loading PyTorch"):
         from certood.evaluation import evaluation_of, one_line
-        from certood.train.continuing import fit_or_continue, is_finished, parse_seeds, runs_of_seeds
+        from certood.train.continuing import (
+            fit_or_continue,
+            inputs_of_finished,
+            is_finished,
+            parse_seeds,
+            runs_of_seeds,
+        )
+        from certood.train.study import require_trainable
 
     runs = runs_of_seeds(recipe, out, parse_seeds(seeds), overwrite=overwrite)
-    with interruptible(f"What was done is kept in {out}-SEED; the same command continues."):
+    finished = [folder for folder, one in runs.items() if not overwrite and is_finished(one, folder)]
+    if 0 < len(finished) < len(runs):
+        require_trainable({recipe.recipe: recipe}, inputs_of_finished((folder, runs[folder]) for folder in finished))
+    again = "go on with --seeds of those that are not printed above" if overwrite else "the same command continues"
+    with interruptible(f"What was done is kept in {out}-SEED; {again}."):
         for folder, one in runs.items():
-            before = not overwrite and is_finished(one, folder)
+            before = folder in finished
             if not before:
                 fit_or_continue(one, folder, overwrite=overwrite)
             click.echo(f"{folder}: {one_line(evaluation_of(folder))}{' (trained before)' if before else ''}")

@@ -32,10 +32,12 @@ def tracker_runs(tables: Mapping[str, Any]) -> dict[str, str]:
 
 
 def kind_of(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs of one kind have in common: the keys of a recipe.toml but `run.seed`, where it ran, and the record of the run.
+    """What runs of one kind have in common: the keys of a recipe.toml but `run.seed` and where it ran, and, of the record of
+    the run, the SHA-256 of the images and of the weights that it started from.
 
     A number that was asked for as "auto" is that, whatever came out.
     """
     asked = flat_keys({name: value for name, value in tables.items() if name != "record"})
     asked |= dict.fromkeys(automatic(tables), "auto")
+    asked |= flat_keys({"record": {"sha256": tables.get("record", {}).get("sha256", {})}})
     return {key: value for key, value in asked.items() if key not in (SEED, *WHERE)}

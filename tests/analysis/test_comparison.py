@@ -172,7 +172,7 @@ def test_arms_are_runs_that_differ_in_the_seed_and_in_where_they_ran(tmp_path: P
     found = compare([*paths, other])
     assert [(arm.name, arm.seeds) for arm in found.arms] == [("energy-0 and 1 more", [0, 1]), ("energy-2", [2])]
     assert found.find("energy-2", "fpr95").difference is None
-    assert "energy-2 and energy-0 and 1 more have different seeds: none in common" in notes(found)[-1]
+    assert "The seeds of energy-2 and energy-0 and 1 more differ: no pair, and no difference." in notes(found)[-1]
     # Folders that are called otherwise give the recipe's name.
     assert [arm.name for arm in compare([paths[0], write_run(tmp_path / "later", seed=5)]).arms] == ["digits-energy"]
 
@@ -184,7 +184,7 @@ def test_pairs_are_of_the_same_seed(arms: list[Path]) -> None:
     assert found.difference.pairs == 2
     expected = 100 * (RATES["greg"][1:3] - RATES["energy"][1:3]).mean()
     assert found.difference.mean == pytest.approx(expected)
-    assert "have different seeds: 1, 2 in common" in run(*left).output
+    assert "The seeds of greg and energy differ: 1, 2 in common" in run(*left).output
 
 
 def test_runs_measured_on_other_images_are_refused(tmp_path: Path) -> None:

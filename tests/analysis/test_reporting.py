@@ -621,6 +621,9 @@ def test_sets_are_near_by_name_or_as_said(two: list[Path]) -> None:
     said = [dataclasses.replace(run, evaluation={**(run.evaluation or {}), "near": ["digits-photo"]}) for run in runs]
     assert ood_groups(said)["near"] == ("digits-photo",)
     assert ood_groups([said[0], runs[1]]) == {"all": ("digits-near", "digits-photo")}
+    # Who says what the names say disagrees with nobody.
+    agreeing = dataclasses.replace(runs[0], evaluation={**(runs[0].evaluation or {}), "near": ["digits-near"]})
+    assert ood_groups([agreeing, runs[1]]) == ood_groups(runs)
     assert ood_groups(runs, ["digits-photo", "digits-near"]) == {"all": ("digits-near", "digits-photo")}
     with pytest.raises(CertoodError, match="no run has the OOD set 'svhn': expected one of digits-near, digits-photo"):
         report(two, format="json", near=["svhn"])

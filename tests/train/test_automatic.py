@@ -165,7 +165,8 @@ def test_a_run_without_auto_says_so_and_what_is_no_run_is_refused(start: Path, t
     with pytest.raises(RunDirectoryError, match=r"has no recipe.toml: it is no run that certood trained"):
         explain_run(RunDirectory(tmp_path))
     shown = CliRunner().invoke(main, ["recipe", "explain", str(tmp_path / "elsewhere")])
-    assert "elsewhere has no recipe.toml" in shown.output
+    assert "no run directory" in shown.output
+    assert "elsewhere" in shown.output
     assert CliRunner().invoke(main, ["recipe", "explain", str(tmp_path)]).exit_code == 2
 
 

@@ -1,8 +1,10 @@
 """Runs of several seeds: each is the run of its seed, and the same command continues."""
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -10,6 +12,8 @@ from click.testing import CliRunner, Result
 from certood.cli import main
 from certood.errors import RecipeError, RunDirectoryError
 from certood.runs import RunDirectory
+from certood.runs.kinds import kind_of
+from certood.train import epoch
 from certood.train.continuing import is_finished, parse_seeds, runs_of_seeds
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
@@ -70,8 +74,96 @@ def test_a_seed_that_belongs_to_another_recipe_stops_everything_first(tmp_path: 
         runs_of_seeds(load_recipe("digits-energy"), tmp_path / "a", [1])
 
 
+def test_what_a_stopped_overwrite_has_left_goes_on_and_the_run_before_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "ce"
+    assert train("--out", out, "--seeds", "0").exit_code == 0
+    longer = ("--out", out, "--seeds", "0", "--set", "training.epochs=3")
+
+    def stopped(training: epoch.Training) -> tuple[float, float, float]:
+        if training.epochs_done == 1:
+            raise KeyboardInterrupt
+        return probe(training)
+
+    probe = epoch.probe
+    monkeypatch.setattr(epoch, "probe", stopped)
+    first = train(*longer, "--overwrite")
+    assert first.exit_code == 130
+    assert "go on with --seeds of those that are not printed above" in first.output
+    monkeypatch.setattr(epoch, "probe", probe)
+    second = train(*longer)
+    assert second.exit_code == 0, second.output
+    assert "(trained before)" not in second.output
+    assert RunDirectory(tmp_path / "ce-0").recipe_tables()["training"]["epochs"] == 3
+    assert len((tmp_path / "ce-0" / "training.csv").read_text().splitlines()) == 4
+    assert "(trained before)" in train(*longer).output
+
+
+def test_outliers_or_a_start_that_have_changed_since_the_first_seeds_are_an_error(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+
+    def outliers() -> None:
+        np.savez(tmp_path / "noise.npz", images=generator.integers(0, 256, (40, 8, 8, 1), dtype=np.uint8))
+
+    def start(seed: int) -> None:
+        fit(
+            load_recipe("digits-ce", (*settings, f"run.seed={seed}")),
+            tmp_path / "start",
+            overwrite=True,
+            progress=False,
+        )
+
+    def seeds(text: str) -> Result:
+        arguments = ("--init", tmp_path / "start", "--set", f"data.auxiliary=npz:{tmp_path}/noise.npz")
+        return CliRunner().invoke(
+            main,
+            list(map(str, ["train", "digits-energy", *SHORT, *arguments, "--out", tmp_path / "e", "--seeds", text])),
+        )
+
+    settings = ("training.epochs=1", "training.steps_per_epoch=2", "run.device=cpu")
+    start(0)
+    outliers()
+    assert seeds("0").exit_code == 0
+    kept = (tmp_path / "noise.npz").read_bytes()
+    outliers()
+    refused = seeds("0-1")
+    assert refused.exit_code == 2
+    assert f"noise.npz has changed since {tmp_path}/e-0 was trained; restore it" in refused.output
+    (tmp_path / "noise.npz").write_bytes(kept)
+    start(1)
+    refused = seeds("0-1")
+    assert refused.exit_code == 2
+    assert f"training.init has changed since {tmp_path}/e-0 was trained" in refused.output
+    # A run that has not finished an epoch does not go on from another start either.
+    (tmp_path / "e-0").rename(tmp_path / "e-1")
+    for name in ("checkpoint.safetensors", "evaluation.json", "training_state.pt", "training.csv"):
+        (tmp_path / "e-1" / name).unlink()
+    with pytest.raises(RunDirectoryError, match=r"training\.init has changed"):
+        fit(load_recipe(str(tmp_path / "e-1" / "recipe.toml")), tmp_path / "e-1", resume=True, progress=False)
+    # Runs of both starts, of whatever command, are no seeds of one arm.
+    (tmp_path / "e-1").rename(tmp_path / "older")
+    assert seeds("0-1").exit_code == 0
+    one, two, older = (kind_of(RunDirectory(tmp_path / name).recipe_tables()) for name in ("e-0", "e-1", "older"))
+    assert one == two != older
+    assert older | {"record.sha256.training.init": one["record.sha256.training.init"]} == one
+
+
 @pytest.mark.parametrize("other", [("--seed", "1"), ("--resume",)])
 def test_seeds_go_with_no_other_seed_and_are_resumed_anyway(other: tuple[str, ...], tmp_path: Path) -> None:
     found = train("--out", tmp_path / "a", "--seeds", "0", *other)
     assert found.exit_code == 2
     assert "leave out --seed and --resume" in found.output
+    found = train("--out", tmp_path / "a", "--seeds", "0", "--set", "run.seed=7")
+    assert found.exit_code == 2
+    assert "leave out --set run.seed" in found.output
+    assert not (tmp_path / "a-0").exists()
+
+
+def test_runs_without_ood_sets_are_told_by_their_accuracy(tmp_path: Path) -> None:
+    found = train("--out", tmp_path / "a", "--seeds", "0", "--set", "data.ood=[]")
+    assert found.exit_code == 0, found.output
+    assert re.search(r"a-0: accuracy [\d.]+ %$", found.output, re.MULTILINE)
+    refused = CliRunner().invoke(main, ["compare", str(tmp_path / "a-0")])
+    assert refused.exit_code == 2
+    assert "was evaluated on no OOD set" in refused.output

@@ -63,7 +63,7 @@ def test_there_must_be_something_to_resume(recipe: Recipe, tmp_path: Path) -> No
 
 
 def test_images_that_have_changed_since_are_not_trained_on(run: RunDirectory, recipe: Recipe) -> None:
-    with pytest.raises(RunDirectoryError, match="id-train have changed since"):
+    with pytest.raises(RunDirectoryError, match="id-train has changed since"):
         run_directory.prepare_run(run, recipe, resume=True, overwrite=False, fingerprints={"id-train": "abd"})
     assert run.recipe_tables()["record"]["sha256"] == {"id-train": "abc"}
 

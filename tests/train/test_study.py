@@ -17,6 +17,7 @@ from certood.runs import RunDirectory
 from certood.runs.identity import weights_hash
 from certood.train import epoch, loop, study
 from certood.train.loop import fit
+from certood.train.objectives.energy import EnergyMargin
 from certood.train.progress import duration
 from certood.train.recipe import load_recipe
 from certood.train.setup import load_training_data
@@ -123,6 +124,42 @@ def test_one_arm_alone(file: Path, tmp_path: Path) -> None:
     assert "no arm 'gerg'; did you mean 'greg'? Its arms: energy, greg" in refused.output
 
 
+def test_an_arm_of_another_objective_has_that_objectives_margins(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(
+        '[study]\nrecipe = "digits-ce"\nseeds = 0\n[study.arms.ce]\n[study.arms.energy]\nobjective.name = "energy"\n'
+    )
+    (recipe,) = load_study(path).arms["energy"].values()
+    assert recipe.objective == load_recipe("digits-ce", ["objective.name=energy"]).objective
+    assert recipe.objective.objective == EnergyMargin()
+
+
+def test_arms_that_were_trained_with_other_files_of_the_same_names_are_no_study(file: Path, tmp_path: Path) -> None:
+    noise = {"images": np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)}
+    np.savez(tmp_path / "noise.npz", **noise)
+    chosen = ("--set", f"data.auxiliary=npz:{tmp_path}/noise.npz")
+    assert run(file, *chosen, "--only", "energy").exit_code == 0
+    np.savez(tmp_path / "noise.npz", images=255 - noise["images"])
+    refused = run(file, *chosen)
+    assert refused.exit_code == 2
+    assert f"noise.npz has changed since {tmp_path}/runs/energy-0 was trained" in refused.output
+    # Trained by another command, it is found out as well.
+    (greg, _) = load_study(file, chosen[1:], tmp_path / "runs").arms["greg"].items()
+    fit(greg[1], greg[0], progress=False)
+    refused = run(file, *chosen)
+    assert refused.exit_code == 2
+    assert "were trained with different files under the same names (auxiliary/npz:" in refused.output
+
+
+def test_a_study_goes_on_where_a_run_was_evaluated_by_another_score(file: Path, tmp_path: Path) -> None:
+    assert run(file).exit_code == 0
+    again = ["evaluate", str(tmp_path / "runs" / "greg-0"), "--score", "msp", "--overwrite"]
+    assert CliRunner().invoke(main, again).exit_code == 0
+    refused = run(file)
+    assert refused.exit_code == 2
+    assert "greg-0 was not evaluated by its own score 'energy': expected one of msp as --score" in refused.output
+
+
 def test_two_arms_that_are_one_recipe_are_an_error_unless_one_is_left_out(file: Path, tmp_path: Path) -> None:
     same = run(file, "--set", "gradient.weight=0.2", "--set", "training.epochs=1")
     assert same.exit_code == 2
@@ -159,6 +196,7 @@ def test_changes_of_an_arm_win_over_common_ones_and_the_command_line_over_both(t
         ("seeds = [0, 1]", "seeds = '2-0'", "expected seeds such as 0-4"),
         ("seeds = [0, 1]", "seeds = 0\nsedes = 1", "unknown key 'study.sedes'; known: recipe, seeds, out, against"),
         ('near = "digits-near"', 'near = "svhn"', "study.near names 'svhn', which is none of data.ood: digits-near"),
+        ("[study.set]", "[study.set]\ndata.ood = []", "data.ood is empty, and arms are compared on OOD sets"),
         ('near = "digits-near"', 'against = "grge"', "no arm 'grge'; did you mean 'greg'"),
         ('near = "digits-near"', 'score = "energy:temperature=2"', "is not measured of arm 'energy': choose one of energy, "),
         ('near = "digits-near"', 'score = "energy:temperature=-1"', "temperature"),
