@@ -37,7 +37,9 @@ def list_sets(data_root: Path) -> None:
     for kind, of_kind in KINDS.items():
         table.row(f"{kind}:{of_kind.argument}", "", of_kind.title)
     click.echo(table)
-    click.echo("Options: NAME?classes=a-m,x&colour=grey|rgb&size=N|crop=N|pad=N\n         &background=black|white")
+    click.echo(
+        "Options: NAME?classes=a-m,x&images=N&colour=grey|rgb\n         &size=N|crop=N|pad=N&background=black|white"
+    )
 
 
 @command.command("check")

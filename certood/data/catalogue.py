@@ -89,7 +89,8 @@ def load_set(name: str, *, root: Path, split: str = "test", size: int | None = N
     except (MemoryError, ValueError) as error:
         # A path with a null character, a picture that does not fit into memory.
         raise DataError(f"image set {name!r} cannot be read: {error or type(error).__name__}") from error
-    return found if parsed.classes is None else _selected(found, parsed.classes)
+    found = found if parsed.classes is None else _selected(found, parsed.classes)
+    return found if parsed.images is None else _spread(found, parsed.images)
 
 
 def _loader(source: str) -> Callable[[Request], ImageSource] | None:
@@ -108,6 +109,13 @@ def _selected(source: ImageSource, classes: str) -> ImageSource:
     if not len(kept) or kept.labels is None:
         raise DataError(f"image set {source.name!r} has no images of these classes")
     return kept.relabelled(torch.searchsorted(chosen, kept.labels), tuple(source.classes[i] for i in chosen.tolist()))
+
+
+def _spread(source: ImageSource, count: int) -> ImageSource:
+    """So many images of a set, spread evenly over its order; raises DataError where it has not so many."""
+    if not 0 < count <= len(source):
+        raise DataError(f"image set {source.name!r}: images is a number from 1 to {len(source)}, found {count}")
+    return source.subset(torch.arange(count) * len(source) // count)
 
 
 def has_official_test(name: str) -> bool:

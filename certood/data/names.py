@@ -8,21 +8,23 @@ from certood.data.form import Form
 from certood.errors import DataError
 
 NUMBERS = ("size", "crop", "pad")
-OPTIONS = ("classes", "colour", *NUMBERS, "background")
+OPTIONS = ("classes", "images", "colour", *NUMBERS, "background")
 
 
 @dataclass(frozen=True)
 class SetName:
-    """A name taken apart: `source` (a known name, or KIND:PATH), `classes` (None for all) and form."""
+    """A name taken apart: `source` (a known name, or KIND:PATH), `classes` and number of `images` (None for all), and form."""
 
     text: str
     source: str
     classes: str | None
+    images: int | None
     form: Form
 
     @classmethod
     def parse(cls, text: str, size: int | None = None) -> "SetName":
-        """The parts of `SOURCE?option=value&option=value`; options are classes, colour, size, crop, pad, background.
+        """The parts of `SOURCE?option=value&option=value`; options are classes, images, colour, size, crop, pad,
+        background.
 
         `size` is that of all sets (`data.size`); a set's own size, crop or pad takes its place. A path that holds a
         question mark cannot be named. Raises DataError for an option that is unknown, given twice or has a value that it
@@ -42,11 +44,12 @@ class SetName:
             given[key] = value
         classes = given.pop("classes", None)
         try:
+            images = _number("images", given.pop("images")) if "images" in given else None
             form = Form(**{key: _number(key, value) if key in NUMBERS else value for key, value in given.items()})  # type: ignore[arg-type]
             form = form if form.side else replace(form, size=size)
         except DataError as error:
             raise DataError(f"image set {text!r}: {error}") from error
-        return cls(text, source, classes, form)
+        return cls(text, source, classes, images, form)
 
     def with_colour(self, colour: str) -> str:
         """The name of the same set in that colour, where the name says nothing of it; raises DataError for another colour."""
@@ -56,7 +59,7 @@ class SetName:
 
 def _number(key: str, value: str) -> int:
     if not value.isascii() or not value.isdigit() or len(value) > 9:
-        raise DataError(f"{key} is a number of pixels, found {value!r}")
+        raise DataError(f"{key} is a number{'' if key == 'images' else ' of pixels'}, found {value!r}")
     return int(value)
 
 

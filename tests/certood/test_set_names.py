@@ -49,6 +49,22 @@ def test_classes_are_chosen_by_names_and_ranges(root: Path, text: str, chosen: s
     assert [some.classes[label] for label in some.labels.tolist()] == [LETTERS[index % 26] for index in expected]
 
 
+def test_some_images_are_spread_over_the_set(root: Path) -> None:
+    whole = all_images("npz:letters.npz", root)
+    assert torch.equal(all_images("npz:letters.npz?images=26", root), whole[::2])
+    assert torch.equal(all_images("npz:letters.npz?images=52", root), whole)
+    five = load_set("npz:letters.npz?images=5", root=root)
+    assert torch.equal(five.batch(torch.arange(5)), whole[[0, 10, 20, 31, 41]])
+    assert five.labels is not None
+    assert five.labels.tolist() == [0, 10, 20, 5, 15]
+    chosen = load_set("npz:letters.npz?classes=c-d&images=2", root=root)
+    assert torch.equal(chosen.batch(torch.arange(2)), whole[[2, 28]])
+    assert (
+        len({load_set(f"npz:letters.npz{text}", root=root).fingerprint for text in ("", "?images=26", "?images=5")})
+        == 3
+    )
+
+
 def test_classes_of_any_source_can_be_chosen(root: Path) -> None:
     assert load_set("digits?classes=0-4", root=root).classes == ("0", "1", "3", "4")
     near = load_set("digits-near?classes=9", root=root)
@@ -79,7 +95,10 @@ def test_names_with_the_letters_of_the_syntax_can_be_written() -> None:
         ("npz:letters.npz?classes=a,,b", "neither a class nor a range"),
         ("npz:letters.npz?", "expected option=value"),
         ("npz:letters.npz?colour=blue", "colour is one of grey, rgb"),
-        ("npz:letters.npz?color=grey", "with the options classes, colour"),
+        ("npz:letters.npz?color=grey", "with the options classes, images, colour"),
+        ("npz:letters.npz?images=0", "images is a number from 1 to 52, found 0"),
+        ("npz:letters.npz?classes=a&images=3", "images is a number from 1 to 2, found 3"),
+        ("npz:letters.npz?images=many", "images is a number, found 'many'"),
         ("npz:letters.npz?size=8&size=9", "given twice"),
         ("npz:letters.npz?size=8&pad=9", "only one of size, crop and pad"),
         ("npz:letters.npz?size=-1", "a number of pixels"),
