@@ -157,7 +157,7 @@ def test_a_resumed_guard_is_that_of_an_uninterrupted_run(
     save_checkpoint(replace(changed, threshold=0.0), copied)
     fit(recipe(copied), out, resume=True, progress=False)
     save_checkpoint(replace(changed, score=Energy(2.0)), copied)
-    with pytest.raises(RunDirectoryError, match="guarded-detector have changed since"):
+    with pytest.raises(RunDirectoryError, match="guarded-detector has changed since"):
         fit(recipe(copied), out, resume=True, progress=False)
 
 
