@@ -9,9 +9,10 @@ from certood.errors import RecipeError, RunDirectoryError
 from certood.evaluation import read_evaluation
 from certood.runs import RunDirectory
 from certood.runs.identity import differences
+from certood.runs.kinds import trained_on
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, make_recipe
-from certood.train.run_directory import check_run, differing_keys, recorded_inputs
+from certood.train.run_directory import check_run, recorded_inputs, resumed
 
 # More seeds than that are a mistyped range.
 MOST_SEEDS = 1000
@@ -29,34 +30,47 @@ def is_finished(recipe: Recipe, out: Path) -> bool:
     if differences(evaluated["detector"], stored_identity(out)):
         return False
     check_run(run, recipe, resume=True, overwrite=False)
-    # What goes on may be an unfinished replacement of that recipe, beside a finished run of another.
-    return run.recipe.is_file() and not differing_keys(run, recipe)
+    # What goes on may be an unfinished replacement, beside a finished run.
+    return resumed(run, recipe) == run
 
 
-Inputs = Mapping[Hashable, tuple[Path, Mapping[str, str]]]
+# What finished runs were trained on: a run that has it, and its SHA-256, by the name and by what of the recipe decides about it.
+Inputs = Mapping[Hashable, tuple[Path, str]]
 
 
-def inputs_of(recipe: Recipe) -> Hashable:
-    """What of a recipe says which images a run is trained and measured on, and from which weights."""
-    return recipe.data, recipe.validation_auxiliary, recipe.training.init, recipe.guard and recipe.guard.of
+def inputs_of(recipe: Recipe, recorded: Mapping[str, str]) -> dict[tuple[str, Hashable], str]:
+    """The SHA-256 of what a run was trained on, by the name and by what of its recipe decides about it."""
+    guarded = recipe.guard and recipe.guard.of
+    decides: dict[str, Hashable] = {
+        "training.init": (recipe.training.init, recipe.model.model_dump_json()),
+        "id-train": guarded,
+        "id-validation": guarded,
+        "guarded-detector": guarded,
+    }
+    return {
+        (name, decides.get(name, recipe.validation_auxiliary)): found for name, found in trained_on(recorded).items()
+    }
 
 
 def inputs_of_finished(runs: Iterable[tuple[Path, Recipe]]) -> Inputs:
-    """For each of the `inputs_of` these runs: one that has them, and the SHA-256 that it recorded.
-
-    Raises RunDirectoryError where two runs found something else under the same names.
-    """
-    known: dict[Hashable, tuple[Path, Mapping[str, str]]] = {}
+    """What these runs were trained on; raises RunDirectoryError where two found different things under one name."""
+    known: dict[Hashable, tuple[Path, str]] = {}
     for folder, recipe in runs:
-        recorded = recorded_inputs(RunDirectory(folder))
-        first, expected = known.setdefault(inputs_of(recipe), (folder, recorded))
-        changed = sorted(name for name, value in recorded.items() if expected.get(name, value) != value)
-        if changed:
-            raise RunDirectoryError(
-                f"{first} and {folder} were trained with different files under the same names ({', '.join(changed)}), and do "
-                "not belong to one study: train one of them again with --overwrite"
-            )
+        require_inputs(known, recipe, recorded_inputs(RunDirectory(folder)), str(folder))
+        found = inputs_of(recipe, recorded_inputs(RunDirectory(folder)))
+        known |= {key: (folder, value) for key, value in found.items() if key not in known}
     return known
+
+
+def require_inputs(known: Inputs, recipe: Recipe, recorded: Mapping[str, str], what: str) -> None:
+    """Raise RunDirectoryError where `what`, of this recipe, is trained on something else than the finished runs were."""
+    for (name, decides), found in inputs_of(recipe, recorded).items():
+        folder, expected = known.get((name, decides), (None, found))
+        if found != expected:
+            raise RunDirectoryError(
+                f"{name} is not for {what} what it was for {folder}: it has changed, and both do not belong to one study; "
+                f"restore it, or train again what does not fit (remove its folder, or certood train --overwrite)"
+            )
 
 
 def fit_or_continue(recipe: Recipe, out: Path, *, overwrite: bool = False, progress: bool = True) -> None:

@@ -175,7 +175,7 @@ class GradientSection(Section):
 
     weight: float | Literal["auto"] = Field(
         0.0,
-        description='λ_∇, at least 0; zero runs no extra pass, and "auto" gives the gradient term 0.3 of the parameter '
+        description='λ_∇, at least 0; zero runs no extra pass, and "auto" gives the gradient term 0.06 of the parameter '
         "gradient of the rest of the loss, at training.init.",
         json_schema_extra={"anyOf": [{"type": "number", "minimum": 0}, {"const": AUTO}]},
     )

@@ -55,7 +55,7 @@ def prepare_run(
     check_run(run, recipe, resume=resume, overwrite=overwrite)
     place = run
     if resume:
-        place = _resumed(run, recipe)
+        place = resumed(run, recipe)
         require_same_inputs(place.folder, recorded_inputs(place), fingerprints or {})
     else:
         run.discard_replacement(Part.TRAINING)
@@ -80,7 +80,7 @@ def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: boo
             f"{out} exists already; continue it with --resume, replace it with --overwrite, or choose another --out"
         )
     if resume:
-        differing = differing_keys(_resumed(run, recipe), recipe)
+        differing = differing_keys(resumed(run, recipe), recipe)
         if differing:
             raise RunDirectoryError(
                 f"{out} was trained with another recipe ({', '.join(differing)} differ); "
@@ -92,7 +92,7 @@ def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: boo
         )
 
 
-def _resumed(run: RunDirectory, recipe: Recipe) -> RunDirectory:
+def resumed(run: RunDirectory, recipe: Recipe) -> RunDirectory:
     """The run to go on with: an unfinished replacement of the same recipe, otherwise the run itself."""
     replacement = run.replacement(Part.TRAINING)
     if replacement.recipe.is_file() and not differing_keys(replacement, recipe):
@@ -123,7 +123,7 @@ def require_same_inputs(folder: Path, recorded: Mapping[str, str], found: Mappin
     if changed:
         raise RunDirectoryError(
             f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed since {folder} was trained; restore "
-            f"{'it' if len(changed) == 1 else 'them'}, or train again with --overwrite"
+            f"{'it' if len(changed) == 1 else 'them'}, or train again (certood train --overwrite, or remove the folder)"
         )
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
@@ -114,12 +114,11 @@ class FamilySection(Section):
     def with_another(cls, values: Mapping[str, Any], key: str, name: Any) -> dict[str, Any]:
         """The values with `name` for what `key` chooses, less the parameters that only other members have, and less those that
         are the defaults of the member before: its defaults are not those of the next."""
-        former = cls.chosen(values)[key]
+        former = cls.families[key].importable().get(str(values.get(key, cls.model_fields[key].default)))
         values = {**values, key: name}
         members = cls.chosen(values)
-        if members[key] is not former:
-            usual = former()
-            values = {one: value for one, value in values.items() if not _is_default(usual, one, value)}
+        if former is not None and members[key] is not former:
+            values = {one: value for one, value in values.items() if not _is_default(former, one, value)}
         kept = {*cls.model_fields, *(name for member in members.values() for name in parameter_names(member))}
         foreign = {
             name
@@ -130,12 +129,13 @@ class FamilySection(Section):
         return {name: value for name, value in values.items() if name not in foreign}
 
 
-def _is_default(member: Any, name: str, value: Any) -> bool:
-    """Whether a value of a table is the default of the parameter of that name of a member, which has all its defaults."""
-    if name not in parameter_names(type(member)):
-        return False
-    default = getattr(member, name)
-    return bool(value == (list(default) if isinstance(default, tuple) else default))
+def _is_default(member: type[Any], name: str, value: Any) -> bool:
+    """Whether a value of a table is the default of the member's parameter of that name."""
+    for field in fields(member):
+        if field.name == name and field.init:
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            return bool(value == (list(default) if isinstance(default, tuple) else default))
+    return False
 
 
 def parameter_names(member: type[Any]) -> list[str]:

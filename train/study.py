@@ -16,12 +16,11 @@ from certood.runs.kinds import SEED, flat_keys
 from certood.scores import SCORES
 from certood.scores.registry import score_by_name
 from certood.train.batches import steps_in_epoch
-from certood.train.continuing import Inputs, inputs_of, parse_seeds, runs_of_seeds
-from certood.train.guarding import check_guarded, open_guarded
+from certood.train.continuing import Inputs, parse_seeds, require_inputs, runs_of_seeds
+from certood.train.guarding import check_guarded, fingerprint, open_guarded
 from certood.train.recipe import Recipe, load_recipe, make_recipe
 from certood.train.recipe_tables import DataSection
 from certood.train.recipes import read_toml
-from certood.train.run_directory import require_same_inputs
 from certood.train.sections import Section
 from certood.train.setup import TrainingData, build_network, load_training_data, require_start, start_fingerprint
 
@@ -146,10 +145,8 @@ def require_trainable(recipes: Mapping[str, Recipe], finished: Inputs = MappingP
     tested: dict[str, dict[str, str]] = {}
     for name, recipe in recipes.items():
         try:
-            data = _prepared(recipe, loaded)
-            if inputs_of(recipe) in finished:
-                found = data.fingerprints | start_fingerprint(recipe, data.id)
-                require_same_inputs(*finished[inputs_of(recipe)], found)
+            data, inputs = _prepared(recipe, loaded)
+            require_inputs(finished, recipe, inputs, "what is to be trained")
         except (ArchitectureError, CheckpointError, DataError, DeviceError, RecipeError, RunDirectoryError) as error:
             raise type(error)(f"arm {name!r}: {error}") from error
         tested[name] = {"id-test": data.id.test.fingerprint, "id-validation": data.id.validation.fingerprint}
@@ -163,8 +160,11 @@ def require_trainable(recipes: Mapping[str, Recipe], finished: Inputs = MappingP
             )
 
 
-def _prepared(recipe: Recipe, loaded: dict[Any, TrainingData]) -> TrainingData:
-    """The image sets of a recipe, which are added to those that are `loaded`; raises what training by it would raise."""
+def _prepared(recipe: Recipe, loaded: dict[Any, TrainingData]) -> tuple[TrainingData, dict[str, str]]:
+    """The image sets of a recipe, which are added to those that are `loaded`, and the SHA-256 of all that training reads.
+
+    Raises what training by it would raise.
+    """
     resolve_device(recipe.run.device)
     require_start(recipe)
     guarded = open_guarded(recipe)
@@ -177,7 +177,8 @@ def _prepared(recipe: Recipe, loaded: dict[Any, TrainingData]) -> TrainingData:
         check_guarded(guarded, data, recipe)
     steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
     build_network(recipe, data.id)
-    return data
+    detector = {} if guarded is None else {"guarded-detector": fingerprint(guarded)}
+    return data, data.fingerprints | start_fingerprint(recipe, data.id) | detector
 
 
 def _read(file: Path) -> StudySection:

@@ -6,7 +6,7 @@ from typing import Any
 
 from certood.analysis.reporting.runs import Run
 from certood.errors import CertoodError, RunDirectoryError
-from certood.runs.kinds import kind_of
+from certood.runs.kinds import changed_inputs, kind_of
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,12 @@ def _arm(name: str, members: Sequence[Run], score: str | None) -> Arm:
         if seed in runs:
             raise RunDirectoryError(
                 f"{runs[seed].path} and {run.path} are the same recipe with the same seed, which counts once: leave one out"
+            )
+        changed = changed_inputs(members[0].recipe, run.recipe)
+        if changed:
+            raise RunDirectoryError(
+                f"{members[0].path} and {run.path} are one recipe, but were trained with different files under the same names "
+                f"({', '.join(changed)}), which do not count as seeds of each other: leave one out"
             )
         runs[seed] = run
         chosen = score or str(run.evaluation["score"])

@@ -75,7 +75,7 @@ def ood_groups(runs: Sequence[Run], near: Sequence[str] = ()) -> dict[str, tuple
         if name not in sets:
             raise CertoodError(f"no run has the OOD set {name!r}: expected one of {', '.join(sets)}")
     if not near:
-        usual = [name for name in sets if name.endswith(NEAR_ENDING)]
+        usual = [name for name in sets if name.partition("?")[0].endswith(NEAR_ENDING)]
         said = {tuple(sorted(run.evaluation.get("near") or usual)) for run in runs if run.evaluation is not None}
         near = usual if not said else said.pop() if len(said) == 1 else ()
     close = tuple(name for name in sets if name in near)

@@ -157,7 +157,11 @@ def _train_seeds(recipe: "Recipe", out: Path, seeds: str, *, overwrite: bool) ->
     finished = [folder for folder, one in runs.items() if not overwrite and is_finished(one, folder)]
     if 0 < len(finished) < len(runs):
         require_trainable({recipe.recipe: recipe}, inputs_of_finished((folder, runs[folder]) for folder in finished))
-    again = "go on with --seeds of those that are not printed above" if overwrite else "the same command continues"
+    again = (
+        "go on with --overwrite and --seeds of those that are not printed above"
+        if overwrite
+        else "the same command continues"
+    )
     with interruptible(f"What was done is kept in {out}-SEED; {again}."):
         for folder, one in runs.items():
             before = folder in finished

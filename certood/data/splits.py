@@ -13,6 +13,7 @@ from torch import Tensor
 
 from certood.data.catalogue import has_official_test, load_set
 from certood.data.hashing import image_digests
+from certood.data.names import SetName
 from certood.data.source import ImageSource, require_same_classes
 from certood.errors import DataError
 
@@ -128,6 +129,11 @@ def load_id(
     whole = load_set(name, root=root, split="train", size=size)
     test = test or (recorded.id_test if recorded is not None and recorded.id == name else None)
     own_test = test is not None or has_official_test(name)
+    if own_test and test is None and SetName.parse(name).images is not None:
+        raise DataError(
+            f"image set {name!r}: images= would cut its official test images as well; name these, whole or cut, as a "
+            f"set of their own (data.id_test, --id-test), such as {SetName.parse(name).source}"
+        )
     rest = load_set(test or name, root=root, split="test", size=size) if own_test else None
     if rest is not None:
         if whole.labels is not None and rest.labels is None:

@@ -31,13 +31,27 @@ def tracker_runs(tables: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def trained_on(recorded: Mapping[str, str]) -> dict[str, str]:
+    """Of the SHA-256 that a recipe.toml records, by name, those of what the training read: images, and weights it began with.
+
+    Test images are left out: what was measured on them is in evaluation.json, with their hashes.
+    """
+    fixed = ("id-train", "id-validation", "training.init", "guarded-detector")
+    pools = ("auxiliary/", "auxiliary-validation/")
+    return {name: found for name, found in recorded.items() if name in fixed or name.startswith(pools)}
+
+
+def changed_inputs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The names under which the trainings of two recipe.toml read different things, of what both record."""
+    first, second = (trained_on(tables.get("record", {}).get("sha256", {})) for tables in (one, other))
+    return sorted(name for name in first.keys() & second.keys() if first[name] != second[name])
+
+
 def kind_of(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """What runs of one kind have in common: the keys of a recipe.toml but `run.seed` and where it ran, and, of the record of
-    the run, the SHA-256 of the images and of the weights that it started from.
+    """What runs of one kind have in common: the keys of a recipe.toml but `run.seed`, where it ran, and the record of the run.
 
     A number that was asked for as "auto" is that, whatever came out.
     """
     asked = flat_keys({name: value for name, value in tables.items() if name != "record"})
     asked |= dict.fromkeys(automatic(tables), "auto")
-    asked |= flat_keys({"record": {"sha256": tables.get("record", {}).get("sha256", {})}})
     return {key: value for key, value in asked.items() if key not in (SEED, *WHERE)}

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,21 @@ def test_runs_measured_on_other_images_are_refused(tmp_path: Path) -> None:
         compare([first, unmeasured])
     with pytest.raises(RunDirectoryError, match=r"same recipe with the same seed.*leave one out"):
         compare([first, write_run(tmp_path / "again" / "a-0")])
+
+
+def test_seeds_that_were_trained_on_other_files_of_the_same_names_are_no_arm(tmp_path: Path) -> None:
+    def trained(seed: int, **recorded: str) -> Path:
+        path = write_run(tmp_path / f"a-{seed}", seed=seed)
+        tables = tomllib.loads((path / "recipe.toml").read_text())
+        tables["record"]["sha256"] = {name.replace("_", "-"): value for name, value in recorded.items()}
+        (path / "recipe.toml").write_text(tomli_w.dumps(tables), "utf-8")
+        return path
+
+    one, two = trained(0, id_train="a", id_test="t"), trained(1, id_train="b", id_test="t")
+    with pytest.raises(RunDirectoryError, match=r"a-0 and .*a-1 are one recipe, but were trained with .*\(id-train\)"):
+        compare([one, two])
+    # Test images are another matter, and what was not recorded differs from nothing.
+    assert compare([one, trained(2, id_train="a", id_test="u"), trained(3)]).arms[0].seeds == [0, 2, 3]
 
 
 def test_scores_that_differ_are_said_or_chosen(tmp_path: Path) -> None:

@@ -180,3 +180,12 @@ def test_classes_are_compared_by_name_and_order() -> None:
 def test_an_impossible_share_is_an_error(value: str) -> None:
     with pytest.raises(CertoodError, match=r"data\.validation"):
         load_recipe("digits-ce", [f"data.validation={value}"])
+
+
+def test_a_number_of_images_does_not_cut_official_test_images_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 55 <= len(load_id("digits?images=300", root=Path()).test) <= 65
+    monkeypatch.setattr("certood.data.splits.has_official_test", lambda name: True)
+    with pytest.raises(
+        DataError, match=r"images= would cut its official test images as well; name these.*such as digits"
+    ):
+        load_id("digits?images=300", root=Path())

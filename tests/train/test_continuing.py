@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from certood.cli import main
 from certood.errors import RecipeError, RunDirectoryError
 from certood.runs import RunDirectory
-from certood.runs.kinds import kind_of
+from certood.runs.kinds import changed_inputs, kind_of
 from certood.train import epoch
-from certood.train.continuing import is_finished, parse_seeds, runs_of_seeds
+from certood.train.continuing import inputs_of, is_finished, parse_seeds, runs_of_seeds
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
 from certood.train.run_directory import load_state
@@ -90,7 +90,7 @@ def test_what_a_stopped_overwrite_has_left_goes_on_and_the_run_before_is_not_tak
     monkeypatch.setattr(epoch, "probe", stopped)
     first = train(*longer, "--overwrite")
     assert first.exit_code == 130
-    assert "go on with --seeds of those that are not printed above" in first.output
+    assert "go on with --overwrite and --seeds of those that are not printed above" in first.output
     monkeypatch.setattr(epoch, "probe", probe)
     second = train(*longer)
     assert second.exit_code == 0, second.output
@@ -98,6 +98,21 @@ def test_what_a_stopped_overwrite_has_left_goes_on_and_the_run_before_is_not_tak
     assert RunDirectory(tmp_path / "ce-0").recipe_tables()["training"]["epochs"] == 3
     assert len((tmp_path / "ce-0" / "training.csv").read_text().splitlines()) == 4
     assert "(trained before)" in train(*longer).output
+    # A replacement of the same recipe goes on as well.
+    monkeypatch.setattr(epoch, "probe", stopped)
+    assert train(*longer, "--overwrite").exit_code == 130
+    monkeypatch.setattr(epoch, "probe", probe)
+    before = (tmp_path / "ce-0" / "checkpoint.safetensors").stat().st_mtime_ns
+    assert "(trained before)" not in train(*longer).output
+    assert (tmp_path / "ce-0" / "checkpoint.safetensors").stat().st_mtime_ns > before
+
+
+def test_foreign_weights_are_read_as_the_recipes_model_so_that_their_hash_belongs_to_it() -> None:
+    recorded = {"training.init": "a", "id-train": "b", "npz:ood.npz": "c", "id-test": "d"}
+    settings = [[f"model.mean=[{mean}]", "model.std=[0.3]", "training.init=x.safetensors"] for mean in (0.1, 0.2)]
+    one, two = (inputs_of(load_recipe("digits-energy", changes), recorded) for changes in settings)
+    assert {name for name, _ in one} == {"training.init", "id-train"}
+    assert {name for name, _ in one.keys() & two.keys()} == {"id-train"}
 
 
 def test_outliers_or_a_start_that_have_changed_since_the_first_seeds_are_an_error(tmp_path: Path) -> None:
@@ -129,12 +144,12 @@ def test_outliers_or_a_start_that_have_changed_since_the_first_seeds_are_an_erro
     outliers()
     refused = seeds("0-1")
     assert refused.exit_code == 2
-    assert f"noise.npz has changed since {tmp_path}/e-0 was trained; restore it" in refused.output
+    assert f"noise.npz is not for what is to be trained what it was for {tmp_path}/e-0" in refused.output
     (tmp_path / "noise.npz").write_bytes(kept)
     start(1)
     refused = seeds("0-1")
     assert refused.exit_code == 2
-    assert f"training.init has changed since {tmp_path}/e-0 was trained" in refused.output
+    assert f"training.init is not for what is to be trained what it was for {tmp_path}/e-0" in refused.output
     # A run that has not finished an epoch does not go on from another start either.
     (tmp_path / "e-0").rename(tmp_path / "e-1")
     for name in ("checkpoint.safetensors", "evaluation.json", "training_state.pt", "training.csv"):
@@ -144,9 +159,12 @@ def test_outliers_or_a_start_that_have_changed_since_the_first_seeds_are_an_erro
     # Runs of both starts, of whatever command, are no seeds of one arm.
     (tmp_path / "e-1").rename(tmp_path / "older")
     assert seeds("0-1").exit_code == 0
-    one, two, older = (kind_of(RunDirectory(tmp_path / name).recipe_tables()) for name in ("e-0", "e-1", "older"))
-    assert one == two != older
-    assert older | {"record.sha256.training.init": one["record.sha256.training.init"]} == one
+    one, two, older = (RunDirectory(tmp_path / name).recipe_tables() for name in ("e-0", "e-1", "older"))
+    assert kind_of(one) == kind_of(two) == kind_of(older)
+    assert changed_inputs(one, two) == []
+    assert changed_inputs(one, older) == ["training.init"]
+    del older["record"]["sha256"]["training.init"]
+    assert changed_inputs(one, older) == []
 
 
 @pytest.mark.parametrize("other", [("--seed", "1"), ("--resume",)])

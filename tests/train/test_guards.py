@@ -23,9 +23,11 @@ from certood.runs.identity import detector_identity
 from certood.scores import Energy
 from certood.scores.guarded import Guarded
 from certood.train import loop
+from certood.train.continuing import inputs_of_finished
 from certood.train.guarding import fingerprint
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, load_recipe
+from certood.train.study import require_trainable
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -157,6 +159,8 @@ def test_a_resumed_guard_is_that_of_an_uninterrupted_run(
     save_checkpoint(replace(changed, threshold=0.0), copied)
     fit(recipe(copied), out, resume=True, progress=False)
     save_checkpoint(replace(changed, score=Energy(2.0)), copied)
+    with pytest.raises(RunDirectoryError, match="guarded-detector is not for what is to be trained"):
+        require_trainable({"guard": recipe(copied)}, inputs_of_finished([(out, recipe(copied))]))
     with pytest.raises(RunDirectoryError, match="guarded-detector has changed since"):
         fit(recipe(copied), out, resume=True, progress=False)
 

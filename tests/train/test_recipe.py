@@ -5,6 +5,7 @@ import math
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,11 @@ from certood.train.objectives.outlier_exposure import OutlierExposure
 from certood.train.optimisers.adam import Adam
 from certood.train.optimisers.sgd import SGD
 from certood.train.recipe import DEFAULT_RECIPE, Recipe, known_keys, load_recipe, make_recipe, sections
+from certood.train.recipe_tables import SamplerSection
 from certood.train.recipes import recipe_names
+from certood.train.samplers import SAMPLERS
 from certood.train.samplers.diverse import DiverseSampler
+from certood.train.samplers.random import RandomSampler
 from certood.train.schedules.cosine import Cosine
 from certood.train.sections import FamilySection
 
@@ -133,6 +137,11 @@ def test_a_file_of_the_user_is_read(tmp_path: Path) -> None:
             "unknown recipe key 'objective.margin'; did you mean 'objective.margin_",
         ),
         ("digits-energy", ["objective.margin_in=inf"], "'objective.margin_in': Input should be a finite number"),
+        (
+            "digits-energy",
+            ["objective.name=logistic", "objective.margin_out=nan"],
+            "'objective.margin_out': expected a number",
+        ),
         ("digits-oe", ["objective.margin_out=nan"], "'objective.margin_out': expected a number, inf or -inf"),
         ("digits-ce", ["optimiser.learning_rate=inf"], "'optimiser.learning_rate': Input should be a finite number"),
         (
@@ -219,6 +228,20 @@ def test_parameters_that_are_given_beside_another_member_stay_in_any_order() -> 
         ["objective.name=outlier-exposure", "objective.margin_in=inf", "objective.weight=0.1"]
     ):
         assert load_recipe("digits-energy", settings).objective.objective == OutlierExposure(0.1, math.inf, -3.0)
+
+
+def test_a_member_that_is_gone_or_has_parameters_without_defaults_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Soft(RandomSampler):
+        heat: float
+
+    find = SAMPLERS.find
+    monkeypatch.setattr(SAMPLERS, "names", lambda: ["random", "soft"])
+    monkeypatch.setattr(SAMPLERS, "find", lambda name: Soft if name == "soft" else find(name))
+    tables = load_recipe("digits-energy").to_toml()
+    for former in ({"name": "soft", "heat": 2.0}, {"name": "gone"}):
+        changed = make_recipe({**tables, "sampler": former}, ["sampler.name=random"])
+        assert changed.sampler == SamplerSection(name="random")
 
 
 @pytest.mark.parametrize("name", recipe_names())

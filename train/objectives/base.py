@@ -17,8 +17,9 @@ from certood.scores import Score
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="λ_S, the weight of the outlier term.")]
 
 
-def _number(value: float) -> float:
-    if math.isnan(value):
+def number(value: float | None) -> float | None:
+    """The value; raises ValueError for what is not a number."""
+    if value is not None and math.isnan(value):
         raise ValueError("expected a number, inf or -inf")
     return value
 
@@ -26,12 +27,12 @@ def _number(value: float) -> float:
 # Where gates alone read a margin it may be infinite: they are always open then.
 MarginIn = Annotated[
     float,
-    AfterValidator(_number),
+    AfterValidator(number),
     Field(description='m_in, in units of the score; "auto" is the median of ID images, by training.init.'),
 ]
 MarginOut = Annotated[
     float,
-    AfterValidator(_number),
+    AfterValidator(number),
     Field(description='m_out, in units of the score; "auto" is the median of outliers, by training.init.'),
 ]
 Finite = Field(allow_inf_nan=False)

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from certood.scores import Energy, Score
-from certood.train.objectives.base import Objective
+from certood.train.objectives.base import Objective, number
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,12 @@ class LogisticEnergy(Objective):
 
     kappa: Annotated[float, Field(ge=0, allow_inf_nan=False, description="κ, the weight of the outlier term.")] = 0.5
     start: Annotated[float, Field(allow_inf_nan=False, description="g before training, in units of the score.")] = -4.3
-    margin_in: Annotated[float | None, Field(description="m_in, in units of the score; g if absent.")] = None
-    margin_out: Annotated[float | None, Field(description="m_out, in units of the score; g if absent.")] = None
+    margin_in: Annotated[
+        float | None, AfterValidator(number), Field(description="m_in, in units of the score; g if absent.")
+    ] = None
+    margin_out: Annotated[
+        float | None, AfterValidator(number), Field(description="m_out, in units of the score; g if absent.")
+    ] = None
 
     @property
     def weight(self) -> float:
