@@ -42,7 +42,7 @@ def inputs_of(recipe: Recipe, recorded: Mapping[str, str]) -> dict[tuple[str, Ha
     """The SHA-256 of what a run was trained on, by the name and by what of its recipe decides about it."""
     guarded = recipe.guard and recipe.guard.of
     decides: dict[str, Hashable] = {
-        "training.init": (recipe.training.init, recipe.model.model_dump_json()),
+        "training.init": (recipe.training.init, repr(recipe.model)),
         "id-train": guarded,
         "id-validation": guarded,
         "guarded-detector": guarded,
