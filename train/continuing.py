@@ -9,10 +9,10 @@ from certood.errors import RecipeError, RunDirectoryError
 from certood.evaluation import read_evaluation
 from certood.runs import RunDirectory
 from certood.runs.identity import differences
-from certood.runs.kinds import trained_on
+from certood.runs.kinds import recorded_hashes, trained_on
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, make_recipe
-from certood.train.run_directory import check_run, recorded_inputs, resumed
+from certood.train.run_directory import check_run, resumed
 
 # More seeds than that are a mistyped range.
 MOST_SEEDS = 1000
@@ -56,9 +56,10 @@ def inputs_of_finished(runs: Iterable[tuple[Path, Recipe]]) -> Inputs:
     """What these runs were trained on; raises RunDirectoryError where two found different things under one name."""
     known: dict[Hashable, tuple[Path, str]] = {}
     for folder, recipe in runs:
-        require_inputs(known, recipe, recorded_inputs(RunDirectory(folder)), str(folder))
-        found = inputs_of(recipe, recorded_inputs(RunDirectory(folder)))
-        known |= {key: (folder, value) for key, value in found.items() if key not in known}
+        recorded = recorded_hashes(RunDirectory(folder).recipe_tables())
+        require_inputs(known, recipe, recorded, str(folder))
+        for key, found in inputs_of(recipe, recorded).items():
+            known.setdefault(key, (folder, found))
     return known
 
 
@@ -69,7 +70,7 @@ def require_inputs(known: Inputs, recipe: Recipe, recorded: Mapping[str, str], w
         if found != expected:
             raise RunDirectoryError(
                 f"{name} is not for {what} what it was for {folder}: it has changed, and both do not belong to one study; "
-                f"restore it, or train again what does not fit (remove its folder, or certood train --overwrite)"
+                "restore it, or train again what does not fit (remove its folder, or certood train --overwrite)"
             )
 
 

@@ -14,7 +14,7 @@ from certood.runs.identity import detector_identity
 from certood.scores.guarded import fitted
 from certood.train.assembly import Training
 from certood.train.recipe import Recipe
-from certood.train.setup import TrainingData, require_unseen
+from certood.train.setup import TrainingData, require_unseen, start_fingerprint
 
 
 def open_guarded(recipe: Recipe) -> Detector | None:
@@ -55,6 +55,12 @@ def check_guarded(detector: Detector, data: TrainingData, recipe: Recipe) -> Non
         )
     require_same_classes(detector.classes, data.id.test, f"the classes of {recipe.guarded}")
     require_unseen(detector.split, data.id, recipe, recipe.guarded)
+
+
+def input_fingerprints(recipe: Recipe, data: TrainingData, guarded: Detector | None) -> dict[str, str]:
+    """SHA-256 of all that training reads, by name: image sets, the weights it starts from, and the detector that is guarded."""
+    detector = {} if guarded is None else {"guarded-detector": fingerprint(guarded)}
+    return data.fingerprints | start_fingerprint(recipe, data.id) | detector
 
 
 def fingerprint(detector: Detector) -> str:

@@ -16,7 +16,7 @@ from certood.train.assembly import Training, assemble
 from certood.train.automatic import settle, settle_precision, with_numbers
 from certood.train.batches import steps_in_epoch
 from certood.train.epoch import train_epoch
-from certood.train.guarding import check_guarded, fingerprint, join, open_guarded
+from certood.train.guarding import check_guarded, input_fingerprints, join, open_guarded
 from certood.train.progress import TrainingProgress
 from certood.train.recipe import Recipe
 from certood.train.run_directory import (
@@ -28,7 +28,7 @@ from certood.train.run_directory import (
     write_recipe,
     write_rows,
 )
-from certood.train.setup import build_fabric, build_network, load_training_data, require_start, start_fingerprint
+from certood.train.setup import build_fabric, build_network, load_training_data, require_start
 from certood.train.tracking import Tracking, require_trackers, tracked
 from certood.waiting import busy
 
@@ -52,13 +52,11 @@ def fit(
     guarded = open_guarded(recipe)
     with busy("Reading image sets", enabled=progress):
         data = load_training_data(recipe, None if guarded is None else guarded.split)
-        fingerprints = data.fingerprints
     if guarded is not None:
         check_guarded(guarded, data, recipe)
-        fingerprints |= {"guarded-detector": fingerprint(guarded)}
     steps = steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
     network = build_network(recipe, data.id)
-    fingerprints |= start_fingerprint(recipe, data.id)
+    fingerprints = input_fingerprints(recipe, data, guarded)
     fabric.launch()
     check_shares(recipe, fabric.world_size)
     if fabric.is_global_zero:

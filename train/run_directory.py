@@ -4,7 +4,6 @@ import csv
 import io
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -15,7 +14,7 @@ from certood.errors import CheckpointError, RecipeError, RunDirectoryError
 from certood.files import write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part
-from certood.runs.kinds import WHERE, automatic, flat_keys, tracker_runs
+from certood.runs.kinds import WHERE, automatic, flat_keys, recorded_hashes, tracker_runs
 from certood.train.recipe import Recipe, make_recipe
 
 TRAINING_COLUMNS = (
@@ -56,7 +55,7 @@ def prepare_run(
     place = run
     if resume:
         place = resumed(run, recipe)
-        require_same_inputs(place.folder, recorded_inputs(place), fingerprints or {})
+        _require_same_inputs(place, fingerprints or {})
     else:
         run.discard_replacement(Part.TRAINING)
         if any(path.exists() for path in run.files(Part.TRAINING)):
@@ -80,7 +79,7 @@ def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: boo
             f"{out} exists already; continue it with --resume, replace it with --overwrite, or choose another --out"
         )
     if resume:
-        differing = differing_keys(resumed(run, recipe), recipe)
+        differing = _differing(resumed(run, recipe), recipe)
         if differing:
             raise RunDirectoryError(
                 f"{out} was trained with another recipe ({', '.join(differing)} differ); "
@@ -95,7 +94,7 @@ def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: boo
 def resumed(run: RunDirectory, recipe: Recipe) -> RunDirectory:
     """The run to go on with: an unfinished replacement of the same recipe, otherwise the run itself."""
     replacement = run.replacement(Part.TRAINING)
-    if replacement.recipe.is_file() and not differing_keys(replacement, recipe):
+    if replacement.recipe.is_file() and not _differing(replacement, recipe):
         return replacement
     if not run.recipe.is_file():
         raise RunDirectoryError(
@@ -104,25 +103,19 @@ def resumed(run: RunDirectory, recipe: Recipe) -> RunDirectory:
     return run
 
 
-def differing_keys(run: RunDirectory, recipe: Recipe) -> list[str]:
+def _differing(run: RunDirectory, recipe: Recipe) -> list[str]:
     """The keys in which the recipe of a run differs from one; "auto" is what the run took for it."""
     settled = automatic(run.recipe_tables())
     found = different_keys(read_run_recipe(run), recipe)
     return [key for key in found if not (key in recipe.open_keys and key in settled)]
 
 
-def recorded_inputs(run: RunDirectory) -> dict[str, str]:
-    """SHA-256 of a run's image sets and of the weights it started from, by name; empty where none is known."""
-    found: dict[str, str] = run.recipe_tables().get("record", {}).get("sha256", {})
-    return found
-
-
-def require_same_inputs(folder: Path, recorded: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Raise RunDirectoryError where what a run in `folder` was trained on is not what is `found` under the same names."""
-    changed = sorted(name for name, value in found.items() if recorded.get(name, value) != value)
+def _require_same_inputs(run: RunDirectory, fingerprints: Mapping[str, str]) -> None:
+    recorded = recorded_hashes(run.recipe_tables())
+    changed = sorted(name for name, found in fingerprints.items() if recorded.get(name, found) != found)
     if changed:
         raise RunDirectoryError(
-            f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed since {folder} was trained; restore "
+            f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed since {run.folder} was trained; restore "
             f"{'it' if len(changed) == 1 else 'them'}, or train again (certood train --overwrite, or remove the folder)"
         )
 

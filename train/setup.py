@@ -196,11 +196,9 @@ def build_network(recipe: Recipe, splits: IdSplits) -> Classifier:
 def start_fingerprint(recipe: Recipe, splits: IdSplits) -> dict[str, str]:
     """SHA-256 of the weights that training starts from, by the name of the key; empty where it starts from none."""
     path = recipe.training.init
-    return (
-        {}
-        if path is None
-        else {"training.init": weights_hash(_starting_detector(recipe, path, splits).model.state_dict())}
-    )
+    if path is None:
+        return {}
+    return {"training.init": weights_hash(_starting_detector(recipe, path, splits).model.state_dict())}
 
 
 def _starting_detector(recipe: Recipe, path: Path, splits: IdSplits) -> Detector:

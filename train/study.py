@@ -17,12 +17,12 @@ from certood.scores import SCORES
 from certood.scores.registry import score_by_name
 from certood.train.batches import steps_in_epoch
 from certood.train.continuing import Inputs, parse_seeds, require_inputs, runs_of_seeds
-from certood.train.guarding import check_guarded, fingerprint, open_guarded
+from certood.train.guarding import check_guarded, input_fingerprints, open_guarded
 from certood.train.recipe import Recipe, load_recipe, make_recipe
 from certood.train.recipe_tables import DataSection
 from certood.train.recipes import read_toml
 from certood.train.sections import Section
-from certood.train.setup import TrainingData, build_network, load_training_data, require_start, start_fingerprint
+from certood.train.setup import TrainingData, build_network, load_training_data, require_start
 
 # Keys of [data] in which arms may differ: what is trained on besides the ID images, and how images are changed for it.
 OF_AN_ARM = frozenset({"auxiliary", "validation_auxiliary", "crop_padding", "flip", "allow_shared"})
@@ -177,8 +177,7 @@ def _prepared(recipe: Recipe, loaded: dict[Any, TrainingData]) -> tuple[Training
         check_guarded(guarded, data, recipe)
     steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
     build_network(recipe, data.id)
-    detector = {} if guarded is None else {"guarded-detector": fingerprint(guarded)}
-    return data, data.fingerprints | start_fingerprint(recipe, data.id) | detector
+    return data, input_fingerprints(recipe, data, guarded)
 
 
 def _read(file: Path) -> StudySection:

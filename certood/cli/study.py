@@ -71,18 +71,12 @@ def _train(study: "Study", arms: list[str]) -> None:
     from certood.train.progress import duration
     from certood.train.study import require_trainable
 
-    waiting = {
-        name: [folder for folder, recipe in study.arms[name].items() if not is_finished(recipe, folder)]
-        for name in arms
+    finished = {
+        folder: recipe for runs in study.arms.values() for folder, recipe in runs.items() if is_finished(recipe, folder)
     }
-    finished = inputs_of_finished(
-        (folder, recipe)
-        for runs in study.arms.values()
-        for folder, recipe in runs.items()
-        if is_finished(recipe, folder)
-    )
+    waiting = {name: [folder for folder in study.arms[name] if folder not in finished] for name in arms}
     recipes = {name: next(iter(study.arms[name].values())) for name, folders in waiting.items() if folders}
-    require_trainable(recipes, finished)
+    require_trainable(recipes, inputs_of_finished(finished.items()))
     seconds: list[float] = []
     for name in arms:
         for folder, recipe in study.arms[name].items():

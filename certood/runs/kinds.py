@@ -31,6 +31,12 @@ def tracker_runs(tables: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def recorded_hashes(tables: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of a run's image sets and of the weights it started from, by name; empty where none is known."""
+    found: dict[str, str] = tables.get("record", {}).get("sha256", {})
+    return found
+
+
 def trained_on(recorded: Mapping[str, str]) -> dict[str, str]:
     """Of the SHA-256 that a recipe.toml records, by name, those of what the training read: images, and weights it began with.
 
@@ -43,7 +49,7 @@ def trained_on(recorded: Mapping[str, str]) -> dict[str, str]:
 
 def changed_inputs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """The names under which the trainings of two recipe.toml read different things, of what both record."""
-    first, second = (trained_on(tables.get("record", {}).get("sha256", {})) for tables in (one, other))
+    first, second = (trained_on(recorded_hashes(tables)) for tables in (one, other))
     return sorted(name for name in first.keys() & second.keys() if first[name] != second[name])
 
 
