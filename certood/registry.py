@@ -61,7 +61,7 @@ class Registry(Generic[T]):
             return self._members[name]
         if not found:
             hint = did_you_mean(name, self.names())
-            raise CertoodError(f"unknown {self.family} {name!r}{hint} Known: {', '.join(self.names())}.")
+            raise CertoodError(f"unknown {self.family} {name!r}{hint} Known: {', '.join(self.names())}")
         if len(found) > 1:
             raise CertoodError(
                 f"{' and '.join(map(_origin, found))} both declare a {self.family} {name!r}; uninstall one of them"

@@ -34,6 +34,9 @@ TRAINING_COLUMNS = (
     "seconds",
 )
 
+# Keys whose values are told where recipes differ; of more only the names.
+DESCRIBED_KEYS = 3
+
 STATE_KEYS = ("epochs_done", "rows", "network", "optimiser", "schedule")
 
 
@@ -79,10 +82,11 @@ def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: boo
             f"{out} exists already; continue it with --resume, replace it with --overwrite, or choose another --out"
         )
     if resume:
-        differing = _differing(resumed(run, recipe), recipe)
+        found = resumed(run, recipe)
+        differing = _differing(found, recipe)
         if differing:
             raise RunDirectoryError(
-                f"{out} was trained with another recipe ({', '.join(differing)} differ); "
+                f"{out} was trained with another recipe ({_described(found, recipe, differing)}); "
                 "resume with the same settings, or choose another --out"
             )
     elif "certood" not in run.recipe_tables().get("record", {}):
@@ -108,6 +112,18 @@ def _differing(run: RunDirectory, recipe: Recipe) -> list[str]:
     settled = automatic(run.recipe_tables())
     found = different_keys(read_run_recipe(run), recipe)
     return [key for key in found if not (key in recipe.open_keys and key in settled)]
+
+
+def _described(run: RunDirectory, recipe: Recipe, differing: list[str]) -> str:
+    """The first of the keys in which the recipe of a run differs from one, with both values."""
+    there, here = flat_keys(read_run_recipe(run).to_toml()), flat_keys(recipe.to_toml())
+    first = [f"{key}: {_shown(there, key)} there, {_shown(here, key)} here" for key in differing[:DESCRIBED_KEYS]]
+    more = differing[DESCRIBED_KEYS:]
+    return "; ".join([*first, f"and {', '.join(more)}"] if more else first)
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "none"
 
 
 def _require_same_inputs(run: RunDirectory, fingerprints: Mapping[str, str]) -> None:

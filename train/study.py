@@ -1,6 +1,5 @@
 """Studies: arms × seeds from one file, each arm a recipe with changes, all of them tried on the same images."""
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -15,12 +14,14 @@ from certood.errors import ArchitectureError, CheckpointError, DataError, Device
 from certood.runs.kinds import SEED, flat_keys
 from certood.scores import SCORES
 from certood.scores.registry import score_by_name
+from certood.suggestions import did_you_mean
 from certood.train.batches import steps_in_epoch
 from certood.train.continuing import Inputs, parse_seeds, require_inputs, runs_of_seeds
 from certood.train.guarding import check_guarded, input_fingerprints, open_guarded
 from certood.train.recipe import Recipe, load_recipe, make_recipe
 from certood.train.recipe_tables import DataSection
 from certood.train.recipes import read_toml
+from certood.train.run_directory import different_keys
 from certood.train.sections import Section
 from certood.train.setup import TrainingData, build_network, load_training_data, require_start
 
@@ -78,19 +79,21 @@ class Study:
             self.require(name)
         arms = [name for name in self.arms if not only or name in only]
         for one, other in combinations(arms, 2):
-            recipe = next(iter(self.arms[one].values()))
-            if recipe == next(iter(self.arms[other].values())).model_copy(update={"recipe": recipe.recipe}):
+            if different_keys(self.recipe(one), self.recipe(other)) == ["recipe"]:
                 raise RecipeError(
                     f"{self.file}: arms {one!r} and {other!r} are the same recipe: change one, or leave it out with --only"
                 )
         return arms
 
+    def recipe(self, name: str) -> Recipe:
+        """The recipe of an arm, with its first seed."""
+        return next(iter(self.arms[name].values()))
+
     def require(self, name: str) -> None:
         """Raise RecipeError where there is no such arm."""
         if name not in self.arms:
-            near = difflib.get_close_matches(name, self.arms, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise RecipeError(f"{self.file} has no arm {name!r}; {hint}Its arms: {', '.join(self.arms)}")
+            hint = did_you_mean(name, self.arms)
+            raise RecipeError(f"{self.file} has no arm {name!r}{hint} Its arms: {', '.join(self.arms)}")
 
 
 def load_study(file: Path, settings: Iterable[str] = (), out: Path | None = None) -> Study:
@@ -124,8 +127,8 @@ def _require_measured(study: Study, score: str) -> None:
     detector's own."""
     score_by_name(score)
     usual = [kind().label for kind in SCORES.importable().values()]
-    for name, runs in study.arms.items():
-        own = next(iter(runs.values())).objective.objective.score.label
+    for name in study.arms:
+        own = study.recipe(name).objective.objective.score.label
         if score not in (own, *usual):
             raise RecipeError(
                 f"{study.file}: study.score = {score!r} is not measured of arm {name!r}: "

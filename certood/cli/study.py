@@ -75,7 +75,7 @@ def _train(study: "Study", arms: list[str]) -> None:
         folder: recipe for runs in study.arms.values() for folder, recipe in runs.items() if is_finished(recipe, folder)
     }
     waiting = {name: [folder for folder in study.arms[name] if folder not in finished] for name in arms}
-    recipes = {name: next(iter(study.arms[name].values())) for name, folders in waiting.items() if folders}
+    recipes = {name: study.recipe(name) for name, folders in waiting.items() if folders}
     require_trainable(recipes, inputs_of_finished(finished.items()))
     seconds: list[float] = []
     for name in arms:

@@ -76,7 +76,7 @@ def test_the_demo_continues_after_an_interruption_and_skips_what_is_done(
     # Another seed is another demo: neither skipped silently nor replaced without being asked.
     other = run_demo(out, "--seed", "3")
     assert other.exit_code == 2
-    assert "trained with another recipe (run.seed differ)" in other.stderr
+    assert "trained with another recipe (run.seed: 0 there, 3 here)" in other.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:

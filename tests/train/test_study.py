@@ -168,6 +168,16 @@ def test_two_arms_that_are_one_recipe_are_an_error_unless_one_is_left_out(file: 
     assert load_study(file, ["gradient.weight=0.2"]).chosen(["greg"]) == ["greg"]
 
 
+def test_two_arms_that_differ_in_their_device_alone_are_one_recipe(file: Path) -> None:
+    file.write_text(
+        TEXT.replace("gradient = { weight = 0.1 }", 'run = { device = "auto", trackers = ["tensorboard"] }')
+    )
+    with pytest.raises(RecipeError, match="arms 'energy' and 'greg' are the same recipe"):
+        load_study(file).chosen([])
+    file.write_text(TEXT.replace("gradient = { weight = 0.1 }", 'run = { precision = "bf16-mixed" }'))
+    assert load_study(file).chosen([]) == ["energy", "greg"]
+
+
 def test_changes_of_an_arm_win_over_common_ones_and_the_command_line_over_both(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text('[data]\nid = "digits"\nood = ["digits-near"]\nvalidation = 0.2\n')
     path = tmp_path / "s.toml"
@@ -241,7 +251,9 @@ def test_runs_of_other_recipes_are_left_alone(file: Path, monkeypatch: pytest.Mo
     fit(load_recipe("digits-ce", [*settings, "run.seed=1"]), out / "greg-1", progress=False)
     before = weights(out / "greg-1")
     monkeypatch.setattr(study, "load_training_data", None)
-    with pytest.raises(RunDirectoryError, match=r"greg-1 was trained with another recipe \(gradient.weight"):
+    with pytest.raises(
+        RunDirectoryError, match=r"greg-1 .* another recipe \(gradient.weight: 0.0 there, 0.1 here; ob.*; and "
+    ):
         load_study(file, out=out)
     assert run(file).exit_code == 2
     assert not (out / "energy-0").exists()

@@ -1,12 +1,12 @@
 """The built-in recipes, one TOML file each, as text: nothing here needs torch."""
 
-import difflib
 import importlib.resources
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from certood.errors import RecipeError
+from certood.suggestions import did_you_mean
 
 
 def recipe_names() -> list[str]:
@@ -27,10 +27,9 @@ def recipe_text(name: str) -> str:
             return Path(name).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot read the recipe {name}: {error}") from error
-    near = difflib.get_close_matches(name, recipe_names(), n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    names = recipe_names()
     raise RecipeError(
-        f"unknown recipe {name!r}; {hint}Expected a path that ends in .toml or one of: {', '.join(recipe_names())}"
+        f"unknown recipe {name!r}{did_you_mean(name, names)} Expected a path that ends in .toml or one of: {', '.join(names)}"
     )
 
 
