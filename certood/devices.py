@@ -63,7 +63,8 @@ def short_products(device: torch.device) -> str:
 def chosen_precision(precision: Literal["auto"] | Precision, device: torch.device) -> Precision:
     """The precision of training, for "auto" what is fast on the device: mixed bfloat16, or 32 bits.
 
-    Raises DeviceError for bfloat16 on a device that has no products of it, where it is slower than 32 bits.
+    Raises DeviceError for bfloat16 on a device that has no products of it, where it is slower than 32 bits, and for float16 on
+    a processor, where Fabric would take bfloat16 for it.
     """
     fast = short_products(device)
     if precision == "auto":
@@ -72,5 +73,9 @@ def chosen_precision(precision: Literal["auto"] | Precision, device: torch.devic
         raise DeviceError(
             f"run.precision is {precision!r}, and this {device.type} device has no fast products of bfloat16: use '32-true', or "
             "'auto'"
+        )
+    if precision == "16-mixed" and device.type == "cpu":
+        raise DeviceError(
+            "run.precision is '16-mixed', and float16 is for GPUs: use 'bf16-mixed', '32-true', or 'auto'"
         )
     return precision

@@ -109,9 +109,13 @@ def explanation(recipe: Recipe, record: Mapping[str, Mapping[str, Any]]) -> list
     for key in MARGINS:
         if key in record:
             found = record[key]
+            low, high = found["lower_quartile"], found["upper_quartile"]
+            low, high = (
+                _rounded_within(value, min(found["value"] - low, high - found["value"])) for value in (low, high)
+            )
             lines.append(
-                f"{key} = {found['value']:g}: the median {found['score']} of {found['images']} images of {found['set']}, by "
-                f"{network}; half of them lie between {found['lower_quartile']:.4g} and {found['upper_quartile']:.4g}."
+                f"{key} = {found['value']!r}: the median {found['score']} of {found['images']} images of {found['set']}, by "
+                f"{network}; half of them lie between {low!r} and {high!r}."
             )
     if WEIGHT in record:
         found = record[WEIGHT]
@@ -141,7 +145,7 @@ def _margin(recipe: Recipe, source: ImageSource, network: Classifier, device: to
     values = score(collect_logits(network, source, device=device))
     low, median, high = values.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=values.dtype)).tolist()
     return {
-        "value": _rounded(median, 4),
+        "value": _rounded_within(median, min(median - low, high - median)),
         "score": score.label,
         "set": source.name,
         "images": len(source),
@@ -218,6 +222,13 @@ def _norm(term: Tensor, weights: list[torch.nn.Parameter]) -> float:
         found = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
     squares = [part.double().square().sum() for part in found if part is not None]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def _rounded_within(value: float, spread: float) -> float:
+    """A score to four digits, or as many more as keep it in its place among scores of that spread."""
+    return next(
+        (found for digits in range(4, 17) if abs((found := _rounded(value, digits)) - value) <= spread / 100), value
+    )
 
 
 def _rounded(value: float, digits: int) -> float:

@@ -14,7 +14,10 @@ from certood.errors import RecipeError
 
 
 def seeded_generator(seed: int, *parts: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose stream is a function of these numbers alone, distinct for distinct numbers."""
+    """A generator whose stream is a function of these numbers alone.
+
+    Streams of different numbers differ, but for zeros at the end: (1, 5) and (1, 5, 0) are one.
+    """
     state = np.random.SeedSequence([seed, *parts]).generate_state(1, np.uint64)[0]
     return torch.Generator(device=device).manual_seed(int(state) % 2**63)
 

@@ -47,7 +47,9 @@ def train_epoch(training: Training, shown: TrainingProgress) -> dict[str, Any]:
         with double_backward_explained():
             fabric.backward(terms.total)
         if recipe.optimiser.clip is not None:
-            fabric.clip_gradients(training.step, training.optimiser, max_norm=recipe.optimiser.clip)
+            # The term of a lazy step stands for those of several: cut to the length of one, it would be lost.
+            terms_in_one = max(training.step.penalty.times(number), 1)
+            fabric.clip_gradients(training.step, training.optimiser, max_norm=recipe.optimiser.clip * terms_in_one)
         training.optimiser.step()
         learning_rate = float(training.schedule.get_last_lr()[0])
         training.schedule.step()

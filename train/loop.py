@@ -24,6 +24,7 @@ from certood.train.run_directory import (
     load_state,
     prepare_run,
     record_trackers,
+    resumed,
     save_state,
     write_recipe,
     write_rows,
@@ -47,7 +48,8 @@ def fit(
     run = RunDirectory(out or Path("runs") / recipe.recipe)
     require_start(recipe)
     require_trackers(recipe)
-    recipe, auto = settle_precision(recipe, automatic(run.recipe_tables()) if resume else {})
+    recorded = automatic(resumed(run, recipe).recipe_tables()) if resume and not run.empty else {}
+    recipe, auto = settle_precision(recipe, recorded)
     fabric = build_fabric(recipe.run)
     guarded = open_guarded(recipe)
     with busy("Reading image sets", enabled=progress):

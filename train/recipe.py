@@ -1,6 +1,7 @@
 """Recipes: what defines a training run, read from TOML, checked as a whole, and changed with `key=value`."""
 
 import copy
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,6 +52,15 @@ class Recipe(Section):
             raise ValueError("model.mean and model.std go together: give both or neither")
         if self.model.initialisation != "default" and self.training.init is not None:
             raise ValueError("model.initialisation would be overwritten by the weights of training.init: leave one out")
+        if self.model.fixed_statistics and self.training.init is None:
+            raise ValueError(
+                "model.fixed_statistics keeps the statistics of training.init, and there is none: name a trained network (--init)"
+            )
+        if self.sampler.outliers > self.sampler.candidates:
+            raise ValueError(
+                f"sampler.outliers = {self.sampler.outliers} are picked from sampler.candidates = {self.sampler.candidates} per "
+                "ID image: there must be as many candidates at least"
+            )
         if self.data.validation_auxiliary and not self.data.auxiliary:
             raise ValueError("data.validation_auxiliary holds out a share of data.auxiliary, which is not given")
         return self
@@ -71,6 +81,18 @@ class Recipe(Section):
             raise ValueError(
                 f"{keys} = 'auto' is read off scores of a starting network, and the extra class of objective "
                 f"{self.objective.name!r} is not trained there: give numbers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _margins_are_ordered(self) -> "Recipe":
+        inside, outside = self.objective.objective.margin_in, self.objective.objective.margin_out
+        if self.objective.automatic or inside is None or outside is None or not math.isfinite(inside - outside):
+            return self
+        if inside > outside:
+            raise ValueError(
+                f"expected objective.margin_in <= objective.margin_out, since ID images are to have the lower scores, got "
+                f"{inside:g} and {outside:g}"
             )
         return self
 

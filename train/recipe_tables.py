@@ -243,7 +243,10 @@ class OptimiserSection(FamilySection):
     schedule: str = Field("cosine", description="How the learning rate changes.")
     warmup: int = Field(0, ge=0, description="Steps in which the learning rate rises linearly to its value.")
     clip: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="Largest l2 norm of a step's gradient; not clipped if absent."
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Largest l2 norm of a step's gradient, times gradient.every in steps with that term; not clipped if absent.",
     )
 
     @field_validator("clip", mode="before")

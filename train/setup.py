@@ -1,7 +1,7 @@
 """From a recipe to the parts of a run: device, image sets and network."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from certood.data import IdSplits, Split, load_id, load_set, seen_in_training
 from certood.data.auxiliary import AuxiliarySet, joined
 from certood.data.overlap import require_disjoint
 from certood.data.source import ImageSource, require_same_shape, to_pixels
+from certood.data.splits import first_places
 from certood.detector import Detector
 from certood.devices import chosen_precision, resolve_device
 from certood.errors import ArchitectureError, CheckpointError, DataError
@@ -122,21 +123,43 @@ def load_training_data(recipe: Recipe, recorded: Split | None = None) -> Trainin
         weights = [item.weight for item in data.auxiliary]
         auxiliary = joined(outliers, weights)
         if recipe.validation_auxiliary:
-            parts = [_held_out(source, recipe.validation_auxiliary, data.split_seed) for source in outliers]
-            auxiliary, held_out = (joined(sources, weights) for sources in zip(*parts, strict=True))
+            parts = _held_out(outliers, recipe.validation_auxiliary, data.split_seed)
+            auxiliary, held_out = (joined(sources, weights) for sources in parts)
+        _require_candidates(recipe, auxiliary)
     return TrainingData(splits, auxiliary, held_out, ood)
 
 
-def _held_out(source: ImageSource, share: float, seed: int) -> tuple[ImageSource, ImageSource]:
-    """The images to train on, and those held out: a share (< 1) or a number of them, drawn by the seed."""
-    count = round(share * len(source)) if share < 1 else round(share)
-    if not 0 < count < len(source):
+def _require_candidates(recipe: Recipe, auxiliary: AuxiliarySet) -> None:
+    """Raise DataError where a sampler would choose among candidates of which several are the same picture."""
+    candidates = recipe.sampler.candidates * recipe.training.batch_size
+    if recipe.uses_outliers and recipe.sampler.sampler.needs_scores and candidates > len(auxiliary):
         raise DataError(
-            f"data.validation_auxiliary = {share:g} would hold out {count} of the {len(source)} images of {source.name}: "
-            "both parts need images"
+            f"a step has {candidates} candidates (sampler.candidates = {recipe.sampler.candidates} for each of "
+            f"{recipe.training.batch_size} ID images), and {auxiliary.name} has {len(auxiliary)} images: sampler "
+            f"{recipe.sampler.name!r} would choose among copies; lower sampler.candidates or training.batch_size"
         )
-    order = torch.randperm(len(source), generator=seeded_generator(seed, 5))
-    return source.subset(order[count:].sort().values), source.subset(order[:count].sort().values)
+
+
+def _held_out(sources: Sequence[ImageSource], share: float, seed: int) -> tuple[list[ImageSource], list[ImageSource]]:
+    """Of each set the images to train on, and those held out: a share (< 1) or a number of them, drawn by the seed.
+
+    A picture that occurs several times, in one set or in two, is in one part only, that of the first.
+    """
+    drawn = []
+    for source in sources:
+        count = round(share * len(source)) if share < 1 else round(share)
+        order = torch.randperm(len(source), generator=seeded_generator(seed, 5))
+        drawn.append(torch.zeros(len(source), dtype=torch.bool).index_fill(0, order[:count], True))
+    whole = joined(sources, [1.0] * len(sources))
+    held = torch.cat(drawn)[first_places(whole)].split([len(source) for source in sources])
+    for source, chosen in zip(sources, held, strict=True):
+        if chosen.all() or not chosen.any():
+            raise DataError(
+                f"data.validation_auxiliary = {share:g} would hold out {int(chosen.sum())} of the {len(source)} images of "
+                f"{source.name}: both parts need images"
+            )
+    kept = [source.subset((~chosen).nonzero().flatten()) for source, chosen in zip(sources, held, strict=True)]
+    return kept, [source.subset(chosen.nonzero().flatten()) for source, chosen in zip(sources, held, strict=True)]
 
 
 def channel_statistics(source: ImageSource) -> tuple[tuple[float, ...], tuple[float, ...]]:

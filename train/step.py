@@ -1,6 +1,7 @@
 """The whole forward part of a training step."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -30,8 +31,7 @@ class TrainingStep(nn.Module):
     """The forward part of a step as one module, so that a data-parallel wrapper sees one forward and one backward.
 
     ID images and outliers go through ONE joint forward, and running statistics are updated once. `learned` holds the scalars
-    that the objective learns; with `certified`, bounds over balls of the radius of the step enter the loss. Raises
-    CertoodError for a finite difference through active dropout, whose two forwards would not agree.
+    that the objective learns; with `certified`, bounds over balls of the radius of the step enter the loss.
     """
 
     def __init__(
@@ -47,16 +47,6 @@ class TrainingStep(nn.Module):
         self.penalty = penalty
         self.certified = certified
         self.learned = nn.ParameterDict({name: torch.tensor(value) for name, value in objective.learned.items()})
-        random = [
-            name
-            for name, part in model.named_modules()
-            if isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0
-        ]
-        if penalty.weight and penalty.mode == "finite-difference" and random:
-            raise CertoodError(
-                f"a finite difference needs two forwards that agree, but {random[0]} drops units at random; "
-                "use gradient.mode = 'exact' or no dropout"
-            )
 
     def forward(
         self, images_in: Tensor, labels: Tensor, images_out: Tensor | None, eps: float = 0.0, number: int = 0
@@ -64,7 +54,8 @@ class TrainingStep(nn.Module):
         """Terms of ID images (N, C, H, W) with labels (N,), and outliers (M, C, H, W) or None; pixels in [0, 1].
 
         `eps` is the radius of the balls of certified training in pixels; at 0 there is no bound and no certified term. `number`
-        is that of the step, from 0: a lazy gradient term is none in most, and counts for these in the others.
+        is that of the step, from 0: a lazy gradient term is none in most, and counts for these in the others. Raises
+        CertoodError for a finite difference through a network that draws random numbers.
         """
         objective, penalty = self.objective, self.penalty
         times = penalty.times(number)
@@ -76,7 +67,7 @@ class TrainingStep(nn.Module):
         if times:
             images = images.detach().requires_grad_()
         statistics: Statistics = {}
-        with self._differentiated(statistics) if times else nullcontext():
+        with self._differentiated(statistics, images.device) if times else nullcontext():
             logits = at_least_float32(self.model(images_in if bounds_alone else images))
         logits_in, logits_out = logits[: len(labels)], logits[len(labels) :]
         cross_entropy = F.cross_entropy(logits_in, labels) if objective.classifies else logits.new_zeros(())
@@ -105,8 +96,24 @@ class TrainingStep(nn.Module):
             total = total + self.certified.term.weight * added
         return Terms(total, cross_entropy, outlier, gradient, added)
 
-    def _differentiated(self, statistics: Statistics) -> AbstractContextManager[None]:
+    @contextmanager
+    def _differentiated(self, statistics: Statistics, device: torch.device) -> Iterator[None]:
         """How operations are differentiated in the forward whose gradient a gradient term takes."""
-        if self.penalty.mode == "finite-difference":
-            return recorded_statistics(self.model, statistics)
-        return ClosedForms()
+        if self.penalty.mode == "exact":
+            with ClosedForms():
+                yield
+            return
+        before = _random_states(device)
+        with recorded_statistics(self.model, statistics):
+            yield
+        if not all(map(torch.equal, before, _random_states(device))):
+            raise CertoodError(
+                "a finite difference needs two forwards that agree, but this network draws random numbers in each (dropout, "
+                "stochastic depth): switch that off, or use gradient.mode = 'exact'"
+            )
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    """The states of the generators that a network on this device draws from."""
+    own = [] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state()]
+    return [torch.get_rng_state(), *own]

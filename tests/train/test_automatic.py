@@ -18,7 +18,7 @@ from certood.models import build_model
 from certood.runs import RunDirectory
 from certood.runs.kinds import kind_of
 from certood.train import automatic, loop
-from certood.train.automatic import SHARE, explain_run, explanation, settle, with_numbers
+from certood.train.automatic import SHARE, _rounded_within, explain_run, explanation, settle, with_numbers
 from certood.train.continuing import is_finished
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, load_recipe
@@ -58,6 +58,24 @@ def test_margins_are_medians_of_the_energies(start: Path, data: TrainingData) ->
         assert record[key]["value"] == float(f"{median:.4g}")
         assert record[key]["lower_quartile"] == pytest.approx(low)
         assert record[key]["upper_quartile"] == pytest.approx(high)
+
+
+def test_a_margin_keeps_its_place_among_scores_that_lie_closely_together(start: Path, data: TrainingData) -> None:
+    recipe = recipe_of(
+        start, "objective.name=outlier-exposure", "objective.margin_in=auto", "objective.margin_out=auto"
+    )
+    network = build_network(recipe, data.id)
+    with torch.no_grad():
+        head = [part for part in network.modules() if isinstance(part, nn.Linear)][-1]
+        head.weight *= 20
+        head.bias *= 20
+    found = settle(recipe, data, network, CPU)["objective.margin_in"]
+    scores = -torch.softmax(collect_logits(network, data.id.validation), 1).max(1).values
+    assert found["upper_quartile"] < -0.99
+    assert 0.45 < (scores <= found["value"]).float().mean() < 0.55
+    # Where they lie apart four digits are enough.
+    assert _rounded_within(-16.7213, 4.0) == -16.72
+    assert _rounded_within(-0.99999871, 0.0) == -0.99999871
 
 
 def test_the_weight_gives_the_gradient_term_its_share(
@@ -101,7 +119,7 @@ def test_the_network_keeps_its_running_statistics_and_its_mode(start: Path, data
     network = build_model("resnet20", num_classes=6, **shape).train()  # type: ignore[arg-type]
     before = copy.deepcopy(network.state_dict())
     assert any("running_mean" in name for name in before)
-    recipe = recipe_of(start, "objective.margin_in=-1.0", "objective.margin_out=-2.5", "sampler.candidates=1")
+    recipe = recipe_of(start, "objective.margin_in=-2.0", "objective.margin_out=-1.5", "sampler.candidates=1")
     record = settle(recipe, data, network, CPU)
     assert record.keys() == {"gradient.weight"}
     assert network.training
@@ -131,7 +149,7 @@ def test_a_run_has_numbers_and_says_how_they_came_about(start: Path, tmp_path: P
     assert is_finished(recipe, tmp_path / "run-0")
     assert is_finished(again, tmp_path / "run-0")
     fit(recipe, tmp_path / "run-0", resume=True, progress=False)
-    with pytest.raises(RunDirectoryError, match=r"\(gradient.weight differ\)"):
+    with pytest.raises(RunDirectoryError, match=r"\(gradient.weight: 0.* there, 0.1 here\)"):
         is_finished(load_recipe("digits-greg", [*SHORT, *AUTO[:2], f"training.init={start}"]), tmp_path / "run-0")
     # Runs of other seeds take the same numbers, and are one kind with it.
     fit(recipe_of(start, "run.seed=1"), tmp_path / "run-1", progress=False)

@@ -10,14 +10,16 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor
 
 from certood.checkpoints import load_checkpoint
 from certood.data import load_id, load_set, to_pixels
-from certood.errors import CheckpointError, RecipeError, TrainingDiverged
+from certood.errors import CheckpointError, DataError, RecipeError, TrainingDiverged
 from certood.models import build_model
 from certood.models.classifier import Classifier
 from certood.runs import RunDirectory
@@ -26,7 +28,7 @@ from certood.train.candidates import score_candidates
 from certood.train.loop import check_shares, fit
 from certood.train.penalty import GradientPenalty
 from certood.train.recipe import Recipe, load_recipe
-from certood.train.setup import build_network
+from certood.train.setup import build_network, load_training_data
 from certood.train.step import TrainingStep
 
 SHORT = ["training.epochs=3", "training.steps_per_epoch=4", "run.device=cpu", "model.options.width=4"]
@@ -244,6 +246,54 @@ def test_candidates_are_scored_and_trained_on_in_the_same_augmented_view(
         # The greedy picks are the very images of lowest score, and many of them stand nowhere as they are.
         assert torch.equal(images_out, images[scores.topk(len(images_out), largest=False).indices])
         assert torch.cdist(images_out.flatten(1), outliers.flatten(1)).amin(1).gt(0).float().mean() > 0.5
+
+
+def test_the_steps_of_a_lazy_gradient_term_are_clipped_at_as_many_times_the_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[float] = []
+    monkeypatch.setattr(Fabric, "clip_gradients", lambda *_, max_norm, **__: lengths.append(max_norm))
+    short = ("training.epochs=1", "training.steps_per_epoch=4", "optimiser.clip=2.5")
+    fit(recipe("digits-greg-plus", *short, "gradient.every=3"), tmp_path / "lazy", progress=False)
+    fit(recipe("digits-greg-plus", *short), tmp_path / "every", progress=False)
+    fit(recipe("digits-ce", *short), tmp_path / "none", progress=False)
+    assert lengths == [7.5, 2.5, 2.5, 7.5] + 8 * [2.5]
+
+
+def test_a_sampler_does_not_choose_among_copies(tmp_path: Path) -> None:
+    many = ("sampler.candidates=100", "training.batch_size=64")
+    with pytest.raises(
+        DataError, match=r"a step has 6400 candidates .* has \d+ images: sampler 'cluster' would choose"
+    ):
+        fit(recipe("digits-greg-plus", *many), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    load_training_data(recipe("digits-greg-plus", *many, "sampler.name=random"))
+
+
+def test_a_picture_that_occurs_twice_is_not_trained_on_and_held_out(tmp_path: Path) -> None:
+    own = np.random.default_rng(0).integers(0, 256, (90, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "twice.npz", images=np.concatenate([own[:60], own[:60]]))
+    np.savez(tmp_path / "again.npz", images=own[40:])
+    found = load_training_data(
+        recipe(
+            "digits-energy",
+            f"data.root={tmp_path}",
+            "data.auxiliary=['npz:twice.npz','npz:again.npz']",
+            "data.validation_auxiliary=0.3",
+            "data.allow_shared=[]",
+            "training.batch_size=8",
+        )
+    )
+    assert found.auxiliary is not None
+    assert found.auxiliary_validation is not None
+    kept, held = (
+        [image.tobytes() for image in source.batch(torch.arange(len(source))).numpy()]
+        for source in (found.auxiliary, found.auxiliary_validation)
+    )
+    assert set(kept).isdisjoint(held)
+    assert len(set(kept) | set(held)) == 90
+    assert len(kept) + len(held) == 170
+    assert 30 < len(held) < 75
 
 
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torchvision.ops import StochasticDepth
 
 from certood.errors import CertoodError
 from certood.scores import Energy, Score
@@ -320,11 +321,28 @@ def test_with_batch_statistics_the_finite_differences_gradient_stays_finite_and_
     torch.testing.assert_close(found[0], found[1], rtol=0.05, atol=0.05 * float(found[1].abs().max()))
 
 
-def test_dropout_with_a_finite_difference_is_refused() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(12, 2))
-    with pytest.raises(CertoodError, match=r"1 drops units at random; use gradient.mode = 'exact'"):
-        TrainingStep(model, EnergyMargin(), GradientPenalty(1.0, "finite-difference"))
-    TrainingStep(model, EnergyMargin(), GradientPenalty(1.0, "exact"))
+class Forgetting(nn.Module):
+    """Random numbers of a function, of which no module tells."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.3, self.training)
+
+
+@pytest.mark.parametrize("random", [nn.Dropout(0.3), Forgetting(), StochasticDepth(0.2, "row")])
+def test_random_forwards_with_a_finite_difference_are_refused(random: nn.Module) -> None:
+    model = nn.Sequential(nn.Flatten(), random, nn.Linear(12, 2)).double()
+    step = TrainingStep(model, OPEN, GradientPenalty(1.0, "finite-difference"))
+    with pytest.raises(CertoodError, match=r"draws random numbers in each .*: switch that off, or use gradient.mode"):
+        step(*images())
+    # Switched off there is nothing to refuse, and the exact term has one forward only.
+    assert TrainingStep(model, OPEN, GradientPenalty(1.0, "exact"))(*images()).gradient > 0
+    assert step.eval()(*images()).gradient > 0
+
+
+@pytest.mark.parametrize("constant", [nn.Dropout(0.0), nn.BatchNorm1d(12)])
+def test_what_draws_nothing_is_not_refused(constant: nn.Module) -> None:
+    model = nn.Sequential(nn.Flatten(), constant, nn.Linear(12, 2)).double()
+    assert TrainingStep(model, OPEN, GradientPenalty(1.0, "finite-difference"))(*images()).gradient > 0
 
 
 def test_under_autocast_the_difference_is_taken_in_full_precision() -> None:

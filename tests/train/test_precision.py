@@ -12,7 +12,7 @@ from certood.devices import chosen_precision, short_products
 from certood.errors import DeviceError
 from certood.runs import RunDirectory
 from certood.runs.kinds import kind_of
-from certood.train import automatic, setup
+from certood.train import automatic, epoch, setup
 from certood.train.continuing import is_finished
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, load_recipe
@@ -40,7 +40,11 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_processor_with_short_products_trains_in_them() -> None:
     assert short_products(CPU) == "processor with AMX"
     assert chosen_precision("auto", CPU) == "bf16-mixed"
-    assert {chosen_precision(name, CPU) for name in ("32-true", "16-mixed")} == {"32-true", "16-mixed"}  # type: ignore[arg-type]
+    assert chosen_precision("32-true", CPU) == "32-true"
+    # Fabric would train in bfloat16, and the recipe say something else.
+    with pytest.raises(DeviceError, match="'16-mixed', and float16 is for GPUs: use 'bf16-mixed'"):
+        chosen_precision("16-mixed", CPU)
+    assert chosen_precision("16-mixed", torch.device("cuda")) == "16-mixed"
 
 
 @pytest.mark.usefixtures("slow")
@@ -83,6 +87,36 @@ def test_what_was_chosen_is_recorded_and_repeated(
     monkeypatch.setattr(devices, "short_products", lambda _: "another")
     fit(recipe(), out, resume=True, progress=False)
     assert seen == ["bf16-mixed", "32-true", "bf16-mixed"]
+
+
+def test_an_interrupted_replacement_goes_on_in_its_own_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    for name in ("chosen_precision", "short_products"):
+        monkeypatch.setattr(
+            automatic, name, lambda *_, name=name: "bf16-mixed" if name == "chosen_precision" else "AMX"
+        )
+    build = setup.Fabric
+    monkeypatch.setattr(setup, "chosen_precision", lambda precision, _: precision)
+    monkeypatch.setattr(setup, "Fabric", lambda *a, **k: build(*a, **{**k, "precision": "32-true"}))
+    fit(recipe(), out, progress=False)
+    monkeypatch.setattr(automatic, "chosen_precision", lambda *_: "32-true")
+    probe = epoch.probe
+
+    def interrupted(training: epoch.Training) -> tuple[float, float, float]:
+        if training.epochs_done == 1:
+            raise KeyboardInterrupt
+        return probe(training)
+
+    monkeypatch.setattr(epoch, "probe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe(), out, overwrite=True, progress=False)
+    monkeypatch.setattr(epoch, "probe", probe)
+    assert RunDirectory(out).recipe_tables()["run"]["precision"] == "bf16-mixed"
+    fit(recipe(), out, resume=True, progress=False)
+    assert RunDirectory(out).recipe_tables()["run"]["precision"] == "32-true"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_the_command_line_asks_for_it(tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ def test_a_file_of_the_user_is_read(tmp_path: Path) -> None:
             ["objective.name=logistic", "objective.margin_out=nan"],
             "'objective.margin_out': expected a number",
         ),
+        (
+            "digits-energy",
+            ["objective.margin_in=-3", "objective.margin_out=-10"],
+            "margin_in <= objective.margin_out.*-3 and",
+        ),
+        ("digits-greg-plus", ["sampler.outliers=7"], "sampler.outliers = 7 are picked from sampler.candidates = 6 per"),
+        ("digits-ce", ["model.fixed_statistics=true"], "keeps the statistics of training.init, and there is none"),
+        ("digits-ce", ["optimiser.schedule=step", "optimiser.milestones=[-3]"], "greater than or equal to 1"),
         ("digits-oe", ["objective.margin_out=nan"], "'objective.margin_out': expected a number, inf or -inf"),
         ("digits-ce", ["optimiser.learning_rate=inf"], "'optimiser.learning_rate': Input should be a finite number"),
         (

@@ -10,7 +10,9 @@ from pydantic import Field
 class Steps:
     """The learning rate times a factor for each of several epochs that are over."""
 
-    milestones: Annotated[tuple[int, ...], Field(description="Epochs after which the learning rate drops.")] = ()
+    milestones: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], Field(description="Epochs after which the learning rate drops.")
+    ] = ()
     factor: Annotated[
         float, Field(gt=0, allow_inf_nan=False, description="What the learning rate is multiplied by at a milestone.")
     ] = 0.1
