@@ -141,7 +141,7 @@ def _gather(
 
 
 def _own_scores(detector: Detector, images: Tensor) -> Tensor:
-    """Scores (N,) of the detector as it is deployed, usually in float32."""
+    """Scores (N,) of the detector as it is deployed, its network usually in float32."""
     like = next((value for value in detector.model.parameters() if value.is_floating_point()), images.float())
     with torch.no_grad():
         return detector.scores(images.to(like.dtype)).to(images)

@@ -97,13 +97,15 @@ class Detector:
         return replace(self, model=copy.deepcopy(self.model).to(place))
 
     def scores(self, images: Images) -> Tensor:
-        """Scores (N,) of images (N, C, H, W); higher is more outlying; differentiable.
+        """Scores (N,) of images (N, C, H, W), in float64 as γ is; higher is more outlying; differentiable.
 
         The images are floats in [0, 1], or uint8, which is divided by 255; tensors or NumPy arrays. The network is put into eval
         mode. Raises DataError for images of another shape, type or range.
         """
         self.model.eval()
-        return self.output_score(self.model(self.pixels(images)))
+        logits = self.model(self.pixels(images))
+        # Apple's GPUs have no float64.
+        return self.output_score((logits.cpu() if logits.device.type == "mps" else logits).double())
 
     def accepts(self, images: Images) -> Tensor:
         """Whether each image is accepted as in-distribution, S(x) ≤ γ: bool (N,); images as in `scores`.

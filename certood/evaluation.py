@@ -43,12 +43,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Accuracy, and for every score its γ and AUROC, FPR95, AUPR on every OOD set and on average.
 
-    γ of the detector's own score is the stored one; that of the others accepts 95 % of the validation images, never of
-    the test images. With `bootstrap` resamplings each set also gets `auroc_interval` and `fpr95_interval` (95 %). Where
-    OOD sets are called `near`, scores have the means of these and of the others (`far`) as well. `others` are detectors of
-    other libraries by name, which give scores (N,) of a set, higher for outliers: they are measured like scores, and marked as
-    not certified. Returns what `evaluation.json` holds. Raises DataError where images or classes do not fit the network,
-    CertoodError for an unknown set.
+    γ of the detector's own score is the stored one; that of the others accepts the detector's share of the validation images,
+    never of the test images. FPR95 is at γ, or, where that share is another, at the threshold that accepts 95 %. With
+    `bootstrap` resamplings each set also gets `auroc_interval` and `fpr95_interval` (95 %). Where OOD sets are called `near`,
+    scores have the means of these and of the others (`far`) as well. `others` are detectors of other libraries by name, which
+    give scores (N,) of a set, higher for outliers: they are measured like scores, and marked as not certified. Returns what
+    `evaluation.json` holds. Raises DataError where images or classes do not fit the network, CertoodError for an unknown set.
     """
     for name in near:
         if name not in ood:
@@ -89,10 +89,10 @@ def evaluate(
         values = {name: of_outputs(part).numpy() for name, part in logits.items()}
         own = score == detector.score and detector.threshold is not None
         threshold = detector.threshold if own else threshold_at_tpr(values[""], detector.tpr)
-        result["scores"][score.label] = _entry(values, threshold, near, bootstrap, seed)
+        result["scores"][score.label] = _entry(values, threshold, detector.tpr, near, bootstrap, seed)
     for label, of_images in (others or {}).items():
         values = {name: of_images(source).numpy() for name, source in sources.items()}
-        entry = _entry(values, threshold_at_tpr(values[""], detector.tpr), near, bootstrap, seed)
+        entry = _entry(values, threshold_at_tpr(values[""], detector.tpr), detector.tpr, near, bootstrap, seed)
         result["scores"][label] = entry | {"certifiable": False}
     return result
 
@@ -106,12 +106,21 @@ def measured_scores(detector: Detector) -> list[Score]:
 
 
 def _entry(
-    values: Mapping[str, NDArray[np.float64]], threshold: float | None, near: Sequence[str], bootstrap: int, seed: int
+    values: Mapping[str, NDArray[np.float64]],
+    threshold: float | None,
+    tpr: float,
+    near: Sequence[str],
+    bootstrap: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """One score's γ, numbers of every OOD set, and their means; `values` are those of the images of `evaluate`'s sets."""
+    """One score's γ, which accepts the share `tpr`, numbers of every OOD set, and their means.
+
+    `values` are those of the images of `evaluate`'s sets.
+    """
     assert threshold is not None
+    at_95 = threshold if tpr == 0.95 else threshold_at_tpr(values[""], 0.95)
     ood = {name.removeprefix("ood/"): part for name, part in values.items() if name.startswith("ood/")}
-    sets = {name: _measure(values["id"], part, threshold, bootstrap, seed) for name, part in ood.items()}
+    sets = {name: _measure(values["id"], part, at_95, bootstrap, seed) for name, part in ood.items()}
     entry: dict[str, Any] = {"threshold": threshold, "sets": sets}
     for group, members in (grouped(list(sets), ()) | grouped(list(sets), near)).items():
         entry[group] = {metric: float(np.mean([sets[name][metric] for name in members])) for metric in METRICS}

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from certood.data.source import ImageSource, to_pixels
-from certood.errors import DataError
+from certood.errors import ArchitectureError, DataError
 
 # A processor is fastest where activations stay in its caches (benchmarks/forward_batches.py): about so many places of images,
 # N·H·W, in one forward pass, and the bounds of N. A GPU takes the most.
@@ -86,7 +86,8 @@ def _bar(enabled: bool) -> Progress:
 def logits_of_batches(model: nn.Module, batches: Iterable[Tensor], name: str) -> Tensor:
     """Logits (N, K) of batches of images (n, C, H, W) in [0, 1], in float64 on the CPU; the network is run in eval mode.
 
-    `name` is what errors call the images. Raises DataError where a logit is not finite.
+    `name` is what errors call the images. Raises DataError where a logit is not finite, and ArchitectureError where all outputs
+    are probabilities or their logarithms.
     """
     training = model.training
     model.eval()
@@ -100,4 +101,20 @@ def logits_of_batches(model: nn.Module, batches: Iterable[Tensor], name: str) ->
         raise DataError(
             f"the network's logits are not finite on {int((~logits.isfinite()).any(1).sum())} images of {name}"
         )
+    _require_logits(logits)
     return logits
+
+
+def _require_logits(outputs: Tensor) -> None:
+    """Raise ArchitectureError where a network ends in a softmax: of two outputs and more, all sums over classes are 1."""
+    if outputs.ndim != 2 or outputs.shape[1] < 2 or len(outputs) < 2:
+        return
+    for what, sums, signs in (
+        ("probabilities", outputs.sum(1), outputs >= 0),
+        ("logarithms of probabilities", outputs.exp().sum(1), outputs <= 0),
+    ):
+        if bool(signs.all()) and bool(((sums - 1).abs() < 1e-3).all()):
+            raise ArchitectureError(
+                f"the network gives {what}, which are no logits: scores such as the energy mean nothing on them; take the "
+                "softmax at its end off"
+            )

@@ -14,7 +14,6 @@ from certood.runs.kinds import automatic, tracker_runs
 from certood.train.alarm import check_score
 from certood.train.assembly import Training, assemble
 from certood.train.automatic import settle, settle_precision, with_numbers
-from certood.train.batches import steps_in_epoch
 from certood.train.epoch import train_epoch
 from certood.train.guarding import check_guarded, input_fingerprints, join, open_guarded
 from certood.train.progress import TrainingProgress
@@ -29,7 +28,7 @@ from certood.train.run_directory import (
     write_recipe,
     write_rows,
 )
-from certood.train.setup import build_fabric, build_network, load_training_data, require_start
+from certood.train.setup import build_fabric, build_network, count_steps, load_training_data, require_start
 from certood.train.tracking import Tracking, require_trackers, tracked
 from certood.waiting import busy
 
@@ -56,7 +55,7 @@ def fit(
         data = load_training_data(recipe, None if guarded is None else guarded.split)
     if guarded is not None:
         check_guarded(guarded, data, recipe)
-    steps = steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
+    steps = count_steps(recipe, data)
     network = build_network(recipe, data.id)
     fingerprints = input_fingerprints(recipe, data, guarded)
     fabric.launch()

@@ -23,7 +23,7 @@ from certood.models.catalogue import runs_user_code
 from certood.models.classifier import Classifier
 from certood.runs import RunDirectory
 from certood.runs.identity import weights_hash
-from certood.train.batches import seeded_generator
+from certood.train.batches import seeded_generator, steps_in_epoch
 from certood.train.initialisation import initialise_for_bounds
 from certood.train.recipe import Recipe
 from certood.train.recipe_tables import RunSection
@@ -125,19 +125,22 @@ def load_training_data(recipe: Recipe, recorded: Split | None = None) -> Trainin
         if recipe.validation_auxiliary:
             parts = _held_out(outliers, recipe.validation_auxiliary, data.split_seed)
             auxiliary, held_out = (joined(sources, weights) for sources in parts)
-        _require_candidates(recipe, auxiliary)
     return TrainingData(splits, auxiliary, held_out, ood)
 
 
-def _require_candidates(recipe: Recipe, auxiliary: AuxiliarySet) -> None:
-    """Raise DataError where a sampler would choose among candidates of which several are the same picture."""
-    candidates = recipe.sampler.candidates * recipe.training.batch_size
-    if recipe.uses_outliers and recipe.sampler.sampler.needs_scores and candidates > len(auxiliary):
+def count_steps(recipe: Recipe, data: TrainingData) -> int:
+    """The steps of an epoch; raises RecipeError where there is none, and DataError where a sampler would choose among candidates
+    of which several are the same picture."""
+    steps = steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
+    candidates, auxiliary = recipe.sampler.candidates * recipe.training.batch_size, data.auxiliary
+    choosing = recipe.uses_outliers and recipe.sampler.sampler.needs_scores
+    if choosing and auxiliary is not None and candidates > len(auxiliary):
         raise DataError(
             f"a step has {candidates} candidates (sampler.candidates = {recipe.sampler.candidates} for each of "
             f"{recipe.training.batch_size} ID images), and {auxiliary.name} has {len(auxiliary)} images: sampler "
             f"{recipe.sampler.name!r} would choose among copies; lower sampler.candidates or training.batch_size"
         )
+    return steps
 
 
 def _held_out(sources: Sequence[ImageSource], share: float, seed: int) -> tuple[list[ImageSource], list[ImageSource]]:

@@ -15,7 +15,6 @@ from certood.runs.kinds import SEED, flat_keys
 from certood.scores import SCORES
 from certood.scores.registry import score_by_name
 from certood.suggestions import did_you_mean
-from certood.train.batches import steps_in_epoch
 from certood.train.continuing import Inputs, parse_seeds, require_inputs, runs_of_seeds
 from certood.train.guarding import check_guarded, input_fingerprints, open_guarded
 from certood.train.recipe import Recipe, load_recipe, make_recipe
@@ -23,7 +22,7 @@ from certood.train.recipe_tables import DataSection
 from certood.train.recipes import read_toml
 from certood.train.run_directory import different_keys
 from certood.train.sections import Section
-from certood.train.setup import TrainingData, build_network, load_training_data, require_start
+from certood.train.setup import TrainingData, build_network, count_steps, load_training_data, require_start
 
 # Keys of [data] in which arms may differ: what is trained on besides the ID images, and how images are changed for it.
 OF_AN_ARM = frozenset({"auxiliary", "validation_auxiliary", "crop_padding", "flip", "allow_shared"})
@@ -178,7 +177,7 @@ def _prepared(recipe: Recipe, loaded: dict[Any, TrainingData]) -> tuple[Training
     data = loaded[key]
     if guarded is not None:
         check_guarded(guarded, data, recipe)
-    steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
+    count_steps(recipe, data)
     build_network(recipe, data.id)
     return data, input_fingerprints(recipe, data, guarded)
 

@@ -32,6 +32,8 @@ EQUAL: Mapping[str, Callable[..., Score | None]] = {
     "MaxLogit": MaxLogit,
     "Entropy": Entropy,
 }
+# Those of a feature map's places, of which a vector of features has one: nothing would be left of it.
+OF_MAPS = frozenset({"RankFeat"})
 
 
 def equal_score(text: str) -> Score | None:
@@ -44,7 +46,7 @@ def equal_score(text: str) -> Score | None:
         return None
     try:
         return EQUAL[name](**parameters)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise CertoodError(f"{text}: {error}") from error
 
 
@@ -68,6 +70,10 @@ class PostHocDetector:
         if self.detector.guard is not None or self.detector.absent_class:
             raise CertoodError(
                 f"{self.text}: pytorch-ood's detectors read classes alone, and this network has another output"
+            )
+        if name in OF_MAPS:
+            raise CertoodError(
+                f"{self.text}: {name} reads maps of several pixels, and only penultimate features are known here"
             )
         parts = _parts(self.detector)
         signature = inspect.signature(kind.__init__).parameters

@@ -16,10 +16,10 @@ PREFIX = "pytorch-ood"
 
 
 def load_pytorch_ood(request: Request) -> PictureDataset:
-    """The set of pytorch-ood of that name, without labels, in colour unless the name says otherwise; nothing is downloaded.
+    """The set of pytorch-ood of that name and split, without labels; nothing is downloaded.
 
-    Raises DataError where pytorch-ood is not installed, does not have the name, or does not find the files, and where
-    the name and `data.size` give no size: pictures of these sets may differ in theirs.
+    It is in colour unless the name says otherwise. Raises DataError where pytorch-ood is not installed, does not have the name,
+    or does not find the files, and where the name and `data.size` give no size: pictures of these sets may differ in theirs.
     """
     name = request.source.partition(":")[2]
     kind = _dataset_class(name)
@@ -35,12 +35,14 @@ def load_pytorch_ood(request: Request) -> PictureDataset:
     ]
     if needed or "root" not in parameters:
         raise DataError(f"{request.source} needs more than a folder ({', '.join(needed)}); use folder:PATH")
+    given: dict[str, Any] = {"download": False} if "download" in parameters else {}
+    if "train" in parameters:
+        given["train"] = request.split == "train"
+    given |= {key: request.split for key in ("split", "subset") if key in parameters}
     try:
-        raw = (
-            kind(root=str(request.root))
-            if "download" not in parameters
-            else kind(root=str(request.root), download=False)
-        )
+        raw = kind(root=str(request.root), **given)
+    except (ValueError, AssertionError) as error:
+        raise DataError(f"{request.source} has no split {request.split!r} ({error}); use folder:PATH") from error
     except Exception as error:
         raise DataError(
             f"{request.source} was not found, or is damaged, in {request.root.absolute()} ({error}); get it in Python with "

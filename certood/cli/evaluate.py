@@ -91,8 +91,7 @@ def command(
             read_evaluation,
             write_evaluation,
         )
-        from certood.files import refuse_foreign, write_atomically
-        from certood.openood import is_openood_csv
+        from certood.files import write_atomically
         from certood.openood import openood_csv as as_openood_csv
         from certood.runs import RunDirectory
         from certood.scores import score_by_name
@@ -107,9 +106,7 @@ def command(
     if calibrate and not is_own(run):
         raise click.UsageError("--calibrate stores γ in a checkpoint of certood; foreign weights have no place for it")
     out = out or files.evaluation
-    refuse_foreign(out, lambda content: b'"accuracy"' in content and b'"scores"' in content)
-    if openood_csv is not None:
-        refuse_foreign(openood_csv, is_openood_csv)
+    _require_own_files(out, openood_csv)
     scores = [score_by_name(name, detector.score) for name in score_names]
     equal = {text: equal_score(text) for text in other_detectors}
     for text, score in equal.items():
@@ -148,3 +145,17 @@ def command(
     click.echo(evaluation_table(result))
     for written in filter(None, (out, openood_csv)):
         click.echo(f"Written: {written}")
+
+
+def _require_own_files(out: Path, openood_csv: Path | None) -> None:
+    """Raise an error where what would be written replaces something else, or each other."""
+    from certood.errors import CertoodError
+    from certood.files import refuse_foreign
+    from certood.openood import is_openood_csv
+
+    refuse_foreign(out, lambda content: b'"accuracy"' in content and b'"scores"' in content)
+    if openood_csv is None:
+        return
+    if out.resolve() == openood_csv.resolve():
+        raise CertoodError(f"--out and --openood-csv both name {out}: give each a file of its own")
+    refuse_foreign(openood_csv, is_openood_csv)

@@ -90,19 +90,21 @@ class Split:
 class IdSplits:
     """The in-distribution images in three parts that share none: training, validation (for γ), and test.
 
-    `split` is the record of which image is where; sets that were put together by hand have none.
+    `split` is the record of which image is where; sets that were put together by hand have none. `own_test` says that the test
+    images are a set that was named, and neither a part of the others' set nor its official test split.
     """
 
     train: ImageSource
     validation: ImageSource
     test: ImageSource
     split: Split | None = None
+    own_test: bool = False
 
     @property
     def roles(self) -> dict[str, list[ImageSource]]:
         """The parts by use, for `require_disjoint`: test images that are a set of their own are compared with the others."""
         training = [self.train, self.validation]
-        if self.split is not None and self.split.id_test is not None:
+        if self.own_test:
             return {"ID training images": training, "ID test images": [self.test]}
         return {"ID images": [*training, self.test]}
 
@@ -128,13 +130,13 @@ def load_id(
     """
     whole = load_set(name, root=root, split="train", size=size)
     test = test or (recorded.id_test if recorded is not None and recorded.id == name else None)
-    own_test = test is not None or has_official_test(name)
-    if own_test and test is None and SetName.parse(name).images is not None:
+    official = has_official_test(name)
+    if official and test is None and SetName.parse(name).images is not None:
         raise DataError(
             f"image set {name!r}: images= would cut its official test images as well; name these, whole or cut, as a "
             f"set of their own (data.id_test, --id-test), such as {SetName.parse(name).source}"
         )
-    rest = load_set(test or name, root=root, split="test", size=size) if own_test else None
+    rest = load_set(test or name, root=root, split="test", size=size) if test or official else None
     if rest is not None:
         if whole.labels is not None and rest.labels is None:
             raise DataError(f"the test images {rest.name} have no labels; in-distribution images need them")
@@ -160,6 +162,7 @@ def load_id(
         whole.subset(recorded.held_out("validation").nonzero().flatten()),
         rest,
         recorded,
+        own_test=test is not None and not (official and SetName.parse(test).source == SetName.parse(name).source),
     )
 
 

@@ -2,6 +2,7 @@
 
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 from certood.errors import ArchitectureError
@@ -40,7 +41,7 @@ def last_layer(network: nn.Module, name: str) -> tuple[str, nn.Linear]:
     Raises ArchitectureError where the logits are not one plain linear layer of the penultimate features.
     """
     linear = [(path, part) for path, part in network.named_modules() if type(part) is nn.Linear]
-    if isinstance(network, Classifier) and linear and _is_head(network, linear[-1][1]):
+    if isinstance(network, Classifier) and linear and _is_head(network, linear[-1][1]) and _ends_in_head(network):
         return linear[-1]
     raise ArchitectureError(f"{name}: its logits are not one plain linear layer of its penultimate features")
 
@@ -57,6 +58,24 @@ def _is_head(network: Classifier, layer: nn.Linear) -> bool:
     finally:
         hook.remove()
     return len(seen) == 1 and seen[0][0] is features and seen[0][1] is logits
+
+
+def _ends_in_head(network: Classifier) -> bool:
+    """Whether the logits of images are those that the head gives for their features."""
+    weight = next(network.parameters())
+    if weight.is_meta:  # without values nothing can be compared: so are networks built whose weights are read next
+        return True
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, *network.interface.input_shape, generator=generator).to(weight)
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            return torch.allclose(network.head(network.features(images)), network(images), rtol=1e-3, atol=1e-5)
+    except (ArchitectureError, NotImplementedError):
+        return False
+    finally:
+        network.train(training)
 
 
 def rectified(network: Classifier, name: str, ceiling: float) -> Classifier:

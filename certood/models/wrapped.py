@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from certood.errors import ArchitectureError
@@ -27,17 +28,26 @@ class WrappedClassifier(Classifier):
                 f"expected {interface.num_classes}"
             )
         self.inner = inner
+        self._name = name
         self._head_path = path
 
     def features(self, images: Tensor) -> Tensor:
-        """What enters the last linear layer (N, F), for images (N, C, H, W) in [0, 1]."""
-        caught: list[Tensor] = []
-        hook = self._last().register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+        """What enters the last linear layer (N, F), for images (N, C, H, W) in [0, 1].
+
+        Raises ArchitectureError where the logits are not what that layer gives.
+        """
+        caught: list[tuple[Tensor, Tensor]] = []
+        hook = self._last().register_forward_hook(lambda _, inputs, output: caught.append((inputs[0], output)))
         try:
-            self.inner(self.normalise(images))
+            logits = self.inner(self.normalise(images))
         finally:
             hook.remove()
-        return caught[-1]
+        if len(caught) != 1 or not (caught[0][1] is logits or torch.equal(caught[0][1], logits)):
+            raise ArchitectureError(
+                f"{self._name}: its logits are not the output of its last linear layer, {self._head_path or '(itself)'}, so that "
+                "it has no penultimate features; give a network that ends in it, or a Classifier with features and head"
+            )
+        return caught[0][0]
 
     def head(self, features: Tensor) -> Tensor:
         """Logits (N, K) of features (N, F)."""

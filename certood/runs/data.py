@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from certood.data import IdSplits, ImageSource, Split, load_id, load_set, require_disjoint, require_named
+from certood.data.splits import seen_in_training
 from certood.errors import DataError
 from certood.runs.directory import RunDirectory
 
@@ -26,7 +27,8 @@ def load_run_data(
     `data.split_seed` was a key were split by `run.seed`. The split that a checkpoint carries is `recorded`, and wins.
     Sets that are named here must not share pictures with each other's uses, or with the run's auxiliary outliers as
     far as these can be read; `allow_shared` names sets that may, beside those of the run. Raises DataError where they do,
-    and where nothing says which ID images to take.
+    where another division than the recorded one would hold out images that were trained on, and where nothing says which ID
+    images to take.
     """
     tables = RunDirectory.of(run).recipe_tables()
     data: dict[str, Any] = tables.get("data", {})
@@ -46,6 +48,11 @@ def load_run_data(
         size=size,
         recorded=recorded,
     )
+    if recorded is not None and splits.split != recorded and (seen := seen_in_training(recorded, splits, root=root)):
+        raise DataError(
+            f"{run} was trained on {seen} of the images of {name} that would be its validation or test images here: leave --id "
+            "out for the detector's own split, or name images that it was not trained on"
+        )
     sets = {one: load_set(one, root=root, split="test", size=size) for one in ood or data.get("ood", ())}
     if not own or ood or id_test or allow_shared:
         # What the run itself names was compared before it was trained.

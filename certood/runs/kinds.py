@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 SEED = "run.seed"
+# The SHA-256 of the detector of which a run of `certood modify` is a modification.
+MODIFIED = "modification.of"
 # Keys that say where a recipe ran and who was told, which changes nothing of what was trained but its rounding.
 WHERE = ("run.device", "run.devices", "run.nodes", "run.trackers", "run.tensorboard")
 
@@ -56,8 +58,8 @@ def changed_inputs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
 def kind_of(tables: Mapping[str, Any]) -> dict[str, Any]:
     """What runs of one kind have in common: the keys of a recipe.toml but `run.seed`, where it ran, and the record of the run.
 
-    A number that was asked for as "auto" is that, whatever came out.
+    A number that was asked for as "auto" is that, whatever came out. Which detector was modified is no part of the kind.
     """
     asked = flat_keys({name: value for name, value in tables.items() if name != "record"})
     asked |= dict.fromkeys(automatic(tables), "auto")
-    return {key: value for key, value in asked.items() if key not in (SEED, *WHERE)}
+    return {key: value for key, value in asked.items() if key not in (SEED, MODIFIED, *WHERE)}

@@ -44,7 +44,8 @@ class Guarded(Score):
     @property
     def label(self) -> str:
         """Name and α: the other constants are those of the detector, from which `score_by_name` takes them."""
-        return f"{self.name}:alpha={self.alpha:g}"
+        alpha = f"{self.alpha:g}"
+        return f"{self.name}:alpha={alpha if float(alpha) == self.alpha else repr(self.alpha)}"
 
     @cached_property
     def base_score(self) -> Score:

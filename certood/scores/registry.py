@@ -43,12 +43,16 @@ GUARDED_SCORES: Registry[Score] = Registry(
 def score_by_name(text: str, like: Score | None = None) -> Score:
     """The score that a text names, with parameters where it gives them: "energy", "energy:temperature=2".
 
-    A guarded score takes those that the text leaves out from `like`, if that is of the same name: they belong to a detector.
-    Raises CertoodError for an unknown name, which names the nearest known one, and for parameters that do not fit.
+    A guarded score takes all but α from `like`, if that is of the same name: its constants belong to a detector. Raises
+    CertoodError for an unknown name, which names the nearest known one, and for parameters that do not fit.
     """
     name, parameters = named_parameters(text)
     own = like.parameters if like is not None and like.needs_guard and like.name == name else {}
-    return _made(name, own | parameters)
+    found = _made(name, own | parameters)
+    for key, value in own.items():
+        if key != "alpha" and found.parameters[key] != value:
+            raise CertoodError(f"{key!r} of score {name!r} is the detector's, {value!r}: only alpha may be another")
+    return found
 
 
 def score_of_description(description: Mapping[str, Any]) -> Score:

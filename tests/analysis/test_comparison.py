@@ -168,6 +168,12 @@ def test_arms_are_runs_that_differ_in_the_seed_and_in_where_they_ran(tmp_path: P
     (elsewhere / "recipe.toml").write_text(tables)
     paths = [write_run(tmp_path / "a" / "energy-0"), elsewhere]
     assert [arm.seeds for arm in compare(paths).arms] == [[0, 1]]
+    # Of which detector a run is a modification differs in every seed, and how it was modified does not.
+    changed = [
+        write_run(tmp_path / "m" / f"react-{seed}", seed=seed, recipe={"modification": {"name": name, "of": f"{seed}"}})
+        for seed, name in enumerate(("react", "react", "dice"))
+    ]
+    assert [arm.seeds for arm in compare(changed).arms] == [[0, 1], [2]]
     # A weight that differs makes another arm; both are called like their folders then.
     other = write_run(tmp_path / "b" / "energy-2", seed=2, recipe={"objective": {"name": "energy", "weight": 0.2}})
     found = compare([*paths, other])

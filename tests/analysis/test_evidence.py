@@ -499,7 +499,7 @@ class Constant(nn.Module):
 def test_the_difference_to_float32_is_that_of_the_module() -> None:
     model, x = plane(), toys()
     with torch.no_grad():
-        own = Energy()(model(x)).double()
+        own = Energy()(model(x).double())
     expected = (own - scores_of(model, x, Energy())).abs()
     detector = detector_of(model, (1, 1, 2), float(own.median()))
     records = certificates(graph_of_plane(), detector, x, Settings(attack_steps=2, samples=2))

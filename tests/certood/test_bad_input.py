@@ -73,6 +73,10 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a run of nothing": (lambda tmp: ["evaluate", str(tmp)], "has no checkpoint.safetensors"),
     "unknown score": (lambda _: ["evaluate", "RUN", "--score", "enery"], "did you mean 'energy'"),
+    "two files in one": (
+        lambda tmp: ["evaluate", "RUN", "--out", f"{tmp}/x.json", "--openood-csv", f"{tmp}/./x.json"],
+        "give each a file of its own",
+    ),
     "fetch what cannot be": (lambda _: ["data", "fetch", "digits"], "cannot be fetched"),
     "resumed and overwritten": (lambda _: ["train", "--resume", "--overwrite"], "leave one out"),
     "a list and a training": (lambda _: ["train", "--list", "digits-ce"], "--list trains nothing"),

@@ -52,8 +52,8 @@ def test_an_absent_class_is_ignored_by_the_other_scores(detector: Detector) -> N
     images = torch.rand(4, 1, 8, 8)
     logits = detector.model(images)
     absent = replace(detector, absent_class=True, classes=("a", "b"))
-    torch.testing.assert_close(absent.scores(images), Energy(2.0)(logits[:, :2]))
-    torch.testing.assert_close(replace(absent, score=AbsentClass()).scores(images), logits.softmax(1)[:, 2])
+    torch.testing.assert_close(absent.scores(images), Energy(2.0)(logits[:, :2].double()))
+    torch.testing.assert_close(replace(absent, score=AbsentClass()).scores(images), logits.double().softmax(1)[:, 2])
 
 
 def test_missing_truncated_and_foreign_files_are_told_apart(detector: Detector, tmp_path: Path) -> None:

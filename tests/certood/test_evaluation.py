@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from certood.data import IdSplits, ImageSet, to_pixels
 from certood.detector import Detector
-from certood.errors import CertoodError, DataError
+from certood.errors import ArchitectureError, CertoodError, DataError
 from certood.evaluation import evaluate, evaluation_table, write_evaluation
 from certood.inference import collect_logits, forward_batch
 from certood.metrics import threshold_at_tpr
-from certood.scores import AbsentClass, Energy
+from certood.scores import MSP, AbsentClass, Energy
 
 
 class Brightness(nn.Module):
@@ -92,6 +92,47 @@ def test_the_stored_threshold_is_used_for_the_detectors_own_score(setting: Setti
     assert result["scores"]["energy"]["threshold"] == 1e9
     assert result["scores"]["energy"]["mean"]["fpr95"] == 1
     assert result["scores"]["msp"]["threshold"] < 0
+
+
+def test_fpr95_is_at_95_percent_whatever_share_gamma_accepts(setting: Setting) -> None:
+    usual = evaluate(
+        setting.detector.calibrated(setting.splits.validation), setting.splits, setting.ood, progress=False
+    )
+    half = setting.detector.calibrated(setting.splits.validation, tpr=0.5)
+    found = evaluate(half, setting.splits, setting.ood, bootstrap=20, progress=False)
+    for score, entry in found["scores"].items():
+        assert entry["threshold"] < usual["scores"][score]["threshold"]
+        assert entry["mean"] == usual["scores"][score]["mean"]
+    part = found["scores"]["energy"]["sets"]["any"]
+    assert part["fpr95_interval"][0] <= part["fpr95"] <= part["fpr95_interval"][1]
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.LogSoftmax(1)])
+def test_a_network_that_ends_in_a_softmax_gives_no_logits(setting: Setting, last: nn.Module) -> None:
+    detector = replace(setting.detector, model=nn.Sequential(Brightness(), last))
+    with pytest.raises(ArchitectureError, match="which are no logits"):
+        evaluate(detector, setting.splits, setting.ood, progress=False)
+    with pytest.raises(ArchitectureError, match="take the softmax at its end off"):
+        detector.calibrated(torch.rand(5, 1, 4, 4))
+
+
+def test_decisions_are_those_of_the_evaluation_where_scores_crowd_together(setting: Setting) -> None:
+    class Sure(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            b = 10 + 4 * images.mean((1, 2, 3))
+            return torch.stack([b, -b], 1)
+
+    detector = replace(setting.detector, model=Sure(), score=MSP(), classes=("bright", "dark"))
+    images = to_pixels(setting.splits.validation.batch(torch.arange(40)))
+    detector = detector.calibrated(images)
+    # In float32 every one of these scores is −1.
+    assert detector.threshold is not None
+    assert -1 < detector.threshold < -1 + 1e-8
+    logits = collect_logits(detector.model, setting.splits.test)
+    accepted = detector.accepts(setting.splits.test.batch(torch.arange(60)))
+    assert torch.equal(accepted, MSP()(logits) <= detector.threshold)
+    assert 0 < accepted.float().mean() < 1
+    assert detector.accepts(images).float().mean() == pytest.approx(0.95, abs=0.025)
 
 
 def test_intervals_come_on_request(setting: Setting) -> None:

@@ -103,6 +103,11 @@ def test_texts_and_records_name_the_score_and_leave_the_rest_to_the_detector() -
     assert SCORE.label == "guarded:alpha=1.5"
     assert score_by_name(SCORE.label, SCORE) == SCORE
     assert score_by_name("guarded:alpha=3", SCORE) == replace(SCORE, alpha=3.0)
+    # A foreign constant would be measured under the detector's own name.
+    with pytest.raises(CertoodError, match=r"'base' of score 'guarded' is the detector's, 'energy:.*': only alpha"):
+        score_by_name("guarded:base=msp", SCORE)
+    assert score_by_name(f"guarded:sigma={SCORE.sigma}", SCORE) == SCORE
+    assert replace(SCORE, alpha=1.23456789).label == "guarded:alpha=1.23456789"
     assert score_by_name("energy", SCORE) == Energy()
     assert score_by_name("energy:temperature=3", Energy(2.0)) == Energy(3.0)
     assert score_by_name("energy", Energy(2.0)) == Energy()

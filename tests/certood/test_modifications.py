@@ -21,6 +21,8 @@ from certood.data import ImageSet, load_id, to_pixels
 from certood.detector import Detector
 from certood.errors import ArchitectureError, CertoodError
 from certood.models import build_model
+from certood.models.classifier import Interface
+from certood.models.wrapped import WrappedClassifier
 from certood.modifications import MODIFICATIONS, modification_by_name
 from certood.runs.identity import detector_identity
 from certood.scores import Energy
@@ -53,7 +55,7 @@ def theirs(name: str, detector: Detector) -> torch.Tensor:
     }[name]()
     pixels = to_pixels(IMAGES)
     found.fit(DataLoader(TensorDataset(pixels, SOURCE.labels), batch_size=32))
-    return found.predict(pixels).detach()
+    return found.predict(pixels).detach().double()
 
 
 @pytest.mark.parametrize("name", ["react:percentile=0.8", "dice:share=0.7"])
@@ -130,6 +132,41 @@ def test_what_cannot_be_modified_is_refused() -> None:
     bare = replace(own(), model=nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
     with pytest.raises(ArchitectureError, match="not one plain linear layer"):
         modification_by_name("react")(bare, SOURCE)
+
+
+class Scaled(nn.Module):
+    """Logits that are a multiple of what the last linear layer gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU())
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 20 * self.last(self.body(x))
+
+
+class Auxiliary(Scaled):
+    """Logits of one layer, and after it another one of the same size that is read in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.body(x)
+        return self.last(z) + self.other(z) if self.training else self.last(z)
+
+
+@pytest.mark.parametrize("inner", [Scaled, Auxiliary])
+def test_a_network_that_does_not_end_in_its_last_linear_layer_is_refused(inner: type[nn.Module]) -> None:
+    network = WrappedClassifier(Interface(4, (1, 8, 8), (0.4,), (0.3,)), inner(), "mine:net").train()
+    detector = replace(own(), model=network)
+    for name in ("react", "dice"):
+        with pytest.raises(ArchitectureError, match="not one plain linear layer of its penultimate features"):
+            modification_by_name(name)(detector, SOURCE)
+    with pytest.raises(ArchitectureError, match="mine:net: its logits are not the output of its last linear layer"):
+        network.features(to_pixels(IMAGES[:2]))
 
 
 def run(*arguments: str | Path) -> Result:

@@ -91,11 +91,17 @@ def test_most_of_their_detectors_are_made_of_the_network_alone(detector: Detecto
         ("pytorch-ood:KNN,k", "expected key=value after the name, found 'k'"),
         ("openood:KNN", "expected pytorch-ood:NAME"),
         ("pytorch-ood:DICE,p=7", "pytorch-ood failed"),
+        ("pytorch-ood:RankFeat", "RankFeat reads maps of several pixels"),
     ],
 )
 def test_a_wrong_name_is_an_error_that_says_so(text: str, message: str, detector: Detector) -> None:
     with pytest.raises(CertoodError, match=message):
         PostHocDetector(text, detector)
+
+
+def test_a_parameter_of_an_equal_score_that_is_no_number_is_one_error() -> None:
+    with pytest.raises(CertoodError, match="pytorch-ood:EnergyBased,t=abc: could not convert"):
+        equal_score("pytorch-ood:EnergyBased,t=abc")
 
 
 def test_outputs_that_are_no_classes_are_refused(detector: Detector) -> None:

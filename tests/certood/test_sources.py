@@ -148,6 +148,39 @@ def opened(known: Known, kind: str, changed: bool = False, options: str = "") ->
     return load_set(name + (mark + options if options else ""), root=known.root)
 
 
+def test_the_split_that_is_wanted_is_read_of_pytorch_oods_sets(known: Known) -> None:
+    img = pytest.importorskip("pytorch_ood.dataset.img")
+    MAKERS["pytorch-ood"](known, False)
+    asked: list[object] = []
+
+    class BySubset(img.Textures):  # type: ignore[name-defined, misc]
+        def __init__(self, root: str, subset: str = "train", download: bool = False) -> None:
+            if subset not in ("train", "val", "test"):
+                raise ValueError(f"Invalid subset: {subset}")
+            asked.append(subset)
+            super().__init__(root, download=download)
+
+    class ByFlag(img.Textures):  # type: ignore[name-defined, misc]
+        def __init__(self, root: str, train: bool = True) -> None:
+            asked.append(train)
+            super().__init__(root)
+
+    class TestOnly(img.Textures):  # type: ignore[name-defined, misc]
+        def __init__(self, root: str, split: str = "test") -> None:
+            assert split == "test"
+            super().__init__(root)
+
+    for kind in (BySubset, ByFlag, TestOnly):
+        known.monkeypatch.setattr(img, kind.__name__, kind, raising=False)
+    for split in ("train", "test"):
+        for kind in (BySubset, ByFlag):
+            load_set(f"pytorch-ood:{kind.__name__}?size=8", root=known.root, split=split)
+    assert asked == ["train", True, "test", False]
+    load_set("pytorch-ood:TestOnly?size=8", root=known.root, split="test")
+    with pytest.raises(DataError, match="TestOnly has no split 'train'"):
+        load_set("pytorch-ood:TestOnly?size=8", root=known.root, split="train")
+
+
 def test_every_source_of_the_registry_is_tested() -> None:
     assert MAKERS.keys() == KINDS.keys() | NAMED_SETS.keys()
 

@@ -182,6 +182,48 @@ def test_an_impossible_share_is_an_error(value: str) -> None:
         load_recipe("digits-ce", [f"data.validation={value}"])
 
 
+@pytest.fixture
+def trained(root: Path) -> Path:
+    run = root / "run"
+    own = ["data.id=npz:x.npz", f"data.root={root}", "data.auxiliary=", "training.batch_size=8", "data.validation=0.2"]
+    fit(load_recipe("digits-ce", [*SHORT, *own]), run, progress=False)
+    return run
+
+
+def test_a_set_that_is_named_for_testing_is_compared_with_the_training_images(trained: Path) -> None:
+    split = load_checkpoint(trained / "checkpoint.safetensors").split
+    for name, message in (("npz:x.npz", "are the same set"), ("npz:copy.npz", r"share 39 pictures")):
+        (trained.parent / "copy.npz").write_bytes((trained.parent / "x.npz").read_bytes())
+        with pytest.raises(DataError, match=message):
+            load_run_data(trained, id_test=name, recorded=split)
+    splits, _ = load_run_data(trained, id_test="npz:t.npz", recorded=split)
+    assert len(splits.test) == 30
+    assert list(splits.roles) == ["ID training images", "ID test images"]
+
+
+def test_official_test_images_that_are_named_are_not_compared(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.setattr("certood.data.splits.has_official_test", lambda name: name == "npz:x.npz")
+    named = load_id("npz:x.npz", root=root, test="npz:x.npz?images=20")
+    assert len(named.test) == 20
+    assert list(named.roles) == ["ID images"]
+    assert list(load_id("npz:x.npz", root=root).roles) == ["ID images"]
+    assert len(load_id("npz:x.npz", root=root, test="npz:t.npz").roles) == 2
+
+
+@pytest.mark.parametrize("view", ["npz:x.npz?images=30", "npz:order.npz"])
+def test_another_view_of_the_training_images_is_not_held_out(trained: Path, view: str) -> None:
+    order = np.random.default_rng(2).permutation(60)[:50]
+    own = arrays()
+    np.savez(
+        trained.parent / "order.npz", images=own["images"][order], labels=own["labels"][order], classes=own["classes"]
+    )
+    split = load_checkpoint(trained / "checkpoint.safetensors").split
+    with pytest.raises(DataError, match=r"was trained on \d+ of the images of npz:.* leave --id out"):
+        load_run_data(trained, id_name=view, recorded=split)
+    # What was never trained on may be anybody's test images.
+    assert len(load_run_data(trained, id_name="npz:t.npz", recorded=split)[0].test) == 6
+
+
 def test_a_number_of_images_does_not_cut_official_test_images_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 55 <= len(load_id("digits?images=300", root=Path()).test) <= 65
     monkeypatch.setattr("certood.data.splits.has_official_test", lambda name: True)

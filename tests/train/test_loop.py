@@ -28,7 +28,7 @@ from certood.train.candidates import score_candidates
 from certood.train.loop import check_shares, fit
 from certood.train.penalty import GradientPenalty
 from certood.train.recipe import Recipe, load_recipe
-from certood.train.setup import build_network, load_training_data
+from certood.train.setup import build_network, count_steps, load_training_data
 from certood.train.step import TrainingStep
 
 SHORT = ["training.epochs=3", "training.steps_per_epoch=4", "run.device=cpu", "model.options.width=4"]
@@ -267,7 +267,8 @@ def test_a_sampler_does_not_choose_among_copies(tmp_path: Path) -> None:
     ):
         fit(recipe("digits-greg-plus", *many), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
-    load_training_data(recipe("digits-greg-plus", *many, "sampler.name=random"))
+    alike = recipe("digits-greg-plus", *many, "sampler.name=random")
+    count_steps(alike, load_training_data(alike))
 
 
 def test_a_picture_that_occurs_twice_is_not_trained_on_and_held_out(tmp_path: Path) -> None:
