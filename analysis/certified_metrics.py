@@ -55,13 +55,15 @@ def threat_metrics(
     clean, outside = _array(clean_id, "ID"), _array(clean_ood, "OOD")
     attacked, bound = _array(attacked_ood, "attacked OOD"), _array(bound_ood, "OOD bound")
     _same(outside, attacked, bound)
-    attacked, bound = np.fmin(attacked, outside), np.fmin(bound, np.fmin(attacked, outside))
+    attacked = np.fmin(attacked, outside)
+    # Where no bound is known nothing is guaranteed; where no attack was made the clean score is the worst that was found.
+    bound = np.where(np.isnan(bound), -np.inf, np.fmin(bound, attacked))
     id_attacked, id_bound = clean, clean
     if attacked_id is not None and bound_id is not None:
         id_attacked, id_bound = _array(attacked_id, "attacked ID"), _array(bound_id, "ID bound")
         _same(clean, id_attacked, id_bound)
         id_attacked = np.fmax(id_attacked, clean)
-        id_bound = np.fmax(id_bound, id_attacked)
+        id_bound = np.where(np.isnan(id_bound), np.inf, np.fmax(id_bound, id_attacked))
     return ThreatMetrics(
         auc=strict_auc(clean, outside),
         aauc=strict_auc(id_attacked, attacked),

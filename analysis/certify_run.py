@@ -181,7 +181,7 @@ def _result(
         "method": "; ".join(dict.fromkeys(record.method for record in records)),
         "dtype": "float32" if settings.smoothed else settings.dtype,
         "eps": list(settings.eps),
-        **summarise(records, settings.eps, smoothed=settings.smoothed),
+        **summarise(records, settings.eps, smoothed=settings.smoothed, tpr=detector.tpr),
         "global_lipschitz": global_constant(question) if question.score.exact and not settings.smoothed else math.nan,
         **_second_opinion(records, settings),
         "score": detector.score.label,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.bounds import Analysis, Graph, LpBall, score_lower, score_upper
+from certood.analysis.bounds import Analysis, Graph, LpBall, analyse, score_bounds, score_lower, score_upper
+from certood.analysis.bounds.operations.precision import outward_sum
 from certood.devices import device_of
 from certood.errors import CannotCertify
 from certood.scores import Interval, Logits, Score
@@ -95,6 +96,17 @@ class Question:
                 return (self.scores(images) - self.threshold).abs()
             lower, upper = self.graph_scores(images.double())
             return self.threshold - upper if accepted else lower - self.threshold
+
+    def certain_margins(self, images: Tensor, accepted: Tensor) -> Tensor:
+        """The least (N,) that |γ − S| can be at the images in exact arithmetic, for decisions `accepted` (N,).
+
+        It is 0 where the rounding of the forward pass leaves it open on which side of γ the score lies.
+        """
+        with torch.no_grad():
+            point = score_bounds(analyse(self.graph, LpBall(images, 0.0, self.norm), "interval"), self.score)
+            gamma = torch.full_like(point.upper, self.threshold)
+            found = torch.where(accepted, outward_sum(gamma, -point.upper), outward_sum(point.lower, -gamma))
+        return found.nan_to_num(0.0).clamp_min(0)
 
     def margin_bounds(self, logits: Logits, accepted: bool) -> Tensor:
         """Lower bounds (N,) over the ball of γ − S where images are accepted, of S − γ where they are rejected."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from certood.analysis.evidence.base import Known
 from certood.analysis.evidence.registry import quantities
 from certood.analysis.evidence.sandwich import violations
+from certood.analysis.evidence.smoothed import SMOOTHING
 from certood.analysis.records import Certificate
 from certood.errors import RunDirectoryError
 
@@ -29,7 +30,7 @@ def unsound(records: Sequence[Certificate]) -> list[Certificate]:
     """The records whose numbers break more inequalities than were counted when they were certified.
 
     These are the inequalities between quantities (`certood.analysis.evidence.sandwich`), and that decision and margin are
-    those of score and threshold.
+    those of score and threshold; the decision of a smoothed detector, whose score the record has not, is any.
     """
     found = []
     for kind in dict.fromkeys(record.kind for record in records):
@@ -39,7 +40,7 @@ def unsound(records: Sequence[Certificate]) -> list[Certificate]:
             record
             for record, count in zip(group, counts, strict=True)
             if count > record.violations
-            or record.accepted != (record.score <= record.threshold)
+            or (record.method != SMOOTHING and record.accepted != (record.score <= record.threshold))
             or not abs(record.margin - abs(record.threshold - record.score)) <= ROUNDING * (1 + abs(record.score))
         ]
     return found

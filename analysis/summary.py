@@ -36,11 +36,14 @@ def entry_numbers(kind: str, *, smoothed: bool, inside: bool) -> tuple[str, ...]
     return (*common, TIGHTNESS, *((*AREAS, *FALSE_POSITIVES) if kind == "ood" and inside else ()))
 
 
-def summarise(records: Sequence[Certificate], eps: Sequence[float], *, smoothed: bool = False) -> dict[str, Any]:
+def summarise(
+    records: Sequence[Certificate], eps: Sequence[float], *, smoothed: bool = False, tpr: float = 0.95
+) -> dict[str, Any]:
     """Fractions, medians and metrics by set, over the radii ε, and how many inequalities were violated.
 
-    A smoothed run has the fraction and the medians of the smoothed detector instead of what is certified of the network
-    itself. Raises CertoodError where there is no record.
+    A smoothed run has the fraction and the medians of the smoothed detector instead of what is certified of the network itself.
+    What is called FPR95 is not known (not a number) where γ accepts another share `tpr` than 95 %. Raises CertoodError where
+    there is no record.
     """
     if not records:
         raise CertoodError("there is no certificate to summarise")
@@ -56,6 +59,9 @@ def summarise(records: Sequence[Certificate], eps: Sequence[float], *, smoothed:
             entry[number] = medians if number in _per_eps(smoothed=smoothed) else medians[0]
         if not smoothed and group[0].kind == "ood" and inside:
             entry |= _metrics(inside, group, eps)
+            if tpr != 0.95:
+                unknown = [math.nan] * len(eps)
+                entry |= {"fpr95": math.nan, "afpr95": unknown, "gfpr95": unknown}
         sets[name] = entry
     return {
         "sets": sets,

@@ -101,15 +101,16 @@ def ascend(
     """Largest values (N,) found in the balls, and where (N, C, H, W): images in [0, 1], ε (N,) in pixels.
 
     Begins at the images themselves, at `starts` moved into the balls, and at random points, `restarts` times in all; for
-    the random points there is one generator per image. Points stay in B_p(x, ε) ∩ [0, 1]^d.
+    the random points there is one generator per image. A start from which nothing begins counts as it is. Points stay in
+    B_p(x, ε) ∩ [0, 1]^d.
     """
     with torch.no_grad():
         best = values(images)
     where = images.clone()
     begins = [images, *(inside(start, images, eps, norm) for start in starts)]
-    for restart in range(restarts):
+    for restart in range(max(restarts, len(begins))):
         begin = begins[restart] if restart < len(begins) else random_start(images, eps, norm, random)
-        value, point = _climb(values, images, begin, eps, norm, steps)
+        value, point = _climb(values, images, begin, eps, norm, steps if restart < restarts else 0)
         better = value > best
         best = torch.where(better, value, best)
         where = torch.where(better.view(-1, 1, 1, 1), point, where)

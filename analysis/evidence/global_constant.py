@@ -51,5 +51,7 @@ class GlobalConstant(Evidence):
         limit = largest_radius(question.norm, images[0].numel())
         return {
             "lipschitz_global": torch.full_like(known.margins, constant),
-            "radius_global": (known.margins / max(constant, 1e-300)).clamp_max(limit),
+            "radius_global": (question.certain_margins(images, known.accepted) / max(constant, 1e-300)).clamp_max(
+                limit
+            ),
         }

@@ -9,6 +9,9 @@ from certood.analysis.evidence.base import Evidence, Known
 from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.question import Question
 
+# What a record names as its method: its decision is the smoothed detector's, its score the network's.
+SMOOTHING = "smoothing"
+
 
 class Smoothed(Evidence):
     """Radius and bounds of the smoothed detector, each with a confidence; its decisions replace the network's."""
@@ -53,7 +56,7 @@ class Smoothed(Evidence):
             radii.append(radius)
             bounds.append(smoothing.quantile_bounds(question.module, question.score, image, eps, seed + 1))
         known.accepted = torch.tensor(decisions, device=images.device)
-        known.methods.append("smoothing")
+        known.methods.append(SMOOTHING)
         lower, upper = torch.tensor(bounds, dtype=torch.float64, device=images.device).permute(2, 1, 0)
         return {
             "radius_smoothing": torch.tensor(radii, dtype=torch.float64, device=images.device),

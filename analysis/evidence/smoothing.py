@@ -86,5 +86,5 @@ class MedianSmoothing:
                 size = min(self.batch_size, count - start)
                 noise = torch.randn(size, *image.shape, generator=generator, device="cpu").to(image)
                 # Noisy images are not clipped: clipping would change the smoothing distribution.
-                found.append(score(model(image + self.sigma * noise)))
+                found.append(score(model(image + self.sigma * noise).double()))
         return torch.cat(found)

@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 LOW, HIGH, DEVIATION = "_low", "_high", "_deviation"
 NORM_NAMES = {"inf": "l∞", "2": "l2", "1": "l1"}
 # What rows must agree in for their cells to be compared.
-ALIKE = ("set", "norm", "eps", "sigma")
+ALIKE = ("set", "norm", "eps", "sigma", "confidence", "certified_score", "certified_images")
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,11 @@ def _key(run: Run) -> str:
     """What runs of one kind share."""
     recipe = kind_of(run.recipe) or run.path.as_posix()
     certified = run.certification or {}
-    threat = [certified.get(key) for key in ("norm", "eps", "method")]
+    asked = [certified.get(key) for key in ("norm", "eps", "method", "score", "image_sets")]
+    effort = {key: value for key, value in certified.get("settings", {}).items() if key != "seed"}
     counted = [(name, entry["n"]) for name, entry in certified.get("sets", {}).items()]
-    return json.dumps([recipe, threat, sorted(counted), run.benchmark_images, run.score], sort_keys=True, default=str)
+    shared = [recipe, asked, effort, sorted(counted), run.benchmark_images, run.score]
+    return json.dumps(shared, sort_keys=True, default=str)
 
 
 def _entries(run: Run, sets: Sequence[str]) -> list[Mapping[str, Any]]:

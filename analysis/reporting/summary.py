@@ -183,7 +183,7 @@ def row_of(kind: Kind, group: str, names: Sequence[str]) -> Row:
         "n_certified": len(_images(run, "id", own) + _images(run, "ood", own)) or None,
         "identity": _identities(kind),
         "images": _digest(run.benchmark_images),
-        "certified_images": _digest([certification.get("image_sets"), _counts(run)]),
+        "certified_images": certified_images(run),
     }
 
 
@@ -231,6 +231,11 @@ def _identities(kind: Kind) -> str:
 
 def _counts(run: Run) -> list[tuple[str, int]]:
     return sorted((name, entry["n"]) for name, entry in (run.certification or {}).get("sets", {}).items())
+
+
+def certified_images(run: Run) -> str:
+    """A digest of the images that a run has certificates of."""
+    return _digest([(run.certification or {}).get("image_sets"), _counts(run)])
 
 
 def _digest(content: object) -> str:

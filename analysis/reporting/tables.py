@@ -12,6 +12,7 @@ from certood.analysis.reporting.summary import (
     SUMMARY,
     Measured,
     accuracy,
+    certified_images,
     guaranteed,
     mean_measured,
     summary_rows,
@@ -31,7 +32,7 @@ BENCHMARK = (
     Column("n", "n", "d", hint="OOD images measured"),
 )
 _THREAT = (Column("norm", "norm"), Column("eps", "ε", "g"), Column("n", "n", "d", hint="images certified"))
-_WHOSE = (Column("set", "set"), Column("kind", "kind"), Column("run", "run"))
+_WHOSE = (Column("set", "set"), Column("kind", "kind"), Column("run", "run"), Column("certified_score", "score"))
 _SHARES = (Column("certified", "certified %", ".1f", lowest=False), Column("refuted", "refuted %", ".1f"))
 _METRICS = (
     Column("auc", "AUC %", ".1f"),
@@ -206,6 +207,8 @@ def _threat(run: Run, entry: Mapping[str, Any], place: int) -> dict[str, Any]:
     return {
         "norm": NORM_NAMES[run.certification["norm"]],
         "eps": run.certification["eps"][place],
+        "certified_score": run.certification.get("score"),
+        "certified_images": certified_images(run),
         "n": entry["n"],
     }
 

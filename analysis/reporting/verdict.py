@@ -53,13 +53,16 @@ def _certified(run: Run) -> tuple[object, ...]:
     """What two certifications must share for their radii to be ranked."""
     assert run.certification is not None
     sets = sorted((name, entry["kind"], entry["n"]) for name, entry in run.certification["sets"].items())
-    return tuple(sets), str(run.certification.get("image_sets")), run.certification.get("score")
+    how = run.certification.get("settings", {})
+    effort = tuple(how.get(key) for key in ("engine", "parts", "timeout"))
+    asked = (run.certification.get("score"), run.certification.get("method"), *effort)
+    return tuple(sets), str(run.certification.get("image_sets")), *asked
 
 
 def _unlike(measured: Sequence[object], what: str) -> str:
     if len(set(measured)) < 2:
         return ""
-    return f"The {what} of these runs are not ranked: they were measured on different images or by different scores."
+    return f"The {what} of these runs are not ranked: they were measured on different images, or by different scores or methods."
 
 
 def _median(run: Run) -> float | None:

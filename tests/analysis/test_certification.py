@@ -11,7 +11,7 @@ from torch import nn
 from certood.analysis.bounds import LpBall, analyse, bound, capture
 from certood.analysis.bounds.operations.convolution import Convolution, convolution_norm
 from certood.analysis.certification import certify, question_of
-from certood.analysis.evidence.attacks import ascend, distances, generators, project
+from certood.analysis.evidence.attacks import ascend, distances, generators, project, steepest_step
 from certood.analysis.evidence.direct import _largest, certified_radii
 from certood.analysis.evidence.estimates import gradient_norms
 from certood.analysis.evidence.lipschitz import (
@@ -23,8 +23,10 @@ from certood.analysis.evidence.lipschitz_radii import min_rule_radius, step_rule
 from certood.analysis.evidence.nearest import attack_radii
 from certood.analysis.evidence.smoothing import MedianSmoothing
 from certood.analysis.question import Question
+from certood.analysis.recheck import unsound
 from certood.analysis.records import append_certificates, read_certificates
 from certood.analysis.settings import Settings, with_fast_rows
+from certood.analysis.summary import summarise
 from certood.detector import Detector
 from certood.errors import CannotCertify, CertoodError, RunDirectoryError
 from certood.models.classifier import Normalise
@@ -123,6 +125,17 @@ def test_an_attack_stays_in_the_ball_and_finds_the_corner() -> None:
     best, where = ascend(lambda y: model(y)[:, 0], x, eps, math.inf, random=generators(0, range(2)))
     assert (distances(where, x, math.inf) <= 0.1 + 1e-12).all()
     torch.testing.assert_close(best, model(x)[:, 0].detach() + 0.1 * weight.abs().sum())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_start_counts_where_nothing_begins_from_it(norm: float) -> None:
+    x, eps = 0.5 + 0.0 * images(2), torch.full((2,), 0.1, dtype=torch.float64)
+    # Flat but for one corner, which no gradient leads to.
+    corner = x + steepest_step(torch.ones_like(x), norm) * 0.1
+    peak = lambda y: (distances(y, corner, math.inf) < 1e-9).double() + 0.0 * y.flatten(1).sum(1)  # noqa: E731
+    best, where = ascend(peak, x, eps, norm, random=generators(0, range(2)), restarts=1, starts=[corner])
+    assert best.tolist() == [1, 1]
+    torch.testing.assert_close(where, corner)
 
 
 @pytest.mark.parametrize("norm", first_is_quick(NORMS))
@@ -328,6 +341,65 @@ def test_smoothing_fills_only_its_own_column() -> None:
     for record in certify(detector(), images(4).float(), settings=settings):
         assert math.isnan(record.radius_certified)
         assert record.radius_smoothing >= 0
+
+
+def test_smoothed_decisions_that_differ_from_the_networks_are_read_again(tmp_path: Path) -> None:
+    settings = Settings(eps=(0.05,), norm=2, method="smoothing", smoothing=MedianSmoothing(0.5, 50, 0.95))
+    records = certify(detector(), images(24).float(), settings=settings)
+    assert any(record.accepted != (record.score <= record.threshold) for record in records)
+    assert unsound(records) == []
+    append_certificates(tmp_path / "certificates.csv", records, settings.eps)
+    again, _ = read_certificates(tmp_path / "certificates.csv", settings.eps)
+    assert unsound(again) == []
+    # The network's own decisions are still those of score and threshold.
+    plain = certify(detector(), images(2).float(), settings=Settings(eps=(0.001,), attack_steps=1, samples=1))
+    assert unsound([replace(plain[0], accepted=not plain[0].accepted)])
+
+
+def test_smoothed_decisions_are_in_float64_where_scores_crowd_together() -> None:
+    class Sure(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            b = 10 + x.mean((1, 2, 3))
+            return torch.stack([b, -b], 1)
+
+    smoothing, x = MedianSmoothing(sigma=0.1, samples=200, confidence=0.99), 0.5 * torch.ones(1, 4, 4)
+    score = float(MSP()(Sure()(x[None]).double())[0])
+    # In float32 all these scores are −1, on the accepted side of both.
+    assert smoothing.radius(Sure(), MSP(), score + 1e-9, x, 0)[0]
+    assert not smoothing.radius(Sure(), MSP(), score - 5e-10, x, 0)[0]
+
+
+def test_a_margin_below_the_rounding_of_the_score_certifies_no_radius() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False)).double()
+    with torch.no_grad():
+        # Terms of 4·10⁶ cancel: the score is known to about 10⁻⁹.
+        model[1].weight.copy_(torch.tensor([[4e6, -4e6, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
+    x = torch.tensor([0.3, 0.3, 0.2, 0.0]).double().view(1, 1, 2, 2)
+    graph = capture(model, x)
+    score = float(MaxLogit()(model(x).detach())[0])
+    for away, certain in ((1e-11, False), (1e-3, True)):
+        question = Question(graph, MaxLogit(), score + away, math.inf)
+        margin = float(question.certain_margins(x, torch.tensor([True]))[0])
+        assert 0 <= margin <= away
+        assert (margin > 0) == certain
+        found = certify(
+            Detector(model, MaxLogit(), score + away, "test", (1, 2, 2), ("a", "b"), (0.0,), (1.0,)),
+            x,
+            settings=Settings(eps=(1e-9,), attack_steps=1, samples=1),
+            question=question,
+        )[0]
+        assert (max(found.radius_global, found.radius_lipschitz, found.radius_step) > 0) == certain
+
+
+def test_fpr95_is_not_known_where_gamma_accepts_another_share() -> None:
+    records = certify(detector(), images(4), kind="id", name="in", settings=Settings(attack_steps=1, samples=1))
+    records += certify(detector(), images(4), kind="ood", name="out", settings=Settings(attack_steps=1, samples=1))
+    usual, half = (summarise(records, (0.01,), tpr=tpr)["sets"]["out"] for tpr in (0.95, 0.5))
+    assert usual["fpr95"] <= usual["gfpr95"][0]
+    assert math.isnan(half.pop("fpr95"))
+    assert math.isnan(half.pop("afpr95")[0])
+    assert math.isnan(half.pop("gfpr95")[0])
+    assert half.items() <= usual.items()
 
 
 @pytest.mark.slow

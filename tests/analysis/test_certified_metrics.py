@@ -34,7 +34,12 @@ def test_a_bound_is_never_better_than_the_attack_by_hand() -> None:
 
 def test_what_nothing_is_known_about_gets_nothing() -> None:
     found = threat_metrics([0, 1], [3, 4], [2, 2], [-math.inf, math.nan], 1)
-    assert found.gauc == pytest.approx(0.5 * 0 + 0.5 * 1)  # not a number falls back on the attacked score
+    # An attack is an estimate, and guarantees nothing where no bound is known.
+    assert (found.aauc, found.gauc, found.gfpr95) == (1, 0, 1)
+    both = threat_metrics([0, 1], [3, 4], [2, 2], [2, 2], 1, attacked_id=[0.5, 1], bound_id=[math.nan, 1])
+    assert (both.aauc, both.gauc) == (1, 0.5)
+    # Where nothing was attacked the clean score is the worst that was found.
+    assert threat_metrics([0], [3], [math.nan], [2], 1).aauc == 1
     lost = threat_metrics([0, 1], [3, 4], [2, 2], [-math.inf, -math.inf], 1)
     assert (lost.auc, lost.gauc, lost.gfpr95) == (1, 0, 1)
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from PIL import Image
 from scipy import stats
 
 from certood.analysis import certify, report
+from certood.analysis.evidence.smoothing import MedianSmoothing
 from certood.analysis.records import read_certificates
 from certood.analysis.reporting import drawing, histograms
 from certood.analysis.reporting.columns import Column, best_cells
@@ -205,6 +207,56 @@ def test_runs_asked_different_things_are_not_compared(tmp_path: Path) -> None:
     page = tmp_path / "r.html"
     report(paths, page)
     assert "Rows with different norms or ε do not compare" in page.read_text("utf-8")
+
+
+def change(folder: Path, **values: Any) -> Path:
+    file = folder / "certification.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"score": "msp"},
+        {"image_sets": {"digits": "ab", "digits-near": "cd"}},
+        {"settings": Settings(eps=EPS, attack_steps=7).record()},
+        {"settings": Settings(eps=EPS, smoothing=MedianSmoothing(0.3)).record()},
+        {"settings": Settings(eps=EPS, parts=8).record()},
+    ],
+)
+def test_seeds_that_were_asked_different_things_are_no_kind(tmp_path: Path, values: dict[str, Any]) -> None:
+    paths = seeds(tmp_path, (0.2, 0.2))
+    assert len(kinds_of_training(read_runs(paths))) == 1
+    change(paths[0], settings=Settings(eps=EPS, seed=5).record())
+    assert len(kinds_of_training(read_runs(paths))) == 1
+    change(paths[1], **values)
+    assert len(kinds_of_training(read_runs(paths))) == 2
+
+
+@pytest.mark.parametrize("values", [{"score": "msp"}, {"image_sets": {"digits": "ab", "digits-near": "cd"}}])
+@pytest.mark.parametrize("rows", [theory_rows, radius_rows])
+def test_certificates_of_other_scores_or_images_do_not_compete(
+    tmp_path: Path, rows: Callable[..., list[dict[str, Any]]], values: dict[str, Any]
+) -> None:
+    paths = [write_run(tmp_path / name, certificates(INSIDE, NEAR)) for name in ("a", "b")]
+
+    def best() -> set[tuple[int, str]]:
+        found = [row | {"x": i, "x_low": i, "x_high": i} for i, row in enumerate(rows(read_runs(paths)))]
+        return best_cells(found, [Column("x", "x", ".1f", lowest=False)])
+
+    assert best()
+    change(paths[1], **values)
+    assert not best()
+
+
+@pytest.mark.parametrize("values", [{"method": "interval"}, {"settings": Settings(eps=EPS, parts=8).record()}])
+def test_radii_by_different_methods_are_not_ranked(two: list[Path], values: dict[str, Any]) -> None:
+    assert "Largest median certified radius" in " ".join(verdict(read_runs(two)))
+    change(two[1], **values)
+    text = " ".join(verdict(read_runs(two)))
+    assert "The radii in l∞ of these runs are not ranked" in text
+    assert "Largest median certified radius" not in text
 
 
 def test_the_verdict_names_the_best_and_what_it_rests_on(two: list[Path]) -> None:
