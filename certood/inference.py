@@ -107,14 +107,13 @@ def logits_of_batches(model: nn.Module, batches: Iterable[Tensor], name: str) ->
 
 def _require_logits(outputs: Tensor) -> None:
     """Raise ArchitectureError where a network ends in a softmax: of two outputs and more, all sums over classes are 1."""
-    if outputs.ndim != 2 or outputs.shape[1] < 2 or len(outputs) < 2:
+    if outputs.ndim != 2 or outputs.shape[1] < 2 or not len(outputs):
         return
-    for what, sums, signs in (
-        ("probabilities", outputs.sum(1), outputs >= 0),
-        ("logarithms of probabilities", outputs.exp().sum(1), outputs <= 0),
+    for what, sums, signs, therefore in (
+        ("probabilities", outputs.sum(1), outputs >= 0, "a score would take the softmax a second time"),
+        ("logarithms of probabilities", outputs.exp().sum(1), outputs <= 0, "their energy is 0 for every image"),
     ):
         if bool(signs.all()) and bool(((sums - 1).abs() < 1e-3).all()):
             raise ArchitectureError(
-                f"the network gives {what}, which are no logits: scores such as the energy mean nothing on them; take the "
-                "softmax at its end off"
+                f"the network gives {what}, which are no logits: {therefore}; take the softmax at its end off"
             )

@@ -57,9 +57,9 @@ def settle(recipe: Recipe, data: TrainingData, network: Classifier, device: torc
     for key, source in zip(MARGINS, _images(recipe, data), strict=True):
         if key in recipe.automatic:
             record[key] = _margin(recipe, source, network, device)
-    settled = with_numbers(recipe, record)
     if record:
-        _require_order(settled)
+        _require_order(recipe, record)
+    settled = with_numbers(recipe, record)
     if WEIGHT in recipe.automatic:
         record[WEIGHT] = _weight(settled, data, network, device)
     return record
@@ -154,8 +154,12 @@ def _margin(recipe: Recipe, source: ImageSource, network: Classifier, device: to
     }
 
 
-def _require_order(recipe: Recipe) -> None:
-    inside, outside = recipe.objective.objective.margin_in, recipe.objective.objective.margin_out
+def _require_order(recipe: Recipe, record: Record) -> None:
+    objective = recipe.objective.objective
+    inside, outside = (
+        record[key]["value"] if key in record else given
+        for key, given in zip(MARGINS, (objective.margin_in, objective.margin_out), strict=True)
+    )
     if inside is not None and outside is not None and inside >= outside:
         raise RecipeError(
             f"margins of 'auto' would be m_in = {inside:g} and m_out = {outside:g}, for {recipe.training.init} scores auxiliary "

@@ -132,14 +132,17 @@ def count_steps(recipe: Recipe, data: TrainingData) -> int:
     """The steps of an epoch; raises RecipeError where there is none, and DataError where a sampler would choose among candidates
     of which several are the same picture."""
     steps = steps_in_epoch(len(data.id.train), recipe.training.batch_size, recipe.training.steps_per_epoch)
-    candidates, auxiliary = recipe.sampler.candidates * recipe.training.batch_size, data.auxiliary
-    choosing = recipe.uses_outliers and recipe.sampler.sampler.needs_scores
-    if choosing and auxiliary is not None and candidates > len(auxiliary):
-        raise DataError(
-            f"a step has {candidates} candidates (sampler.candidates = {recipe.sampler.candidates} for each of "
-            f"{recipe.training.batch_size} ID images), and {auxiliary.name} has {len(auxiliary)} images: sampler "
-            f"{recipe.sampler.name!r} would choose among copies; lower sampler.candidates or training.batch_size"
-        )
+    if not recipe.uses_outliers or not recipe.sampler.sampler.needs_scores or data.auxiliary is None:
+        return steps
+    candidates = recipe.sampler.candidates * recipe.training.batch_size
+    for source, weight in zip(data.auxiliary.parts, data.auxiliary.weights, strict=True):
+        share = candidates * weight / sum(data.auxiliary.weights)
+        if share > len(source):
+            raise DataError(
+                f"a step has {share:.0f} candidates of {source.name} (sampler.candidates = {recipe.sampler.candidates} for each "
+                f"of {recipe.training.batch_size} ID images), which has {len(source)} images: sampler {recipe.sampler.name!r} "
+                "would choose among copies; lower sampler.candidates, training.batch_size or the set's weight"
+            )
     return steps
 
 

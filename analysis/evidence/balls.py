@@ -57,7 +57,7 @@ class Balls(Evidence):
         constants[order] = nested(constants[order])
         reach = constants * torch.tensor(eps, dtype=torch.float64, device=constants.device)[:, None]
         # The score itself, with what rounding may move it by.
-        point = score_bounds(analyse(question.graph, LpBall(images, 0.0, question.norm), "interval"), question.score)
+        point = known.point_of(question, images)
         return {
             "lower": torch.fmax(lower, outward_sum(point.lower, -reach)),
             "upper": torch.fmin(upper, -outward_sum(-point.upper, -reach)),

@@ -20,8 +20,8 @@ class Known:
     `kind` is "id" or "ood", `indices` are the numbers of the images in their set, by which random numbers are drawn. `scores`,
     `margins` |γ − S| and `accepted` are (N,); `copied` are the least and the largest scores (N,) by the captured graph, None
     where nothing was captured. `quantities` are those that were computed so far, and `values` are theirs, (N,), or (E, N) for
-    every radius ε of the settings. `methods` names what computed the bounds, also where another method was asked for. Evidence
-    that takes long tells `advance` how many images it is done with.
+    every radius ε of the settings; `point` is where scores lie in exact arithmetic. `methods` names what computed the bounds,
+    also where another method was asked for. Evidence that takes long tells `advance` how many images it is done with.
     """
 
     kind: str
@@ -34,9 +34,16 @@ class Known:
     quantities: list[Quantity] = field(default_factory=list)
     methods: list[str] = field(default_factory=list)
     advance: Callable[[float], None] = lambda _: None
+    point: Interval | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         return self.values[name]
+
+    def point_of(self, question: Question, images: Tensor) -> Interval:
+        """`Question.point_bounds` of the images of the batch, computed once."""
+        if self.point is None:
+            self.point = question.point_bounds(images)
+        return self.point
 
     def every(self, of: Subject, side: Side | None, *kinds: Kind) -> list[Tensor]:
         """The values of all quantities about this, of these kinds and, where one is given, on this side: (N,) or (E, N) each."""

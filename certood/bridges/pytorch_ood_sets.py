@@ -35,21 +35,30 @@ def load_pytorch_ood(request: Request) -> PictureDataset:
     ]
     if needed or "root" not in parameters:
         raise DataError(f"{request.source} needs more than a folder ({', '.join(needed)}); use folder:PATH")
-    given: dict[str, Any] = {"download": False} if "download" in parameters else {}
+    given: dict[str, Any] = {"root": str(request.root)} | ({"download": False} if "download" in parameters else {})
+    split: dict[str, Any] = {key: request.split for key in ("split", "subset") if key in parameters}
     if "train" in parameters:
-        given["train"] = request.split == "train"
-    given |= {key: request.split for key in ("split", "subset") if key in parameters}
+        split["train"] = request.split == "train"
     try:
-        raw = kind(root=str(request.root), **given)
-    except (ValueError, AssertionError) as error:
-        raise DataError(f"{request.source} has no split {request.split!r} ({error}); use folder:PATH") from error
+        raw = kind(**given, **split)
     except Exception as error:
+        if split and _opens(kind, given):
+            raise DataError(f"{request.source} has no split {request.split!r}; use folder:PATH") from error
         raise DataError(
             f"{request.source} was not found, or is damaged, in {request.root.absolute()} ({error}); get it in Python with "
             f"pytorch_ood.dataset.img.{name}({str(request.root)!r}, download=True)"
         ) from error
     form = replace(request.form, colour=request.form.colour or "rgb")
     return PictureDataset(request.name, raw, form, torch.arange(len(raw)))
+
+
+def _opens(kind: Any, given: dict[str, Any]) -> bool:
+    """Whether the set is there in the split that it has by default."""
+    try:
+        kind(**given)
+    except Exception:
+        return False
+    return True
 
 
 def _dataset_class(name: str) -> Any:

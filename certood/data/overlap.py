@@ -47,8 +47,13 @@ def require_named(allowed: Collection[str], roles: Mapping[str, Sequence[ImageSo
             )
 
 
+def may_share(name: str, allowed: Collection[str]) -> bool:
+    """Whether a set is among the names `allowed`, which are with or without its options."""
+    return name in allowed or SetName.parse(name).source in allowed
+
+
 def _allowed(source: ImageSource, allowed: Collection[str]) -> bool:
-    return source.name in allowed or SetName.parse(source.name).source in allowed
+    return may_share(source.name, allowed)
 
 
 def _same(first: ImageSource, second: ImageSource) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from certood.data import IdSplits, ImageSource, Split, load_id, load_set, require_disjoint, require_named
+from certood.data.overlap import may_share
 from certood.data.splits import seen_in_training
 from certood.errors import DataError
 from certood.runs.directory import RunDirectory
@@ -48,18 +49,21 @@ def load_run_data(
         size=size,
         recorded=recorded,
     )
-    if recorded is not None and splits.split != recorded and (seen := seen_in_training(recorded, splits, root=root)):
-        raise DataError(
-            f"{run} was trained on {seen} of the images of {name} that would be its validation or test images here: leave --id "
-            "out for the detector's own split, or name images that it was not trained on"
-        )
+    allowed = (*data.get("allow_shared", ()), *allow_shared)
+    if recorded is not None and splits.split != recorded and not may_share(name, allowed):
+        seen = seen_in_training(recorded, splits, root=root)
+        if seen:
+            raise DataError(
+                f"{run} was trained on {seen} of the images of {name} that would be its validation or test images here: leave "
+                f"--id out for the detector's own split, name other images, or allow it by --allow-shared {name}"
+            )
     sets = {one: load_set(one, root=root, split="test", size=size) for one in ood or data.get("ood", ())}
     if not own or ood or id_test or allow_shared:
         # What the run itself names was compared before it was trained.
         outliers = {"auxiliary outliers": _auxiliary(data, root, size)}
         roles = splits.roles | outliers | {"test outliers": [*sets.values()]}
         require_named(allow_shared, roles)
-        require_disjoint(roles, (*data.get("allow_shared", ()), *allow_shared))
+        require_disjoint(roles, allowed)
     return splits, sets
 
 

@@ -29,6 +29,7 @@ from certood.analysis.settings import Settings, with_fast_rows
 from certood.analysis.summary import summarise
 from certood.detector import Detector
 from certood.errors import CannotCertify, CertoodError, RunDirectoryError
+from certood.models import build_model
 from certood.models.classifier import Normalise
 from certood.scores import MSP, SCORES, Energy, MaxLogit, score_by_name
 from tests.analysis.networks import NETWORKS, NORMS, SHAPE, captured, images, network
@@ -379,7 +380,7 @@ def test_a_margin_below_the_rounding_of_the_score_certifies_no_radius() -> None:
     score = float(MaxLogit()(model(x).detach())[0])
     for away, certain in ((1e-11, False), (1e-3, True)):
         question = Question(graph, MaxLogit(), score + away, math.inf)
-        margin = float(question.certain_margins(x, torch.tensor([True]))[0])
+        margin = float(question.certain_margins(question.point_bounds(x), torch.tensor([True]))[0])
         assert 0 <= margin <= away
         assert (margin > 0) == certain
         found = certify(
@@ -389,6 +390,22 @@ def test_a_margin_below_the_rounding_of_the_score_certifies_no_radius() -> None:
             question=question,
         )[0]
         assert (max(found.radius_global, found.radius_lipschitz, found.radius_step) > 0) == certain
+
+
+def test_the_margin_of_a_deep_network_is_not_lost_to_the_rounding_of_its_layers() -> None:
+    torch.manual_seed(0)
+    model = build_model("resnet20", num_classes=4, input_shape=(1, 8, 8), mean=(0.5,), std=(0.25,)).double()
+    x = torch.rand(3, 1, 8, 8).double()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_var, 0.5, 2)
+    model.eval()
+    scores = Energy()(model(x)).detach()
+    question = Question(capture(model, x), Energy(), float(scores.min()) - 0.5, 2)
+    point = question.point_bounds(x)
+    assert bool(((point.lower <= scores) & (scores <= point.upper)).all())
+    margins = question.certain_margins(point, scores <= question.threshold)
+    torch.testing.assert_close(margins, scores - question.threshold, rtol=1e-6, atol=0)
 
 
 def test_fpr95_is_not_known_where_gamma_accepts_another_share() -> None:

@@ -180,6 +180,14 @@ def test_the_split_that_is_wanted_is_read_of_pytorch_oods_sets(known: Known) -> 
     with pytest.raises(DataError, match="TestOnly has no split 'train'"):
         load_set("pytorch-ood:TestOnly?size=8", root=known.root, split="train")
 
+    class Damaged(img.Textures):  # type: ignore[name-defined, misc]
+        def __init__(self, root: str, split: str = "test") -> None:
+            raise ValueError("bad archive")
+
+    known.monkeypatch.setattr(img, "Damaged", Damaged, raising=False)
+    with pytest.raises(DataError, match="was not found, or is damaged"):
+        load_set("pytorch-ood:Damaged?size=8", root=known.root, split="train")
+
 
 def test_every_source_of_the_registry_is_tested() -> None:
     assert MAKERS.keys() == KINDS.keys() | NAMED_SETS.keys()

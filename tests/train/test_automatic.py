@@ -2,6 +2,7 @@
 
 import copy
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 from certood.checkpoints import load_checkpoint
 from certood.cli import main
+from certood.data import joined
 from certood.errors import RecipeError, RunDirectoryError
 from certood.inference import collect_logits
 from certood.models import build_model
@@ -223,8 +225,21 @@ def test_a_network_that_gives_no_numbers_is_refused_before_anything_is_written(
         # Energies that are all the same separate nothing.
         for weight in network.parameters():
             weight.zero_()
-    with pytest.raises(RecipeError, match=r"m_in = .* scores auxiliary outliers no higher than ID images"):
+    message = r"margins of 'auto' would be m_in = .* scores auxiliary outliers no higher than ID images"
+    with pytest.raises(RecipeError, match=message):
         settle(recipe, data, network, CPU)
+    # So do those that are higher for ID images, and a median beyond the margin that is given.
+    assert data.auxiliary is not None
+    swapped = replace(
+        data, id=replace(data.id, validation=data.auxiliary), auxiliary=joined([data.id.validation], [1.0])
+    )
+    with pytest.raises(RecipeError, match=message):
+        settle(recipe, swapped, build_network(recipe, data.id), CPU)
+    given = load_recipe(
+        "digits-greg", [*SHORT, "objective.margin_in=auto", "objective.margin_out=-50", f"training.init={start}"]
+    )
+    with pytest.raises(RecipeError, match=message):
+        settle(given, data, build_network(given, data.id), CPU)
     closed = load_recipe(
         "digits-greg",
         [

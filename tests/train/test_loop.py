@@ -267,6 +267,11 @@ def test_a_sampler_does_not_choose_among_copies(tmp_path: Path) -> None:
     ):
         fit(recipe("digits-greg-plus", *many), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+    # Of several sets each gives its share by weight, whatever its size.
+    np.savez(tmp_path / "few.npz", images=np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8))
+    both = recipe("digits-greg-plus", f"data.root={tmp_path}", "data.auxiliary=['digits-auxiliary','npz:few.npz']")
+    with pytest.raises(DataError, match=r"a step has 192 candidates of npz:few.npz .* which has 20 images"):
+        count_steps(both, load_training_data(both))
     alike = recipe("digits-greg-plus", *many, "sampler.name=random")
     count_steps(alike, load_training_data(alike))
 
