@@ -264,7 +264,7 @@ def test_runs_that_were_measured_on_other_sets_or_scores_are_not_ranked(copy: Ru
     found = sentences()
     assert "Lowest mean FPR95" not in found
     assert (
-        "The rates of these runs are not ranked: they were measured on different images or by different scores."
+        "The rates of these runs are not ranked: they were measured on different images, or by different scores or methods."
         in found
     )
     assert "detects best" not in found

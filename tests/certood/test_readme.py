@@ -150,7 +150,7 @@ def test_the_shell_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("train/b", 70),
         ("test/a", 4),
         ("test/b", 4),
-        ("../outliers", 20),
+        ("../outliers", 400),
         ("../other", 4),
     ):
         path = tmp_path / "data" / "pictures" / folder

@@ -134,7 +134,9 @@ def test_resume_wants_the_same_recipe_but_not_the_same_machine(run: RunDirectory
     run_directory.prepare_run(run, recipe, resume=True, overwrite=False)
     run_directory.prepare_run(run, load_recipe("digits-ce", ["run.device=cpu"]), resume=True, overwrite=False)
     other = load_recipe("digits-ce", ["training.epochs=99", "run.seed=3"])
-    with pytest.raises(RunDirectoryError, match=r"another recipe \(run.seed, training.epochs differ\)"):
+    with pytest.raises(
+        RunDirectoryError, match=r"another recipe \(run.seed: 0 there, 3 here; training.epochs: 40 there, 99 here\)"
+    ):
         run_directory.prepare_run(run, other, resume=True, overwrite=False)
 
 
