@@ -10,7 +10,7 @@ from torch import Tensor
 from certood.analysis.evidence.base import Known
 from certood.analysis.evidence.registry import quantities
 from certood.analysis.evidence.sandwich import violations
-from certood.analysis.evidence.smoothed import SMOOTHING
+from certood.analysis.evidence.smoothing import SMOOTHING
 from certood.analysis.records import Certificate
 from certood.errors import RunDirectoryError
 

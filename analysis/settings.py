@@ -11,10 +11,10 @@ from certood.analysis.bounds import METHODS as BOUND_METHODS
 from certood.analysis.bounds import engine_by_name, in_full_precision
 from certood.analysis.evidence.attack_libraries import library_by_name
 from certood.analysis.evidence.quantities import column
-from certood.analysis.evidence.smoothing import MedianSmoothing
+from certood.analysis.evidence.smoothing import SMOOTHING, MedianSmoothing
 from certood.errors import CertoodError
 
-METHODS = (*BOUND_METHODS, "smoothing")
+METHODS = (*BOUND_METHODS, SMOOTHING)
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -57,7 +57,7 @@ class Settings:
             raise CertoodError(f"expected every radius once, got {list(self.eps)}")
         if self.method not in METHODS:
             raise CertoodError(f"unknown method {self.method!r}; expected one of {', '.join(METHODS)}")
-        if self.method == "smoothing" and self.norm != 2:
+        if self.smoothed and self.norm != 2:
             raise CertoodError("smoothing certifies l2 balls only; add --norm 2")
         engine = engine_by_name(self.engine)
         engine.check_norm(self.norm)
@@ -84,7 +84,7 @@ class Settings:
     @property
     def smoothed(self) -> bool:
         """Whether the smoothed detector is certified, with a probability, in place of the network itself."""
-        return self.method == "smoothing"
+        return self.method == SMOOTHING
 
     def require_installed(self) -> None:
         """Raise CertoodError where the engine, or the library of the second attack, is not installed."""

@@ -45,6 +45,10 @@ class Known:
             self.point = question.point_bounds(images)
         return self.point
 
+    def certain_margins(self, question: Question, images: Tensor) -> Tensor:
+        """`Question.certain_margins` (N,) of the images of the batch, for their decisions."""
+        return question.certain_margins(self.point_of(question, images), self.accepted)
+
     def every(self, of: Subject, side: Side | None, *kinds: Kind) -> list[Tensor]:
         """The values of all quantities about this, of these kinds and, where one is given, on this side: (N,) or (E, N) each."""
         return [

@@ -49,7 +49,7 @@ class GlobalConstant(Evidence):
             return {}
         constant = global_constant(question)
         limit = largest_radius(question.norm, images[0].numel())
-        margins = question.certain_margins(known.point_of(question, images), known.accepted)
+        margins = known.certain_margins(question, images)
         return {
             "lipschitz_global": torch.full_like(known.margins, constant),
             "radius_global": (margins / max(constant, 1e-300)).clamp_max(limit),

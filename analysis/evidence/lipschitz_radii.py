@@ -60,7 +60,7 @@ class LipschitzRadii(Evidence):
             return {}
         order = sorted(range(len(self.settings.eps)), key=lambda place: self.settings.eps[place])
         grid, constants = [self.settings.eps[place] for place in order], known["lipschitz"][order]
-        margins = question.certain_margins(known.point_of(question, images), known.accepted)
+        margins = known.certain_margins(question, images)
         return {
             "radius_lipschitz": min_rule_radius(margins, grid, constants),
             "radius_step": step_rule_radius(margins, grid, constants),

@@ -7,10 +7,8 @@ from torch import Tensor
 
 from certood.analysis.evidence.base import Evidence, Known
 from certood.analysis.evidence.quantities import Quantity
+from certood.analysis.evidence.smoothing import SMOOTHING
 from certood.analysis.question import Question
-
-# What a record names as its method: its decision is the smoothed detector's, its score the network's.
-SMOOTHING = "smoothing"
 
 
 class Smoothed(Evidence):

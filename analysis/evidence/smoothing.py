@@ -16,6 +16,9 @@ from torch import Tensor
 from certood.errors import CertoodError
 from certood.scores import Score
 
+# The method's name, in settings and in records, whose decision is the smoothed detector's and whose score the network's.
+SMOOTHING = "smoothing"
+
 
 @dataclass(frozen=True)
 class MedianSmoothing:

@@ -31,6 +31,7 @@ from certood.train.penalty import GradientPenalty
 from certood.train.recipe import Recipe, load_recipe
 from certood.train.step import TrainingStep
 from tests.quick import first_is_quick
+from tests.train.interruption import interrupted_after
 
 EPS = 0.05
 SHORT = ["training.epochs=3", "training.steps_per_epoch=2", "run.device=cpu", "model.options.width=4"]
@@ -386,23 +387,10 @@ def test_a_run_whose_score_collapses_stops_and_leaves_no_detector(
     ),
     ids=lambda settings: "-".join(part.split("=")[1] for part in settings) or "default",
 )
-def test_a_certified_run_resumes_with_the_same_weights(
-    tmp_path: Path, settings: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from certood.train import epoch
-
+def test_a_certified_run_resumes_with_the_same_weights(tmp_path: Path, settings: list[str]) -> None:
     whole = fit(recipe("digits-certified", *settings), tmp_path / "whole", progress=False)
-    probe = epoch.probe
-
-    def interrupted(training: Any) -> tuple[float, float, float]:
-        if training.epochs_done == 2:
-            raise KeyboardInterrupt
-        return probe(training)
-
-    monkeypatch.setattr(epoch, "probe", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(2):
         fit(recipe("digits-certified", *settings), tmp_path / "cut", progress=False)
-    monkeypatch.setattr(epoch, "probe", probe)
     cut = fit(recipe("digits-certified", *settings), tmp_path / "cut", resume=True, progress=False)
     for one, other in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -30,6 +30,7 @@ from certood.train.penalty import GradientPenalty
 from certood.train.recipe import Recipe, load_recipe
 from certood.train.setup import build_network, count_steps, load_training_data
 from certood.train.step import TrainingStep
+from tests.train.interruption import interrupted_after
 
 SHORT = ["training.epochs=3", "training.steps_per_epoch=4", "run.device=cpu", "model.options.width=4"]
 
@@ -135,24 +136,13 @@ def test_gradient_norms_of_training_csv_are_those_of_the_checkpoint_and_take_no_
 
 def test_an_interrupt_leaves_a_resumable_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a lazy gradient term, in each third step; steps are counted over all epochs, of 4 steps."""
-    from certood.train import epoch
-
     numbers: list[int] = []
     times = GradientPenalty.times
     monkeypatch.setattr(GradientPenalty, "times", lambda own, step: numbers.append(step) or times(own, step))
     own = recipe("digits-greg-plus", "gradient.every=3")
     fit(own, tmp_path / "whole", progress=False)
-    probe = epoch.probe
-
-    def interrupted(training: epoch.Training) -> tuple[float, float, float]:
-        if training.epochs_done == 1:
-            raise KeyboardInterrupt
-        return probe(training)
-
-    monkeypatch.setattr(epoch, "probe", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(1):
         fit(own, tmp_path / "cut", progress=False)
-    monkeypatch.setattr(epoch, "probe", probe)
     numbers.clear()
     fit(own, tmp_path / "cut", resume=True, progress=False)
     assert same(tmp_path / "whole", tmp_path / "cut")

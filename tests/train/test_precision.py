@@ -12,10 +12,11 @@ from certood.devices import chosen_precision, short_products
 from certood.errors import DeviceError
 from certood.runs import RunDirectory
 from certood.runs.kinds import kind_of
-from certood.train import automatic, epoch, setup
+from certood.train import automatic, setup
 from certood.train.continuing import is_finished
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, load_recipe
+from tests.train.interruption import interrupted_after
 
 CPU = torch.device("cpu")
 SHORT = ("training.epochs=2", "training.steps_per_epoch=2", "run.device=cpu", "model.options.width=4")
@@ -102,17 +103,8 @@ def test_an_interrupted_replacement_goes_on_in_its_own_precision(
     monkeypatch.setattr(setup, "Fabric", lambda *a, **k: build(*a, **{**k, "precision": "32-true"}))
     fit(recipe(), out, progress=False)
     monkeypatch.setattr(automatic, "chosen_precision", lambda *_: "32-true")
-    probe = epoch.probe
-
-    def interrupted(training: epoch.Training) -> tuple[float, float, float]:
-        if training.epochs_done == 1:
-            raise KeyboardInterrupt
-        return probe(training)
-
-    monkeypatch.setattr(epoch, "probe", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(1):
         fit(recipe(), out, overwrite=True, progress=False)
-    monkeypatch.setattr(epoch, "probe", probe)
     assert RunDirectory(out).recipe_tables()["run"]["precision"] == "bf16-mixed"
     fit(recipe(), out, resume=True, progress=False)
     assert RunDirectory(out).recipe_tables()["run"]["precision"] == "32-true"
