@@ -4,10 +4,12 @@ For every run, medians over `--images` images of the ID test set and of each OOD
 of the GReg paper is about, the largest of `--samples` gradients sampled in the ball of radius `--eps`, the distance at which an
 attack changes the decision, and the radius of the smoothed detector (σ `--sigma`, probabilistic), both 0 where the decision is
 wrong; beside FPR95 and AUROC of evaluation.json. Gradient norms, sampled maxima and attacks are estimates: they certify
-nothing. With `--before RUN`, the network that the others started from, also the rank correlation over the runs of the change
-in gradient norm with the change in FPR95. A line of `--jsonl` is one run: with the same file the same command goes on.
+nothing. The run that the others started from, `training.init` of their recipes, is measured too, and of three runs or more the
+rank correlation of the change in gradient norm with the change in FPR95 is printed, over each such network and over all.
+`--measures gradient_norm` measures less and is quick. A line of `--jsonl` is one run: with the same file the same command,
+from the same folder, goes on.
 
-    python benchmarks/theory.py runs/*-0 --before runs/base --data-root DIR --jsonl theory.jsonl
+    python benchmarks/theory.py runs/*-0 --data-root DIR --jsonl theory.jsonl
 """
 
 import argparse
@@ -15,6 +17,7 @@ import copy
 import json
 import math
 import statistics
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,13 @@ from certood.detector import Detector
 from certood.runs import load_run_data
 
 BATCH = 32
-MEASURES = ("gradient_norm", "sampled", "radius_attack", "radius_smoothed")
+MEASURES = {
+    "gradient_norm": "‖∇S‖₂ (estimate)",
+    "sampled": "largest sampled (estimate)",
+    "radius_attack": "attack radius (estimate)",
+    "radius_smoothed": "smoothed radius (probabilistic)",
+}
+SETTINGS = ("images", "eps", "samples", "sigma", "smoothing_samples", "measures")
 
 
 def measured(detector: Detector, source: ImageSource, inside: bool, arguments: argparse.Namespace) -> dict[str, float]:
@@ -45,32 +54,36 @@ def measured(detector: Detector, source: ImageSource, inside: bool, arguments: a
     model = copy.deepcopy(detector.model).to(torch.float64)
     question = Question(Graph((), model), detector.output_score, detector.threshold, norm=2.0)
     images = spread(source, arguments.images).to(torch.float64)
-    found: dict[str, list[Tensor]] = {name: [] for name in MEASURES}
+    found: dict[str, list[Tensor]] = {name: [] for name in arguments.measures}
     for start in range(0, len(images), BATCH):
         part = images[start : start + BATCH]
         random = generators(0, range(start, start + len(part)))
-        eps = torch.full((len(part),), arguments.eps, dtype=torch.float64)
-        found["gradient_norm"].append(gradient_norms(question, part))
-        sampled = sampled_gradient_norms(question, part, eps, random=random, samples=arguments.samples)
-        found["sampled"].append(sampled.amax(0))
-        with torch.no_grad():
-            accepted = question.scores(part) <= detector.threshold
-        right = (accepted == inside).nonzero().flatten()
-        radii = torch.zeros(len(part), dtype=torch.float64)
-        if len(right):
-            chosen = [random[int(row)] for row in right]
-            radii[right] = attack_radii(
-                question,
-                part[right],
-                accepted[right],
-                torch.zeros_like(radii[right]),
-                random=chosen,
-                steps=20,
-                restarts=1,
-            )[0]
-        found["radius_attack"].append(radii)
-        found["radius_smoothed"].append(smoothed_radii(detector, part, start, inside, arguments))
+        if "gradient_norm" in found:
+            found["gradient_norm"].append(gradient_norms(question, part))
+        if "sampled" in found:
+            eps = torch.full((len(part),), arguments.eps, dtype=torch.float64)
+            norms = sampled_gradient_norms(question, part, eps, random=random, samples=arguments.samples)
+            found["sampled"].append(norms.amax(0))
+        if "radius_attack" in found:
+            found["radius_attack"].append(attacked_radii(question, part, random, inside))
+        if "radius_smoothed" in found:
+            found["radius_smoothed"].append(smoothed_radii(detector, part, start, inside, arguments))
     return {name: statistics.median(torch.cat(parts).tolist()) for name, parts in found.items()}
+
+
+def attacked_radii(question: Question, images: Tensor, random: Sequence[torch.Generator], inside: bool) -> Tensor:
+    """Distances (N,) at which an attack changes the decision, 0 where the decision is wrong."""
+    with torch.no_grad():
+        accepted = question.scores(images) <= question.threshold
+    right = (accepted == inside).nonzero().flatten()
+    radii = torch.zeros(len(images), dtype=torch.float64)
+    if len(right):
+        known = torch.zeros_like(radii[right])
+        chosen = [random[int(row)] for row in right]
+        radii[right] = attack_radii(
+            question, images[right], accepted[right], known, random=chosen, steps=20, restarts=1
+        )[0]
+    return radii
 
 
 def smoothed_radii(
@@ -86,6 +99,17 @@ def smoothed_radii(
     return torch.tensor(radii, dtype=torch.float64)
 
 
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a line of the file depends on, beside the run."""
+    return {name: getattr(arguments, name) for name in SETTINGS}
+
+
+def start_of(run: Path) -> Path | None:
+    """The run that a run started from, where it is one that was evaluated."""
+    init = tomllib.loads((run / "recipe.toml").read_text("utf-8"))["training"].get("init")
+    return Path(init) if init is not None and (Path(init) / "evaluation.json").exists() else None
+
+
 def record(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """All that is shown of a run."""
     detector = load(run)
@@ -96,7 +120,8 @@ def record(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     sets = {splits.test.name: measured(detector, splits.test, True, arguments)}
     sets |= {name: measured(detector, source, False, arguments) for name, source in ood.items()}
     return {
-        "run": run.name,
+        "run": str(run),
+        "settings": settings(arguments),
         "fpr95": mean["fpr95"],
         "auroc": mean["auroc"],
         "accuracy": evaluation["accuracy"],
@@ -104,28 +129,22 @@ def record(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def lines(records: Sequence[dict[str, Any]]) -> list[str]:
+def lines(records: Sequence[dict[str, Any]], measures: Sequence[str]) -> list[str]:
     """A Markdown table: ID, and the mean over the OOD sets, for every run."""
-    heads = (
-        "‖∇S‖₂ (estimate)",
-        "largest sampled (estimate)",
-        "attack radius (estimate)",
-        "smoothed radius (probabilistic)",
-    )
     found = [
-        "| run | FPR95 | AUROC | accuracy | " + " | ".join(f"{head}: ID / OOD" for head in heads) + " |",
-        "|" + "---|" * 8,
+        "| run | FPR95 | AUROC | accuracy | " + " | ".join(f"{MEASURES[name]}: ID / OOD" for name in measures) + " |",
+        "|" + "---|" * (4 + len(measures)),
     ]
     for one in records:
         inside, *outside = one["sets"].values()
-        cells = [f"{inside[name]:.3g} / {statistics.fmean(part[name] for part in outside):.3g}" for name in MEASURES]
+        cells = [f"{inside[name]:.3g} / {statistics.fmean(part[name] for part in outside):.3g}" for name in measures]
         share = " | ".join(f"{100 * one[name]:.1f}" for name in ("fpr95", "auroc", "accuracy"))
         found.append(f"| {one['run']} | {share} | {' | '.join(cells)} |")
     return found
 
 
-def correlation(records: Sequence[dict[str, Any]], before: dict[str, Any]) -> str:
-    """The rank correlation of the change in log gradient norm with the change in FPR95."""
+def correlation(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """The rank correlation, over runs and what they started from, of the change in log gradient norm with the change in FPR95."""
 
     def steepness(one: dict[str, Any], *, inside: bool) -> float:
         own, *others = (part["gradient_norm"] for part in one["sets"].values())
@@ -133,17 +152,17 @@ def correlation(records: Sequence[dict[str, Any]], before: dict[str, Any]) -> st
 
     found = []
     for inside in (True, False):
-        changes = [steepness(one, inside=inside) - steepness(before, inside=inside) for one in records]
-        result = stats.spearmanr(changes, [one["fpr95"] - before["fpr95"] for one in records])
+        changes = [steepness(after, inside=inside) - steepness(before, inside=inside) for after, before in pairs]
+        result = stats.spearmanr(changes, [after["fpr95"] - before["fpr95"] for after, before in pairs])
         found.append(f"{'ID' if inside else 'OOD'} {result.statistic:.2f} (p {result.pvalue:.2f})")
-    return f"Rank correlation of the change in gradient norm with the change in FPR95, {len(records)} runs: {', '.join(found)}."
+    return f"{', '.join(found)}, {len(pairs)} runs"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="run directories that were evaluated")
-    parser.add_argument("--before", type=Path, help="the run that the others started from")
     parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--images", type=int, default=32, help="of every set")
     parser.add_argument("--eps", type=float, default=0.25, help="radius of the balls in which gradients are sampled")
     parser.add_argument("--samples", type=int, default=16)
@@ -152,19 +171,28 @@ def main() -> None:
     parser.add_argument("--jsonl", type=Path, required=True)
     arguments = parser.parse_args()
     known = arguments.jsonl.read_text("utf-8").splitlines() if arguments.jsonl.exists() else []
-    done: dict[str, dict[str, Any]] = {one["run"]: one for one in map(json.loads, known)}
-    for run in [*([arguments.before] if arguments.before else []), *arguments.runs]:
-        if run.name in done:
+    done: dict[str, dict[str, Any]] = {
+        one["run"]: one for one in map(json.loads, known) if one["settings"] == settings(arguments)
+    }
+    starts = {run: start_of(run) for run in arguments.runs}
+    runs = list(dict.fromkeys([*filter(None, starts.values()), *arguments.runs]))
+    for run in runs:
+        if str(run) in done:
             continue
-        done[run.name] = record(run, arguments)
+        done[str(run)] = record(run, arguments)
         with arguments.jsonl.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(done[run.name]) + "\n")
-        print(f"{run.name}: {json.dumps(done[run.name]['sets'])}", flush=True)
-    before = done[arguments.before.name] if arguments.before else None
-    others = [done[run.name] for run in arguments.runs]
-    print("\n".join(["", *lines([*([before] if before else []), *others])]))
-    if before is not None and len(others) > 2:
-        print(f"\n{correlation(others, before)}")
+            file.write(json.dumps(done[str(run)]) + "\n")
+        print(f"{run}: {json.dumps(done[str(run)]['sets'])}", flush=True)
+    print("\n".join(["", *lines([done[str(run)] for run in runs], arguments.measures)]))
+    if "gradient_norm" not in arguments.measures:
+        return
+    print("\nRank correlation of the change in gradient norm with the change in FPR95:")
+    started = {run: start for run, start in starts.items() if start is not None}
+    networks = list(dict.fromkeys(started.values()))
+    for among in [*([network] for network in networks), *([networks] if len(networks) > 1 else [])]:
+        pairs = [(done[str(run)], done[str(start)]) for run, start in started.items() if start in among]
+        if len(pairs) > 2:
+            print(f"- from {', '.join(map(str, among))}: {correlation(pairs)}")
 
 
 if __name__ == "__main__":
