@@ -93,7 +93,7 @@ def logits_of_batches(model: nn.Module, batches: Iterable[Tensor], name: str) ->
     model.eval()
     try:
         with torch.inference_mode():
-            parts = [model(images).double().cpu() for images in batches]
+            parts = [model(images).cpu().double() for images in batches]
     finally:
         model.train(training)
     logits = torch.cat(parts).clone()

@@ -224,7 +224,7 @@ def _norm(term: Tensor, weights: list[torch.nn.Parameter]) -> float:
         return 0.0
     with double_backward_explained():
         found = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
-    squares = [part.double().square().sum() for part in found if part is not None]
+    squares = [part.cpu().double().square().sum() for part in found if part is not None]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 

@@ -150,6 +150,8 @@ def require_trainable(recipes: Mapping[str, Recipe], finished: Inputs = MappingP
             data, inputs = _prepared(recipe, loaded)
             require_inputs(finished, recipe, inputs, "what is to be trained")
         except (ArchitectureError, CheckpointError, DataError, DeviceError, RecipeError, RunDirectoryError) as error:
+            if len(recipes) == 1:
+                raise
             raise type(error)(f"arm {name!r}: {error}") from error
         tested[name] = {"id-test": data.id.test.fingerprint, "id-validation": data.id.validation.fingerprint}
         tested[name] |= {set_name: source.fingerprint for set_name, source in data.ood.items()}

@@ -150,6 +150,7 @@ def test_outliers_or_a_start_that_have_changed_since_the_first_seeds_are_an_erro
     refused = seeds("0-1")
     assert refused.exit_code == 2
     assert f"training.init is not for what is to be trained what it was for {tmp_path}/e-0" in refused.output
+    assert "arm" not in refused.output
     # A run that has not finished an epoch does not go on from another start either.
     (tmp_path / "e-0").rename(tmp_path / "e-1")
     for name in ("checkpoint.safetensors", "evaluation.json", "training_state.pt", "training.csv"):
