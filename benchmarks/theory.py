@@ -5,7 +5,8 @@ of the GReg paper is about, the largest of `--samples` gradients sampled in the 
 attack changes the decision, and the radius of the smoothed detector (σ `--sigma`, probabilistic), both 0 where the decision is
 wrong; beside FPR95 and AUROC of evaluation.json. Gradient norms, sampled maxima and attacks are estimates: they certify
 nothing. The run that the others started from, `training.init` of their recipes, is measured too, and of three runs or more the
-rank correlation of the change in gradient norm with the change in FPR95 is printed, over each such network and over all.
+rank correlation of the change in gradient norm with the change in FPR95 is printed, over each such network and over all, of
+the runs that kept its score: norms of different scores have no common unit.
 `--measures gradient_norm` measures less and is quick. A line of `--jsonl` is one run: with the same file the same command,
 from the same folder, goes on.
 
@@ -122,6 +123,7 @@ def record(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "run": str(run),
         "settings": settings(arguments),
+        "score": evaluation["score"],
         "fpr95": mean["fpr95"],
         "auroc": mean["auroc"],
         "accuracy": evaluation["accuracy"],
@@ -191,6 +193,7 @@ def main() -> None:
     networks = list(dict.fromkeys(started.values()))
     for among in [*([network] for network in networks), *([networks] if len(networks) > 1 else [])]:
         pairs = [(done[str(run)], done[str(start)]) for run, start in started.items() if start in among]
+        pairs = [(after, before) for after, before in pairs if after["score"] == before["score"]]
         if len(pairs) > 2:
             print(f"- from {', '.join(map(str, among))}: {correlation(pairs)}")
 
