@@ -171,4 +171,4 @@ def _same_kind(content: bytes, text: str, kind: str) -> bool:
         found = json.loads(content)
     except ValueError:
         return False
-    return isinstance(found, dict) and found.keys() | {"schema_version"} == json.loads(text).keys()
+    return isinstance(found, dict) and found.keys() | {"schema_version", "left_out"} == json.loads(text).keys()

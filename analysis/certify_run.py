@@ -17,7 +17,7 @@ from certood.analysis.evidence.global_constant import global_constant
 from certood.analysis.evidence.registry import evidence_for
 from certood.analysis.evidence.second_attack import nearest_attacks
 from certood.analysis.question import Question
-from certood.analysis.recheck import certificates_hash, unsound
+from certood.analysis.recheck import unsound
 from certood.analysis.records import Certificate, append_certificates, read_certificates
 from certood.analysis.reporting.figures import draw_figures
 from certood.analysis.settings import Settings
@@ -30,7 +30,7 @@ from certood.errors import CertoodError, DataError, RunDirectoryError
 from certood.files import refuse_foreign, write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part, read_json
-from certood.runs.identity import detector_identity, differences, versions
+from certood.runs.identity import certificates_hash, detector_identity, differences, versions
 from certood.runs.schema import SCHEMA_VERSION
 from certood.waiting import busy
 

@@ -1,8 +1,6 @@
-"""Certificates that are read are checked again: the inequalities between their numbers, and the hash of their file."""
+"""Certificates that are read are checked again: the inequalities between their numbers."""
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,18 +10,9 @@ from certood.analysis.evidence.registry import quantities
 from certood.analysis.evidence.sandwich import violations
 from certood.analysis.evidence.smoothing import SMOOTHING
 from certood.analysis.records import Certificate
-from certood.errors import RunDirectoryError
 
 # Margin and decision follow from score and threshold; what was written is what was computed.
 ROUNDING = 1e-9
-
-
-def certificates_hash(path: Path) -> str:
-    """SHA-256 of a certificates.csv; raises RunDirectoryError where it cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise RunDirectoryError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def unsound(records: Sequence[Certificate]) -> list[Certificate]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from certood.analysis.evidence.direct import largest_radius
 from certood.analysis.evidence.smoothing import MedianSmoothing
-from certood.analysis.recheck import certificates_hash, unsound
+from certood.analysis.recheck import unsound
 from certood.analysis.records import Certificate, read_certificates
 from certood.analysis.settings import Settings
 from certood.data import ImageSource, to_pixels
@@ -22,7 +22,7 @@ from certood.errors import CertoodError, RunDirectoryError
 from certood.rounding import box_within
 from certood.runs import RunDirectory
 from certood.runs.directory import read_json
-from certood.runs.identity import detector_identity, differences
+from certood.runs.identity import certificates_hash, detector_identity, differences
 from certood.scores.registry import score_of_description
 
 # Inside a ball of the norms 2 and 1 lies a box of half-width ε/√d or ε/d, which is rounded by less than this.
@@ -71,7 +71,7 @@ class CertifiedRun:
 
     def claims(self, limit: int | None = None) -> Iterator[Claim]:
         """Every decision that is certified at a radius, of at most `limit` images a set."""
-        slugs = _slugs({record.set for record in self.records})
+        slugs, radii = _slugs({record.set for record in self.records}), _short(self.settings.eps)
         taken: dict[str, set[int]] = {}
         for record in self.records:
             certified = [part.eps for part in record.at if part.verdict == "certified"]
@@ -84,7 +84,7 @@ class CertifiedRun:
                 raise CertoodError(f"expected images of float32, got {image.dtype} in {record.set}")
             for eps in certified:
                 lower, upper = box_within(image, self._half_width(eps, image.size))
-                name = f"{slugs[record.set]}-{record.index}-{eps:.6g}"
+                name = f"{slugs[record.set]}-{record.index}-{radii[eps]}"
                 yield Claim(name, record, eps, self.settings.norm, image, lower, upper)
 
     def _half_width(self, eps: float, pixels: int) -> float:
@@ -144,6 +144,12 @@ def _matching(
         if sources[name].fingerprint != fingerprint:
             raise RunDirectoryError(f"{name!r} has other images than when {run.certificates} was written")
     return sources
+
+
+def _short(eps: Sequence[float]) -> dict[float, str]:
+    """Radii as parts of file names: to six digits, or to all where that would make two the same."""
+    short = [f"{one:.6g}" for one in eps]
+    return {one: text if short.count(text) == 1 else repr(one) for one, text in zip(eps, short, strict=True)}
 
 
 def _slugs(names: set[str]) -> dict[str, str]:

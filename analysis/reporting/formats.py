@@ -14,13 +14,15 @@ from certood.runs.schema import SCHEMA_VERSION
 
 # Tables that say nothing of single sets.
 OVER_SETS = ("summary", "runs")
+# What JSON has beside the tables.
+LEFT_OUT = "left_out"
 
 
 def tables_as_json(runs: Sequence[Run], near: Sequence[str] = ()) -> str:
-    """All tables, as JSON; what is infinite or not a number is null."""
+    """All tables, as JSON, and what of which run is not in them; what is infinite or not a number is null."""
+    rows_of = tables(runs, near) | {LEFT_OUT: [{"run": run.name, "why": why} for run in runs for why in run.left_out]}
     content = {"schema_version": SCHEMA_VERSION} | {
-        name: [{key: _plain(value) for key, value in row.items()} for row in rows]
-        for name, rows in tables(runs, near).items()
+        name: [{key: _plain(value) for key, value in row.items()} for row in rows] for name, rows in rows_of.items()
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -57,9 +59,10 @@ def tables_as_csv(runs: Sequence[Run], near: Sequence[str] = ()) -> str:
 def tables_as_latex(runs: Sequence[Run], near: Sequence[str] = ()) -> str:
     """Every table that has rows as a LaTeX tabular (packages booktabs, amsmath), the best in bold.
 
-    In that of the clean benchmark the 95 % interval of a number stands behind it.
+    In that of the clean benchmark the 95 % interval of a number stands behind it. What of a run is not shown is a comment.
     """
-    parts = []
+    left_out = [f"% {escape_latex(run.name)}: {escape_latex(why)}" for run in runs for why in run.left_out]
+    parts = ["\n".join(left_out)] if left_out else []
     for name, rows in tables(runs, near).items():
         if not rows:
             continue

@@ -2,19 +2,19 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from certood.analysis.recheck import certificates_hash, unsound
+from certood.analysis.recheck import unsound
 from certood.analysis.records import Certificate, read_certificates
 from certood.bridges.hub import is_repository, local_run
 from certood.checkpoints import stored_identity
 from certood.errors import RunDirectoryError
 from certood.runs import RunDirectory
 from certood.runs.directory import read_json
-from certood.runs.identity import differences
+from certood.runs.identity import certificates_hash, differences, differences_of_certification
 from certood.runs.schema import CertificationFile, EvaluationFile, read_checked
 
 
@@ -37,6 +37,11 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     note: str = ""
     stale: tuple[str, ...] = ()
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What of the run is not shown, and why."""
+        return (*self.stale, *([f"shown without certificates: {self.note}"] if self.note else []))
 
     @property
     def label(self) -> str:
@@ -112,7 +117,7 @@ def _read(named: Path) -> Run:
         evaluation = None
     if certification is not None:
         about = identity if identity is not None else (evaluation or {}).get("detector")
-        why = _stale(certification, about, any_score=True) or _other_images(certification, evaluation)
+        why = _stale(certification, about, differences_of_certification) or _other_images(certification, evaluation)
         if why:
             stale.append(f"{files.certification.name} {why}; certify it again with --overwrite")
             certification = None
@@ -164,20 +169,18 @@ def _training(path: Path) -> tuple[Mapping[str, float], ...]:
         raise RunDirectoryError(f"{path} is damaged: {error}") from error
 
 
-def _stale(content: Mapping[str, Any], identity: Mapping[str, Any] | None, *, any_score: bool = False) -> str:
-    """Why a result is not about this detector; empty where it is, or where nothing is known to compare with.
-
-    `any_score`: a certification may be about another score than the detector's own, with another γ; an evaluation is
-    always about the detector's own.
-    """
+def _stale(
+    content: Mapping[str, Any],
+    identity: Mapping[str, Any] | None,
+    differing: Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]] = differences,
+) -> str:
+    """Why a result is not about this detector; empty where it is, or where nothing is known to compare with."""
     if identity is None:
         return ""
     own = content.get("detector")
     if not isinstance(own, Mapping):
         return "does not say which detector it is about (it was written by an earlier version)"
-    found = differences(own, identity)
-    if any_score and own.get("score") != identity.get("score"):
-        found = [key for key in found if key not in ("score", "threshold")]
+    found = differing(own, identity)
     return f"is about another detector than the checkpoint ({', '.join(found)} differ)" if found else ""
 
 

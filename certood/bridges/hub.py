@@ -16,7 +16,7 @@ from certood.evaluation import METRICS
 from certood.files import write_atomically
 from certood.optional import optional
 from certood.runs.directory import RunDirectory
-from certood.runs.identity import differences
+from certood.runs.identity import certificates_hash, differences, differences_of_certification
 from certood.runs.schema import CertificationFile, EvaluationFile, read_checked
 
 NAME = re.compile(re.escape(HUB_PREFIX) + r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -97,13 +97,20 @@ def push(run: Path | str, name: str, *, private: bool = True) -> str:
         with _reported(f"cannot push to {name}"):
             api = hub.HfApi()
             api.create_repo(repository, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="A run of certood"))
+            # A certification of the run that was there before is none of this one.
+            gone = [name for name in PUSHED if not (Path(folder) / name).exists()]
+            return str(
+                api.upload_folder(
+                    repo_id=repository, folder_path=folder, commit_message="A run of certood", delete_patterns=gone
+                )
+            )
 
 
 def prepare(run: Path, folder: Path, name: str) -> None:
     """Write what a repository of a run holds to a folder: its files, and README.md, the model card.
 
-    Raises RunDirectoryError where the run has no checkpoint, or results of another detector than that.
+    Raises RunDirectoryError where the run has no checkpoint, or results of another detector than that, and where certificates
+    have changed since they were made. A certification may be about another score than the detector's.
     """
     files = RunDirectory(run)
     if not files.checkpoint.is_file():
@@ -111,12 +118,21 @@ def prepare(run: Path, folder: Path, name: str) -> None:
     identity = stored_identity(files.checkpoint)
     evaluation = read_checked(files.evaluation, EvaluationFile)
     certification = read_checked(files.certification, CertificationFile)
-    for path, content in ((files.evaluation, evaluation), (files.certification, certification)):
-        other = differences((content or {}).get("detector", {}), identity)
+    for path, content, differing in (
+        (files.evaluation, evaluation, differences),
+        (files.certification, certification, differences_of_certification),
+    ):
+        other = differing((content or {}).get("detector", {}), identity)
         if other:
             raise RunDirectoryError(
                 f"{path} is about another detector than the checkpoint ({', '.join(other)}): make it anew"
             )
+    recorded = (certification or {}).get("certificates_sha256")
+    if recorded and recorded != certificates_hash(files.certificates):
+        raise RunDirectoryError(
+            f"{files.certificates} has changed since {files.certification.name} was written: "
+            "certify the run again with --overwrite"
+        )
     for path in map(run.joinpath, PUSHED if certification is not None else PUSHED[:3]):
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
@@ -168,10 +184,31 @@ def _certified(certification: Mapping[str, Any] | None) -> Iterator[str]:
     if certification is None:
         return
     eps = certification["eps"][0]
+    about = f"score {certification['score']}, γ = {certification['threshold']}"
+    if any("smoothed_fraction" in part for part in certification["sets"].values()):
+        noise = certification["settings"]["smoothing"]
+        yield (
+            f"\n## Smoothed (probabilistic)\n\nThe smoothed detector ({about}; σ {noise['sigma']:g}, {noise['samples']} samples "
+            f"an image), not the network itself: each radius, in l2 and pixels, holds with probability {noise['confidence']:g}:\n"
+        )
+        yield from _table(
+            ("set", "kind", "images", f"smoothed radius at least {eps:g}, %", "median smoothed radius"),
+            [
+                (
+                    one,
+                    part["kind"],
+                    str(part["n"]),
+                    _number((part.get("smoothed_fraction") or [None])[0], 100),
+                    _number(part.get("median_radius_smoothing")),
+                )
+                for one, part in certification["sets"].items()
+            ],
+        )
+        return
     yield (
-        f"\n## Certified\n\nBy {certification['method']}, for balls in l{certification['norm']} of radius {eps:g} around images; "
-        "radii in pixels. A certified radius is a lower bound of the distance to the nearest image with the other decision, and "
-        "that of an attack is an upper bound:\n"
+        f"\n## Certified\n\nBy {certification['method']} ({about}), for balls in l{certification['norm']} of radius {eps:g} "
+        "around images; radii in pixels. A certified radius is a lower bound of the distance to the nearest image with the other "
+        "decision, and that of an attack is an upper bound:\n"
     )
     rows = []
     for one, part in certification["sets"].items():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +28,19 @@ class Ball:
         """The box around it, rounded outwards."""
         lower, upper = down(self.centre - self.radius), up(self.centre + self.radius)
         return Box(np.maximum(lower, 0), np.minimum(upper, 1))
+
+    def holds(self, lower: Array, upper: Array) -> bool:
+        """Whether a box (d,), (d,) is inside it; exact."""
+        if bool(((lower < 0) | (upper > 1)).any()):
+            return False
+        ends = zip(self.centre.tolist(), lower.tolist(), upper.tolist(), strict=True)
+        furthest = [max(Fraction(at) - Fraction(low), Fraction(high) - Fraction(at)) for at, low, high in ends]
+        radius = Fraction(self.radius)
+        if self.norm == math.inf:
+            return max(furthest) <= radius
+        if self.norm == 2:
+            return sum(one**2 for one in furthest) <= radius**2
+        return sum(furthest) <= radius
 
     def least(self, rows: Array) -> Array:
         """A lower bound (R,) of rows·x over the ball: the better of the box and of the dual norm."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from certood.checking.certificates import ClaimCertificate
 from certood.claims.properties import Case, Counterexamples, Property
-from certood.claims.vnnlib import vnnlib_2
+from certood.claims.vnnlib import vnnlib_1, vnnlib_2
 from certood.claims.vnnlib_reading import read_vnnlib
 from certood.errors import CertoodError
 from certood.rounding import entropy_below, float32_below, float32_beyond, log_enclosure
@@ -31,26 +31,29 @@ def wrong_properties(
 ) -> Iterator[str]:
     """What the properties of a claim say that its certificate does not, for a network from images (C, H, W) to so many outputs.
 
-    Boxes must lie in the ball, γ must be its own, and the files of both versions must say the same.
+    Boxes must lie in the ball, γ must be its own, and the files of both versions must say the same, in the words of certood: what
+    another reader could take for something else (strict inequalities, a box for each class, digits beyond float32) is found too.
     """
-    lower, upper = certificate.ball.box
     for kind in ("scores", "conditions"):
         place = property_file(kind, "1.0", name)
         try:
-            described = read_vnnlib((folder / place).read_text("utf-8"), place)
+            first = (folder / place).read_text("utf-8")
+            described = read_vnnlib(first, place)
             second = (folder / property_file(kind, "2.0", name)).read_text("utf-8")
         except (OSError, UnicodeDecodeError, CertoodError) as error:
             yield f"the property in {kind} cannot be read: {error}"
             continue
-        for case in described.cases:
-            if len(case.lower) != len(lower) or not bool(((case.lower >= lower) & (case.upper <= upper)).all()):
-                yield f"the box in {place} is not inside the certificate's ball"
-                break
-        else:
-            if not _is_that_of(kind, described, certificate, outputs):
-                yield f"the outputs in {place} are not those of the certificate's claim"
-            elif _without_comments(second) != _without_comments(_second_version(described, shape)):
-                yield f"{property_file(kind, '2.0', name)} does not say what {place} does"
+        if not all(_is_inside(case, certificate) for case in described.cases):
+            yield f"the box in {place} is not inside the certificate's ball"
+            continue
+        if not _is_that_of(kind, described, certificate, outputs):
+            yield f"the outputs in {place} are not those of the certificate's claim"
+            continue
+        written = _as_written(described, shape)
+        if written is None or _without_comments(first) != _without_comments(vnnlib_1(written)):
+            yield f"{place} is not the text that certood writes of one box and numbers of float32"
+        elif _without_comments(second) != _without_comments(vnnlib_2(written)):
+            yield f"{property_file(kind, '2.0', name)} does not say what {place} does"
 
 
 def wrong_instances(folder: Path, claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -105,13 +108,22 @@ def _suffices_rejected(cases: Sequence[Case], certificate: ClaimCertificate) -> 
     return reached >= set(range(certificate.classes))
 
 
-def _second_version(described: Property, shape: Sequence[int]) -> str:
-    """The file of version 2.0 that says the same; all cases have one box, and one inequality each."""
-    lower, upper = (
-        end.astype(np.float32).reshape(1, *shape) for end in (described.cases[0].lower, described.cases[0].upper)
-    )
+def _is_inside(case: Case, certificate: ClaimCertificate) -> bool:
+    return len(case.lower) == len(certificate.centre) and certificate.ball.holds(case.lower, case.upper)
+
+
+def _as_written(described: Property, shape: Sequence[int]) -> Counterexamples | None:
+    """What certood would write for a property of one inequality a case; None where that is no box, or no number, of float32."""
     rows = tuple((tuple(case.rows[0].tolist()), float(case.bounds[0])) for case in described.cases)
-    return vnnlib_2(Counterexamples(lower, upper, rows))
+    with np.errstate(over="ignore"):
+        ends = [[getattr(case, end).astype(np.float32) for case in described.cases] for end in ("lower", "upper")]
+        numbers = np.array([(*coefficients, bound) for coefficients, bound in rows])
+        if not np.array_equal(numbers.astype(np.float32), numbers):
+            return None
+    if not all(np.array_equal(one, several[0]) for several in ends for one in several):
+        return None
+    lower, upper = (several[0].reshape(1, *shape) for several in ends)
+    return Counterexamples(lower, upper, rows)
 
 
 def _without_comments(text: str) -> list[str]:

@@ -147,15 +147,22 @@ def _check_size(path: Path, metadata: Metadata) -> None:
         raise CheckpointError(f"{path} does not fit {metadata.architecture}; of another shape: {listed}")
 
 
+def _why_none(run: RunDirectory) -> str:
+    """Why a folder has no checkpoint."""
+    if run.certification_settings.is_file():
+        return "it holds a certification alone; name the run, or the file, that was certified"
+    if run.recipe.is_file():
+        return "its training has not ended; continue with --resume"
+    return "it is no run directory"
+
+
 def _checkpoint_path(path: Path | str) -> Path:
     path = Path(path)
     RunDirectory.of(path).settle()
     if path.is_dir():
         run = RunDirectory(path)
         if not run.checkpoint.is_file():
-            raise CheckpointError(
-                f"{path} has no {run.checkpoint.name}: its training has not ended; continue with --resume"
-            )
+            raise CheckpointError(f"{path} has no {run.checkpoint.name}: {_why_none(run)}")
         path = run.checkpoint
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path.absolute()}; expected a run directory or a .safetensors file")

@@ -124,11 +124,10 @@ def _certified_before(
     """What certification.json holds where it is about this detector, these images and settings; else None."""
     import json
 
-    from certood.analysis.recheck import certificates_hash
     from certood.errors import RunDirectoryError
     from certood.runs import RunDirectory
     from certood.runs.directory import read_json
-    from certood.runs.identity import detector_identity
+    from certood.runs.identity import certificates_hash, detector_identity
     from certood.runs.schema import CertificationFile, read_checked
 
     files = RunDirectory(run)

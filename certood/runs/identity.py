@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from certood.detector import Detector
+from certood.errors import RunDirectoryError
 from certood.models.rectified import RECTIFIED
 
 # Packages whose code is told by their version; of all other code the source is hashed.
@@ -63,6 +64,22 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What two identities disagree on, of what both say."""
     shared = (one.keys() & other.keys()) - {"sha256"}
     return sorted(key for key in shared if one[key] != other[key])
+
+
+def differences_of_certification(certified: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """What a certification was made of that a detector is not; it may be about another score, with a γ of that score."""
+    found = differences(certified, identity)
+    if certified.get("score") != identity.get("score"):
+        return [key for key in found if key not in ("score", "threshold")]
+    return found
+
+
+def certificates_hash(path: Path) -> str:
+    """SHA-256 of a certificates.csv; raises RunDirectoryError where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise RunDirectoryError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from certood.analysis import certify_run
-from certood.analysis.claims.certified_run import certified_run
+from certood.analysis.claims.certified_run import _short, certified_run
 from certood.checkpoints import load_checkpoint, save_checkpoint
 from certood.claims.vnnlib_reading import read_vnnlib
 from certood.cli import main
@@ -305,3 +305,11 @@ def test_a_claim_near_its_limit_needs_optimised_slopes(exported: tuple[Path, str
     written = [one for one in found if one is not None]
     assert any(not one.last_slopes for one in written)
     assert any(one.last_slopes for one in written)
+
+
+def test_claims_of_nearly_equal_radii_have_names_of_their_own() -> None:
+    assert _short([0.01, 0.01000001, 2 / 255]) == {
+        0.01: "0.01",
+        0.01000001: "0.01000001",
+        2 / 255: "0.00784314",
+    }

@@ -361,6 +361,7 @@ def test_csv_joins_benchmark_and_theory(two: list[Path]) -> None:
 def test_json_is_strict_and_the_same_as_the_rows(two: list[Path]) -> None:
     found = json.loads(report(two, format="json"), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
     assert found.pop("schema_version") == 1
+    assert found.pop("left_out") == []
     assert found == tables(read_runs(two))
 
 
@@ -492,6 +493,10 @@ def test_an_unfinished_certification_is_left_out_and_said(tmp_path: Path) -> Non
     assert "is about 8 images and certificates.csv has 3" in run.note
     report(path, tmp_path / "r.html")
     assert "shown without certificates" in read_page(tmp_path / "r.html").text
+    (row,) = json.loads(report(path, format="json"))["left_out"]
+    assert row["run"] == "run"
+    assert "is about 8 images and certificates.csv has 3" in row["why"]
+    assert report(path, format="latex").startswith("% run: shown without certificates")
     (path / "certification.json").unlink()
     assert "has not ended" in read_runs([path])[0].note
 

@@ -54,6 +54,22 @@ def check(folder: Path, *options: str) -> Result:
 # ---- bounds
 
 
+@pytest.mark.parametrize(("norm", "share"), [(math.inf, 1.0), (2.0, 9**-0.5), (1.0, 1 / 9)])
+def test_a_box_is_inside_a_ball_where_its_corners_are(norm: float, share: float) -> None:
+    centre, radius = np.full(9, 0.5), 0.25
+    ball = Ball(centre, radius, norm)
+    for factor in (0.999, 1.001):
+        half = factor * share * radius
+        corner = float(np.linalg.norm(np.full(9, half), norm))
+        assert ball.holds(centre - half, centre + half) is (corner <= radius)
+        # A box need not be in the middle: its furthest corner decides.
+        assert ball.holds(centre - half, centre) is (corner <= radius)
+        assert ball.holds(centre, centre + half) is (corner <= radius)
+    assert Ball(np.zeros(9), radius, norm).holds(np.zeros(9), np.zeros(9))
+    assert not Ball(np.zeros(9), radius, norm).holds(np.full(9, -1e-9), np.zeros(9))
+    assert not Ball(np.ones(9), radius, norm).holds(np.ones(9), np.full(9, 1 + 1e-9))
+
+
 Exact = list[list[Fraction]]
 
 
@@ -548,6 +564,30 @@ def change_tangent(folder: Path) -> None:
         replaced(property_of(folder, "conditions", version, accepted=True), r"\(\* 0\.\d", "(* 0.0")
 
 
+def make_strict(folder: Path) -> None:
+    replaced(property_of(folder, "scores", "1.0", accepted=True), r"\(>= Y_0", "(> Y_0")
+
+
+def shrink_the_box_of_a_class(folder: Path) -> None:
+    path = property_of(folder, "conditions", "1.0", accepted=False)
+    (low,) = re.findall(r"\(>= X_0 ([^)]*)\)", path.read_text())
+    replaced(path, r"\(and \(>= Y_1", f"(and (<= X_0 {low}) (>= Y_1")
+
+
+def add_a_digit(folder: Path) -> None:
+    replaced(property_of(folder, "scores", "1.0", accepted=False), r"(<= Y_0 -?\d+\.\d+)", r"\g<1>" + 40 * "0" + "1")
+
+
+def set_a_bound_that_no_float32_is(folder: Path) -> None:
+    path = property_of(folder, "conditions", "1.0", accepted=False)
+    replaced(path, r"\(>= Y_1 -?\d+\.\d+\)", f"(>= Y_1 -1{300 * '0'}.0)")
+
+
+def say_that_balls_are_round(folder: Path) -> None:
+    for path in (*certificates(folder), folder / "claims.json"):
+        edited(path, norm="2")
+
+
 def rename_an_instance(folder: Path) -> None:
     replaced(folder / "conditions" / "instances.csv", "set-", "other-")
 
@@ -573,6 +613,11 @@ CHANGES = {
     weaken_a_class: "are not those of the certificate's claim",
     weaken_the_tangent: "are not those of the certificate's claim",
     change_tangent: "are not those of the certificate's claim",
+    make_strict: "is not the text that certood writes",
+    shrink_the_box_of_a_class: "is not the text that certood writes",
+    add_a_digit: "is not the text that certood writes",
+    set_a_bound_that_no_float32_is: "is not the text that certood writes",
+    say_that_balls_are_round: "is not inside the certificate's ball",
     rename_an_instance: "conditions/instances.csv does not name the properties",
     drop_an_instance: "scores/instances-2.0.csv does not name the properties",
     exchange_scores: "scores/network.onnx gives the score",

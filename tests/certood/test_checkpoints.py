@@ -59,7 +59,13 @@ def test_an_absent_class_is_ignored_by_the_other_scores(detector: Detector) -> N
 def test_missing_truncated_and_foreign_files_are_told_apart(detector: Detector, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_checkpoint(tmp_path / "gone.safetensors")
+    with pytest.raises(CheckpointError, match="it is no run directory"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "recipe.toml").touch()
     with pytest.raises(CheckpointError, match="its training has not ended; continue with --resume"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "certification_settings.json").touch()
+    with pytest.raises(CheckpointError, match="a certification alone; name the run, or the file, that was certified"):
         load_checkpoint(tmp_path)
     path = tmp_path / "checkpoint.safetensors"
     save_checkpoint(detector, path)

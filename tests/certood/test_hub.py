@@ -1,5 +1,6 @@
 """Hugging Face's hub, played by a folder: what is uploaded, what its card says, and the detector that comes back."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -20,7 +21,7 @@ from certood.errors import CheckpointError, RunDirectoryError
 from certood.evaluation import evaluate, write_evaluation
 from certood.models import build_model
 from certood.runs.identity import detector_identity
-from certood.scores import Energy
+from certood.scores import Energy, MaxLogit
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
 
@@ -80,8 +81,12 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         assert (private, exist_ok) == (True, True)
         (folder / repo_id).mkdir(parents=True, exist_ok=True)
 
-    def upload_folder(_: object, *, repo_id: str, folder_path: str, commit_message: str) -> str:
+    def upload_folder(
+        _: object, *, repo_id: str, folder_path: str, commit_message: str, delete_patterns: list[str]
+    ) -> str:
         assert commit_message
+        for name in delete_patterns:
+            (folder / repo_id / name).unlink(missing_ok=True)
         shutil.copytree(folder_path, folder / repo_id, dirs_exist_ok=True)
         return f"https://hub/{repo_id}"
 
@@ -129,6 +134,54 @@ def test_the_card_holds_what_was_measured_and_certified(run: Path, remote: Path)
     measured: dict[str, Any] = json.loads((run / "evaluation.json").read_text())["scores"]["energy"]["sets"]["noise|x"]
     assert f"| noise\\|x | 30 | {100 * measured['fpr95']:.2f} | {100 * measured['auroc']:.2f} |" in card
     assert "| id | id | 4 | 75 |  | 0.0123 |  |" in card
+
+
+def changed(path: Path, **keys: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def test_the_certification_of_the_run_before_does_not_stay(run: Path, remote: Path) -> None:
+    certood.bridges.hub.push(run, "hf:me/mine")
+    (run / "certification.json").unlink()
+    certood.bridges.hub.push(run, "hf:me/mine")
+    assert {path.name for path in (remote / "me" / "mine").iterdir()} == {
+        "README.md",
+        "checkpoint.safetensors",
+        "evaluation.json",
+    }
+
+
+def test_a_certification_of_another_score_is_pushed_and_named(run: Path, remote: Path) -> None:
+    detector = certood.load(run)
+    other = detector_identity(replace(detector, score=MaxLogit(), threshold=-0.5))
+    changed(run / "certification.json", detector=other, score="max-logit", threshold=-0.5)
+    certood.bridges.hub.push(run, "hf:me/mine")
+    card = (remote / "me" / "mine" / "README.md").read_text("utf-8")
+    assert "By crown (score max-logit, γ = -0.5), for balls in linf" in card
+    # The same score with another γ is another detector.
+    changed(run / "certification.json", detector=detector_identity(replace(detector, threshold=-0.5)))
+    with pytest.raises(RunDirectoryError, match=r"certification.json is about another detector .*\(threshold\)"):
+        certood.bridges.hub.push(run, "hf:me/mine")
+
+
+def test_certificates_that_changed_are_not_pushed(run: Path, remote: Path) -> None:
+    (run / "certificates.csv").write_text("as made\n")
+    changed(run / "certification.json", certificates_sha256=hashlib.sha256(b"as made\n").hexdigest())
+    certood.bridges.hub.push(run, "hf:me/mine")
+    (run / "certificates.csv").write_text("changed\n")
+    with pytest.raises(RunDirectoryError, match=r"certificates.csv has changed since certification.json was written"):
+        certood.bridges.hub.push(run, "hf:me/mine")
+
+
+def test_what_is_smoothed_is_not_called_certified(run: Path, remote: Path) -> None:
+    sets = {"id": {"kind": "id", "n": 4, "smoothed_fraction": [0.75], "median_radius_smoothing": 0.0123}}
+    changed(run / "certification.json", method="smoothing", norm="2", sets=sets)
+    certood.bridges.hub.push(run, "hf:me/mine")
+    card = (remote / "me" / "mine" / "README.md").read_text("utf-8")
+    assert "## Smoothed (probabilistic)" in card
+    assert "holds with probability 0.9" in card
+    assert "| id | id | 4 | 75 | 0.0123 |" in card
+    assert "ertified" not in card.partition("## Smoothed")[2]
 
 
 def test_results_of_another_detector_are_refused(run: Path, remote: Path) -> None:

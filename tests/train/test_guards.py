@@ -159,7 +159,7 @@ def test_a_resumed_guard_is_that_of_an_uninterrupted_run(
     save_checkpoint(replace(changed, threshold=0.0), copied)
     fit(recipe(copied), out, resume=True, progress=False)
     save_checkpoint(replace(changed, score=Energy(2.0)), copied)
-    with pytest.raises(RunDirectoryError, match="^guarded-detector is not for what is to be trained"):
+    with pytest.raises(RunDirectoryError, match=r"^guarded-detector is not for what is to be trained"):
         require_trainable({"guard": recipe(copied)}, inputs_of_finished([(out, recipe(copied))]))
     with pytest.raises(RunDirectoryError, match="guarded-detector has changed since"):
         fit(recipe(copied), out, resume=True, progress=False)

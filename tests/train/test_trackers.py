@@ -21,6 +21,7 @@ from certood.train.loop import fit
 from certood.train.recipe import Recipe, load_recipe, make_recipe
 from certood.train.trackers import TRACKERS
 from certood.train.trackers.base import Tracker
+from certood.train.trackers.mlflow import accepted_name
 from certood.train.tracking import figures
 
 SHORT = ["training.epochs=3", "training.steps_per_epoch=2", "run.device=cpu", "model.options.width=2"]
@@ -222,6 +223,25 @@ def test_mlflow_and_wandb_keep_one_run_each_through_an_interruption(
     assert names == {recorded(out)["wandb"]}
     assert [(row["epoch"], row["loss"]) for row in history] == [(epoch, row["loss"]) for epoch, row in ours.items()]
     assert summary["evaluation/accuracy"] == result["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("loss", "loss"),
+        ("evaluation/energy/npz:a b.npz/auroc", "evaluation/energy/npz_a b.npz/auroc"),
+        ("evaluation/energy/folder:/tmp/pics//auroc", "evaluation/energy/folder_/tmp/pics/auroc"),
+        ("evaluation/folder:../x/./auroc", "evaluation/folder_../x/auroc"),
+        ("evaluation/folder:a/../x/auroc", "evaluation/folder_a/_/x/auroc"),
+        (f"evaluation/{300 * 'x'}/auroc", f"{244 * 'x'}/auroc"),
+    ],
+)
+def test_names_of_sets_become_names_that_mlflow_takes(name: str, expected: str) -> None:
+    validation = pytest.importorskip("mlflow.utils.validation", reason="the extra mlflow is not installed")
+    found = accepted_name(name)
+    assert found == expected
+    validation._validate_metric_name(found)
+    assert len(found) <= validation.MAX_ENTITY_KEY_LENGTH
 
 
 def written_by_wandb(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], set[str]]:

@@ -16,6 +16,7 @@ from certood.train.trackers.base import PROJECT, Tracker
 
 # What a name of a metric may not hold.
 FORBIDDEN = re.compile(r"[^\w\-. /]")
+LONGEST = 250
 
 
 @dataclass
@@ -48,7 +49,7 @@ class MLflowTracker(Tracker):
         """A metric for every value that is a number: a store of SQL takes no other."""
         for name, value in values.items():
             if not math.isnan(value):
-                self._client.log_metric(self._run, FORBIDDEN.sub("_", name), float(value), step=number)
+                self._client.log_metric(self._run, accepted_name(name), float(value), step=number)
 
     def evaluated(self, epochs: int, values: Mapping[str, float]) -> None:
         """A metric for every figure."""
@@ -57,6 +58,12 @@ class MLflowTracker(Tracker):
     def finish(self, *, failed: bool) -> None:
         """The run has the status FINISHED, or FAILED."""
         self._client.set_terminated(self._run, "FAILED" if failed else "FINISHED")
+
+
+def accepted_name(name: str) -> str:
+    """A name as MLflow takes it: a relative path in its normal form, of at most so many characters."""
+    parts = ["_" if part == ".." else part for part in FORBIDDEN.sub("_", name).split("/") if part not in ("", ".")]
+    return "/".join(parts)[-LONGEST:].lstrip("/")
 
 
 def _library() -> ModuleType:
