@@ -6,6 +6,7 @@ the calls take any batch size afterwards. Operations that `decompositions` knows
 """
 
 import copy
+import itertools
 import operator
 import re
 import warnings
@@ -115,7 +116,12 @@ def _program(model: nn.Module, example: Tensor) -> tuple[nn.Module, torch.export
     ]
     if broken:
         raise CannotCertify(f"weights are infinite or not a number: {', '.join(broken[:5])}")
-    plain = copy.deepcopy(model).to("cpu", torch.float64).eval().requires_grad_(False)
+    plain = copy.deepcopy(model)
+    for part in plain.modules():
+        if isinstance(part, nn.RMSNorm) and part.eps is None:
+            # It is the step of the precision in which the network runs, which is not that of the copy.
+            part.eps = torch.finfo(own_precision(model)).eps
+    plain = plain.to("cpu", torch.float64).eval().requires_grad_(False)
     # Two images: batch sizes 0 and 1 are special to torch.export.
     images = example[:1].detach().to("cpu", torch.float64).expand(2, *example.shape[1:]).contiguous()
     try:
@@ -124,15 +130,40 @@ def _program(model: nn.Module, example: Tensor) -> tuple[nn.Module, torch.export
             program = torch.export.export(
                 plain, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=2**20)},), strict=False
             )
+            _refuse_unknown_steps(model, program)
             # PyTorch decomposes some operations itself where it prepares gradients, which it does not in this mode.
             with torch.inference_mode():
                 program = program.run_decompositions(decomposition_table())
+    except CannotCertify:
+        raise
     except Exception as error:
         raise CannotCertify(
             f"torch.export cannot trace {type(model).__name__}: {str(error).strip().splitlines()[0]}; "
             "a network must be a fixed sequence of tensor operations for any batch size"
         ) from error
     return plain, program
+
+
+def own_precision(model: nn.Module) -> torch.dtype:
+    """The precision of a network's parameters and buffers, float32 where it has none."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+
+
+def _refuse_unknown_steps(model: nn.Module, program: torch.export.ExportedProgram) -> None:
+    """Raise CannotCertify where rms_norm is called without ε in a network that is not in float64 itself."""
+    for item in program.graph.nodes:
+        if (
+            item.op == "call_function"
+            and _operation(item.target) == "rms_norm"
+            and own_precision(model) != torch.float64
+        ):
+            named, _ = _bound(item.target, item.args, item.kwargs)
+            if named.get("eps") is None:
+                raise CannotCertify(
+                    "rms_norm without eps adds a number that depends on the precision, and bounds are of a copy in float64: "
+                    f"say eps={torch.finfo(own_precision(model)).eps!r} in the network"
+                )
 
 
 def _step(item: Any, layouts: Mapping[str, Layout | None]) -> Step | None:

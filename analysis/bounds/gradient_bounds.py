@@ -21,6 +21,7 @@ from certood.analysis.bounds.linear.analysis import Analysis
 from certood.analysis.bounds.memory import images_at_once
 from certood.analysis.bounds.methods import analyse
 from certood.analysis.bounds.operations.base import Rows
+from certood.analysis.bounds.operations.flattening import flat
 from certood.analysis.bounds.score_bounds import logits_of
 from certood.scores import Score
 
@@ -184,7 +185,7 @@ def _backwards(
     method = "interval" if forward.kind == "interval" else "crown"
     backward = analyse(graph, gradients, method, max_memory=forward.max_memory)
     last = len(graph.nodes) - 1
-    lower, upper = (bound.flatten(1) for bound in backward.boxes[last])
+    lower, upper = (flat(bound) for bound in backward.boxes[last])
     shape = graph.nodes[last].shape
     if elementwise and method != "interval":
         width = lower.shape[1]

@@ -9,11 +9,12 @@ from certood.analysis.bounds.ball import Region, or_infinite
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.linear.analysis import Analysis
 from certood.analysis.bounds.linear.full_precision import check_precision
-from certood.analysis.bounds.linear.nodes import NodeBounds, flat
+from certood.analysis.bounds.linear.nodes import NodeBounds
 from certood.analysis.bounds.linear.optimised import Ascent
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import COPIES, default_memory, keep_freed_blocks, row_memory
 from certood.analysis.bounds.operations.base import LinearOperation, Rows
+from certood.analysis.bounds.operations.flattening import flat
 from certood.analysis.bounds.operations.precision import outward_sum
 from certood.analysis.bounds.outer import OuterBoxes
 from certood.errors import CertoodError

@@ -1,21 +1,25 @@
 """The witness: a graph is compared with the network that it was captured from before anything is certified with it.
 
 Both compute in float64, on images inside of [0, 1] and at its corners; the graph takes one image at a time, so that a network
-that mixes the images of a batch shows. Where they differ, the first node that does is looked for.
+that mixes the images of a batch shows. Where they differ, the first node that does is looked for. The network in float32, as it
+runs, is compared as well, up to what rounding may cost: some compute another function there.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from certood.analysis.bounds.exporting import Exported
+from certood.analysis.bounds.exporting import Exported, own_precision
 from certood.analysis.bounds.graph import Graph
 from certood.errors import CannotCertify
 
 # Logits may be tiny, in a network with random weights, and are compared all the same.
 RELATIVE = 1e-9
+# Of the network in float32, whatever it is: far more than rounding costs, and less than another function does.
+RELATIVE_FLOAT32 = 1e-2
 # Inner values that are zero only up to rounding are not where a difference comes from.
 NOISE = 1e-15
 
@@ -64,6 +68,29 @@ def check(exported: Exported, graph: Graph, translated: Graph) -> None:
         f"the captured graph differs from the network by {apart:.3g} in logits of at most {size:.3g}, in float64; "
         f"{_first_difference(exported, translated, images)}. Nothing is certified with a wrong copy; please report this"
     )
+
+
+def check_precision(model: nn.Module, exported: Exported) -> None:
+    """Raise CannotCertify where a network in float32 does not compute, up to rounding, what its copy in float64 does.
+
+    Images are inside of [0, 1], half of them dark: what is added to a denominator shows there.
+    """
+    if own_precision(model) != torch.float32:
+        return
+    inside = probes(exported.shape)[:2]
+    images = torch.cat([inside, inside / 1000]).float()
+    with torch.no_grad():
+        try:
+            found = copy.deepcopy(model).cpu().eval()(images).to(torch.float64)
+        except RuntimeError:
+            # It runs in float64 only, such as one with constants in float64.
+            return
+        apart, size = distance(found, exported.module(images.to(torch.float64)))
+    if apart > RELATIVE_FLOAT32 * size:
+        raise CannotCertify(
+            f"the network in float32 differs from its copy in float64 by {apart:.3g} in logits of at most {size:.3g}, more than "
+            "rounding explains: something in it depends on the precision, and bounds would be those of the copy"
+        )
 
 
 def _first_difference(exported: Exported, translated: Graph, images: Tensor) -> str:

@@ -10,11 +10,21 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from certood.analysis.bounds import METHODS, Bounds, LpBall, analyse, bound, capture, methods, score_bounds
+from certood.analysis.bounds import (
+    METHODS,
+    Bounds,
+    LpBall,
+    analyse,
+    bound,
+    capture,
+    gradient_bound,
+    methods,
+    score_bounds,
+)
 from certood.errors import CannotCertify, CertoodError, UnsupportedOperation
 from certood.models import build_model
 from certood.models.classifier import Normalise
-from certood.scores import MSP, SCORES, AbsentClass, Energy, KLUniform, Score, score_by_name
+from certood.scores import MSP, SCORES, AbsentClass, Energy, KLUniform, MaxLogit, Score, score_by_name
 from tests.analysis.networks import NETWORKS, NORMS, RADII, SHAPE, attacked, captured, images, network, sampled
 from tests.quick import first_is_quick
 
@@ -470,8 +480,14 @@ class OneNumber(nn.Module):
         lambda f: (f.sum(1) - 0.1).relu() + f[:, 0],
         lambda f: f.amax(1).sigmoid(),
         lambda f: f.mean(-1) * 2 - f[:, 0],
+        lambda f: f[:, 0].tanh() * f[:, 1],
+        lambda f: torch.maximum(f[:, 0], f[:, 1]).relu(),
+        lambda f: torch.minimum(f.mean(1), f.amax(1)).tanh(),
+        lambda f: f[:, :2].sort(1).values[:, 1],
+        lambda f: f[:, :2].sort(1, descending=True).values.mean(1).square(),
+        lambda f: f.logsumexp(1).tanh(),
     ],
-    ids=["logsumexp", "relu", "max", "mean"],
+    ids=["logsumexp", "relu", "max", "mean", "product", "maximum", "minimum", "larger", "smaller", "tanh"],
 )
 def test_one_number_per_image_is_bounded(last: Callable[[Tensor], Tensor]) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -485,3 +501,12 @@ def test_one_number_per_image_is_bounded(last: Callable[[Tensor], Tensor]) -> No
         assert (values >= found.lower).all(), (method, dtype)
         assert (values <= found.upper).all(), (method, dtype)
         assert found.width.max() < 0.8, (method, dtype)
+    for norm, options in ((math.inf, {"parts": 4}), (2.0, {}), (1.0, {})):
+        inside = network(sampled(images, 0.05, norm, 100).flatten(0, 1)).view(100, 3, 1)
+        found = bound(graph, LpBall(images, 0.05, norm), "crown", **options)
+        assert (inside >= found.lower).all(), norm
+        assert (inside <= found.upper).all(), norm
+    points = (images + noise).clamp(0, 1).flatten(0, 1).requires_grad_()
+    (slopes,) = torch.autograd.grad(network(points).sum(), points)
+    steepest = slopes.flatten(1).abs().sum(1).view(200, 3).amax(0)
+    assert (steepest <= gradient_bound(graph, LpBall(images, 0.05), score=MaxLogit()).dual_norm).all()

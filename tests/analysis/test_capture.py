@@ -112,6 +112,42 @@ def test_tiny_logits_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
         capture(tiny, images())
 
 
+class InItsPrecision(nn.Module):
+    """A linear network after a function that may depend on the precision."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.function, self.last = function, nn.Linear(128, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(x.flatten(1)))
+
+
+def test_what_depends_on_the_precision_is_refused() -> None:
+    def scaled(x: Tensor) -> Tensor:
+        return x / (x.square().mean(1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt()
+
+    with pytest.raises(CannotCertify, match="in float32 differs from its copy in float64 by"):
+        capture(InItsPrecision(scaled), images())
+    capture(InItsPrecision(scaled).double(), images())
+
+
+def test_rms_norm_has_the_step_of_the_precision_in_which_the_network_runs() -> None:
+    dark = images() * 2e-4
+    for model in (InItsPrecision(nn.RMSNorm(128)), InItsPrecision(nn.RMSNorm(128)).double()):
+        graph = capture(model, dark)
+        with torch.no_grad():
+            expected = model(dark.to(model.last.weight.dtype)).double()
+        torch.testing.assert_close(graph(dark), expected, rtol=1e-5, atol=1e-6)
+        assert isinstance(model.function, nn.RMSNorm)
+        assert model.function.eps is None
+    without = InItsPrecision(lambda x: F.rms_norm(x, (128,)))
+    with pytest.raises(CannotCertify, match=r"rms_norm without eps .* eps=1\.1920928955078125e-07 in the network"):
+        capture(without, images())
+    capture(without.double(), images())
+
+
 class Counting(nn.Module):
     """A network whose value depends on how many images are asked at once."""
 

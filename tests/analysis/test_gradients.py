@@ -209,7 +209,7 @@ def test_no_derivative_leaves_its_range(activation: known.Activation, lower: flo
     # A range is no wider than what was seen, up to the step of the grid; at the very ends a jump may be counted in.
     if least.isinf().any():
         # Where PyTorch cuts softplus off it jumps, by little: no slope bounds that.
-        assert isinstance(activation, known.FallingOnce)
+        assert isinstance(activation, known.Softplus)
         assert lower <= activation.edge <= lower + width
     elif width > 0 and not any(end.is_integer() for end in (lower, lower + width)):
         assert most.item() - least.item() <= (slopes.max() - slopes.min()).item() + 0.02 + 0.35 * width

@@ -1,5 +1,7 @@
 """Relaxations and ranges by property: no sampled value of a function leaves them; they touch where they should."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -153,17 +155,39 @@ def test_products_never_leave_their_planes() -> None:
         assert ((low <= x * y) & (x * y <= high)).all()
 
 
-@given(one=ends, two=ends, threshold=st.floats(0.5, 3))
-@settings(max_examples=100, deadline=None)
-def test_the_jump_at_the_cut_off_of_softplus_is_covered(one: float, two: float, threshold: float) -> None:
-    activation = activations.softplus(1.0, threshold)
-    lower, upper = (torch.tensor([end], dtype=torch.float64) for end in sorted((one, two)))
-    edge = torch.tensor([threshold, threshold * (1 + 1e-12)], dtype=torch.float64).clamp(lower, upper)
+@given(
+    one=ends,
+    two=ends,
+    # Of the pairs, 9.8 and 5 is one whose quotient, times β, exceeds the threshold by rounding.
+    cut=st.tuples(st.floats(0.5, 3), st.floats(-3, 3)) | st.sampled_from([(9.8, 5.0), (17.7, 3.0), (1.0, 0.17)]),
+    near=st.none() | st.tuples(st.integers(-3, 3), st.integers(0, 6)),
+)
+@settings(max_examples=300, deadline=None)
+def test_the_jump_at_the_cut_off_of_softplus_is_covered(
+    one: float, two: float, cut: tuple[float, float], near: tuple[int, int] | None
+) -> None:
+    """Of boxes of any width, and of those that end a few numbers of float64 from the jump; only rounding is forgiven."""
+    beta, threshold = cut
+    activation = activations.softplus(beta, threshold)
+
+    def moved(steps: int) -> float:
+        found = threshold / beta
+        for _ in range(abs(steps)):
+            found = math.nextafter(found, math.copysign(math.inf, steps))
+        return found
+
+    box = (one, two) if near is None else (moved(near[0]), moved(near[0] + near[1]))
+    lower, upper = (torch.tensor([end], dtype=torch.float64) for end in sorted(box))
+    edge = torch.tensor([moved(steps) for steps in range(-6, 7)], dtype=torch.float64).clamp(lower, upper)
     inside = lower + torch.linspace(0, 1, 501, dtype=torch.float64) * (upper - lower)
     points = torch.cat([inside.clamp(lower, upper), edge])
-    values = F.softplus(points, 1.0, threshold)
+    values = F.softplus(points, beta, threshold)
     lines, (low, high) = activation.lines(lower, upper), activation.interval([(lower, upper)])
-    assert (lines.lower_slope * points + lines.lower_shift <= values + 1e-9).all()
-    assert (lines.upper_slope * points + lines.upper_shift >= values - 1e-9).all()
-    assert low.item() == pytest.approx(values.min().item(), abs=1e-9)
-    assert high.item() == pytest.approx(values.max().item(), abs=1e-9)
+    rounding = 1e-14 * (1 + points.abs().max().item())
+    assert (lines.lower_slope * points + lines.lower_shift <= values + rounding).all()
+    assert (lines.upper_slope * points + lines.upper_shift >= values - rounding).all()
+    assert low.item() <= values.min().item()
+    assert high.item() >= values.max().item()
+    if near is None and min(abs(lower.item() - moved(0)), abs(upper.item() - moved(0))) > 1e-9:
+        assert low.item() == pytest.approx(values.min().item(), abs=1e-9)
+        assert high.item() == pytest.approx(values.max().item(), abs=1e-9)

@@ -13,6 +13,7 @@ from torch import Tensor
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.linear.nodes import NodeBounds
 from certood.analysis.bounds.operations.base import Elementwise
+from certood.analysis.bounds.operations.flattening import flat
 
 # The node of an activation, and the number of the point among those of a neuron.
 Point = tuple[int, int]
@@ -70,4 +71,4 @@ class Columns:
 
     def gather(self, planes: Mapping[Point, Tensor]) -> Tensor:
         """The columns (D, C) of planes (D, *shape) of every point."""
-        return torch.cat([planes[point].flatten(1) for point in self.at], 1).index_select(1, self.places)
+        return torch.cat([flat(planes[point]) for point in self.at], 1).index_select(1, self.places)

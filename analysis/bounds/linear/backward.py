@@ -20,7 +20,7 @@ from certood.analysis.bounds.linear.relaxing import (
     relaxed_and_multiplied,
     relaxed_each,
 )
-from certood.analysis.bounds.linear.rows import dense, gathered, signed, summed, totals
+from certood.analysis.bounds.linear.rows import dense, gathered, signed, summed
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.memory import COPIES
 from certood.analysis.bounds.operations.base import (
@@ -30,6 +30,7 @@ from certood.analysis.bounds.operations.base import (
     Operation,
     Rows,
 )
+from certood.analysis.bounds.operations.flattening import totals
 from certood.analysis.bounds.operations.precision import outward_sum, unit_roundoff
 from certood.errors import CannotCertify
 

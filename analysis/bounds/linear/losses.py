@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from certood.analysis.bounds.linear.nodes import NodeBounds, flat
+from certood.analysis.bounds.linear.nodes import NodeBounds
 from certood.analysis.bounds.linear.rounding import (
     EXTRA,
     casting_loss,
@@ -16,6 +16,7 @@ from certood.analysis.bounds.linear.rounding import (
 )
 from certood.analysis.bounds.linear.rows import magnitude
 from certood.analysis.bounds.operations.base import Elementwise, LinearOperation, Rows
+from certood.analysis.bounds.operations.flattening import flat, totals
 from certood.analysis.bounds.operations.precision import least_normal, unit_roundoff
 from certood.analysis.bounds.operations.relaxations import Relaxation
 
@@ -60,7 +61,7 @@ class RoundingLosses:
         before = self.linear(index) if self.in_relaxations(index) else None
         passing = input_loss(self.nodes.reach(index), before, self.dtype)
         share = 2 * (shift[0, 0].numel() + 8) * unit_roundoff(torch.float64)
-        sums = share * shift.abs().flatten(2).sum(2)
+        sums = share * totals(shift.abs())
         return magnitude(multiple, passing).to(torch.float64) + sums + self.of_cast(index, rows)
 
     def _lost(self, rows: Rows, loss: Callable[[], Tensor]) -> Tensor:

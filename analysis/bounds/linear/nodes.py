@@ -10,6 +10,7 @@ from torch import Tensor
 from certood.analysis.bounds.ball import Region
 from certood.analysis.bounds.graph import Graph
 from certood.analysis.bounds.operations.base import Interval, LinearOperation
+from certood.analysis.bounds.operations.flattening import flat, flat_rows
 from certood.analysis.bounds.operations.precision import unit_roundoff
 
 
@@ -58,11 +59,6 @@ class NodeBounds:
 
     def at_reference(self, index: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The value (N, R) of rows (N, R, *shape) at the reference of a node, and what it may be rounded by."""
-        own, point = rows.to(torch.float64).reshape(*rows.shape[:2], -1), flat(self.references[index])[..., None]
+        own, point = flat_rows(rows.to(torch.float64)), flat(self.references[index])[..., None]
         share = 2 * (own.shape[2] + 8) * unit_roundoff(torch.float64)
         return (own @ point)[..., 0], share * (own.abs() @ point.abs())[..., 0]
-
-
-def flat(values: Tensor) -> Tensor:
-    """Values (N, …) as (N, D), also where there is one number per image."""
-    return values.reshape(len(values), -1)

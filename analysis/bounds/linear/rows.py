@@ -7,6 +7,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.operations.base import Rows
+from certood.analysis.bounds.operations.flattening import flat_rows, totals
 
 # Rows of an image with so many numbers are contracted by a product of their own.
 ALONE = 2**15
@@ -68,15 +69,10 @@ def gathered(rows: Rows, plane: Tensor) -> Tensor:
     return broadcastable(rows, plane)
 
 
-def totals(values: Tensor) -> Tensor:
-    """Sums (N, R) of rows (N, R, …), also where a row is one number."""
-    return values.reshape(*values.shape[:2], -1).sum(2)
-
-
 def row_sums(values: Tensor, plane: Tensor) -> Tensor:
     """Σ values·plane (N, R), for a plane (N, 1 or R, …)."""
     if plane.shape[1] == 1 and len(values) == 1:
-        return values.reshape(*values.shape[:2], -1) @ plane.flatten()
+        return flat_rows(values) @ plane.flatten()
     if plane.shape[1] == 1 and values[0].numel() >= ALONE:
         return torch.stack([own.flatten(1) @ one.flatten() for own, one in zip(values, plane, strict=True)])
     return totals(values * plane)

@@ -224,20 +224,40 @@ HARDSWISH = Activation(
 
 
 @dataclass(frozen=True)
-class FallingOnce(Activation):
-    """A function that rises but for one jump down, by at most `fall`, to the right of `edge`."""
+class Softplus(Activation):
+    """PyTorch's softplus, which jumps down where its line begins; see `softplus`."""
 
-    edge: float = 0.0
-    fall: float = 0.0
+    beta: float = 1.0
+    threshold: float = 20.0
+
+    @property
+    def edge(self) -> float:
+        """Where βx is the threshold."""
+        return self.threshold / self.beta
+
+    @property
+    def fall(self) -> float:
+        """By how much it jumps down there."""
+        return float(_log1p_exp(-self.threshold)) / self.beta
+
+    def slack(self, dtype: torch.dtype) -> float:
+        """How far from the edge rounding may put the jump, in a precision."""
+        return 16 * torch.finfo(dtype).eps * abs(self.edge) + torch.finfo(dtype).tiny
+
+    def sides(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether a box lies beyond the jump, and whether the jump may be inside of it."""
+        slack = self.slack(lower.dtype)
+        beyond = lower > self.edge + slack
+        return beyond, ~beyond & (upper > self.edge - slack)
 
     def interval(self, inputs: Sequence[Interval]) -> Interval:
-        """Values at both ends, and on both sides of the jump where that is between them."""
+        """Values at both ends, and on both sides of the jump where that may be between them."""
         lower, upper = inputs[0]
-        crossing = (lower <= self.edge) & (upper > self.edge)
-        before = self.function(torch.full_like(lower, self.edge))
-        low, high = self.function(lower), self.function(upper)
-        low = torch.where(crossing, torch.minimum(low, before - self.fall), low)
-        high = torch.where(crossing, torch.maximum(high, before + 1e-15 * abs(self.edge)), high)
+        _, crossing = self.sides(lower, upper)
+        slack, before = self.slack(lower.dtype), float(_log1p_exp(self.threshold)) / self.beta
+        # The curve lies above the line and has a slope of at most 1.
+        low = torch.where(crossing, _curve(lower, self.beta).clamp_max(self.edge - slack), self.function(lower))
+        high = torch.where(crossing, upper.clamp_min(before + slack), self.function(upper))
         return self.outward(low, high, inputs[0])
 
 
@@ -245,33 +265,43 @@ def softplus(beta: float, threshold: float = 20.0) -> Activation:
     """PyTorch's softplus: log(1 + exp(βx))/β, |f''| ≤ β/4, and x where βx exceeds the threshold.
 
     At the threshold it falls by log(1 + exp(−threshold))/β: the lower line lies so much lower where the box reaches beyond it,
-    and a box with the threshold inside has no bound of the derivative.
+    and a box with the threshold inside has no bound of the derivative. Below 0 lie only values of x itself, beyond a threshold
+    that is negative.
     """
-    fall = math.log1p(math.exp(-threshold)) / beta * (1 + 1e-12)
-    edge = threshold / beta
 
     def function(x: Tensor) -> Tensor:
         return F.softplus(x, beta, threshold)
 
-    def smooth(x: Tensor) -> Tensor:
-        return torch.logaddexp(beta * x, torch.zeros_like(x)) / beta
-
     def relaxation(lower: Tensor, upper: Tensor) -> Relaxation:
-        lines = smooth_relaxation(smooth, _constant(beta / 4 * 1.001), lower, upper)
-        cut = torch.where(beta * upper > threshold, fall, 0.0)
+        lines = smooth_relaxation(partial(_curve, beta=beta), _constant(beta / 4 * 1.001), lower, upper)
+        beyond, crossing = activation.sides(lower, upper)
+        cut = crossing.to(lower.dtype) * (activation.fall * (1 + 1e-6) + activation.slack(lower.dtype))
         parts = lines.lower_slope, lines.lower_shift - cut, lines.upper_slope, lines.upper_shift
-        beyond = beta * lower > threshold
         return Relaxation(
             *(torch.where(beyond, own, part) for own, part in zip((1.0, 0.0, 1.0, 0.0), parts, strict=True))
         )
 
     def slopes(lower: Tensor, upper: Tensor) -> Interval:
-        crossing = (beta * lower <= threshold) & (beta * upper > threshold)
-        low = torch.where(beta * lower > threshold, 1.0, torch.sigmoid(beta * lower))
-        high = torch.where(beta * upper > threshold, 1.0, torch.sigmoid(beta * upper))
+        beyond, crossing = activation.sides(lower, upper)
+        low = torch.where(beyond, 1.0, torch.sigmoid(beta * lower))
+        high = torch.where(beyond | crossing, 1.0, torch.sigmoid(beta * upper))
         return torch.where(crossing, -math.inf, low), high
 
-    return FallingOnce("softplus", function, relaxation, slopes, limits=(0.0, math.inf), edge=edge, fall=fall)
+    least = min(0.0, threshold / beta * (1 + 1e-5))
+    activation = Softplus(
+        "softplus", function, relaxation, slopes, limits=(least, math.inf), beta=beta, threshold=threshold
+    )
+    return activation
+
+
+def _curve(x: Tensor, beta: float) -> Tensor:
+    """log(1 + exp(βx))/β."""
+    return torch.logaddexp(beta * x, torch.zeros_like(x)) / beta
+
+
+def _log1p_exp(x: float) -> float:
+    """log(1 + exp(x))."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def leaky_relu(slope: float) -> Activation:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.operations.base import Interval, JointRelaxation, Operation
+from certood.analysis.bounds.operations.flattening import totals
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
 from certood.analysis.bounds.operations.precision import unit_roundoff
@@ -131,7 +132,7 @@ class AxisFunction(JointRelaxation):
         positive, negative = own.clamp_min(0), own.clamp_max(0)
         back = torch.einsum("nr...m,n...mk->nr...k", positive, planes.lower_slope)
         back = back + torch.einsum("nr...m,n...mk->nr...k", negative, planes.upper_slope)
-        constant = (positive * planes.lower_shift[:, None] + negative * planes.upper_shift[:, None]).flatten(2).sum(2)
+        constant = totals(positive * planes.lower_shift[:, None] + negative * planes.upper_shift[:, None])
         return [self.spread(back, shapes[0], 2)], constant
 
 
@@ -241,7 +242,7 @@ class LogSoftmax(AxisFunction):
         back = (
             own + positive * planes.lower_slope[:, None, ..., 0, :] + negative * planes.upper_slope[:, None, ..., 0, :]
         )
-        constant = (positive * planes.lower_shift[:, None] + negative * planes.upper_shift[:, None]).flatten(2).sum(2)
+        constant = totals(positive * planes.lower_shift[:, None] + negative * planes.upper_shift[:, None])
         return [self.spread(back, shapes[0], 2)], constant
 
     def jacobian(self, lower: Tensor, upper: Tensor) -> Interval:

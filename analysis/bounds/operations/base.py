@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.linear.windows import Windows
+from certood.analysis.bounds.operations.flattening import flat, flat_rows
 from certood.analysis.bounds.operations.relaxations import Relaxation
 from certood.errors import CannotCertify
 
@@ -251,7 +252,7 @@ class JointRelaxation(Nonlinear):
 
 def row_product(rows: Tensor, plane: Tensor) -> Tensor:
     """Σ row·plane (N, R) of rows (N, R, *shape) and a plane (N, *shape)."""
-    return (rows.flatten(2) @ plane.flatten(1)[..., None])[..., 0]
+    return (flat_rows(rows) @ flat(plane)[..., None])[..., 0]
 
 
 def in_precision(operation: Operation, dtype: torch.dtype) -> Operation:

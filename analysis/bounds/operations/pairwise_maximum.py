@@ -9,6 +9,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.operations.base import Interval, JointRelaxation, Operation
 from certood.analysis.bounds.operations.broadcasting import broadcast_norm, sum_to_shape
+from certood.analysis.bounds.operations.flattening import totals
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
 from certood.analysis.bounds.operations.relaxations import relu_of_difference
@@ -33,7 +34,7 @@ class PairwiseMaximum(JointRelaxation):
         low, high = torch.broadcast_tensors(a - d, b - c)
         difference, shift = relu_of_difference(rows, low, high)
         back = [sum_to_shape(difference, shapes[0]), sum_to_shape(rows - difference, shapes[1])]
-        return back, shift.flatten(2).sum(2)
+        return back, totals(shift)
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
         """1, and what broadcasting adds."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from certood.analysis.bounds.operations.base import Interval, JointRelaxation, Operation
 from certood.analysis.bounds.operations.broadcasting import broadcast_norm, sum_to_shape
+from certood.analysis.bounds.operations.flattening import totals
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
 from certood.analysis.bounds.operations.precision import largest, unit_roundoff, widened
@@ -35,11 +36,11 @@ class Product(JointRelaxation):
         positive, negative = rows.clamp_min(0), rows.clamp_max(0)
         first = positive * c[:, None] + negative * d[:, None]
         second = (positive + negative) * a[:, None]
-        constant = -(positive * (a * c)[:, None] + negative * (a * d)[:, None]).flatten(2).sum(2)
+        constant = -totals(positive * (a * c)[:, None] + negative * (a * d)[:, None])
         # Of every product above, whose factors all lie within these magnitudes.
         size = largest(*boxes[0]) * largest(c, d)
         count = rows[0, 0].numel() + 8
-        constant = constant - 8 * count * unit_roundoff(rows.dtype) * (rows.abs() * size[:, None]).flatten(2).sum(2)
+        constant = constant - 8 * count * unit_roundoff(rows.dtype) * totals(rows.abs() * size[:, None])
         return [sum_to_shape(first, shapes[0]), sum_to_shape(second, shapes[1])], constant
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:

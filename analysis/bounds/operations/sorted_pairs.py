@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.operations.base import Interval, JointRelaxation, Operation
+from certood.analysis.bounds.operations.flattening import totals
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
 from certood.analysis.bounds.operations.relaxations import relu_of_difference
@@ -42,7 +43,7 @@ class SortedPairs(JointRelaxation):
             smaller, larger = larger, smaller
         difference, shift = relu_of_difference(larger - smaller, c - b, d - a)
         back = torch.stack([larger - difference, smaller + difference], self.axis + 2)
-        return [back], shift.flatten(2).sum(2)
+        return [back], totals(shift)
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:
         """The constant one: sorting brings no two points further apart, in any p-norm."""
