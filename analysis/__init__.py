@@ -7,6 +7,7 @@ gradients of any network over a ball; `certood.analysis.certification` computes 
 
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,14 +115,14 @@ def report(
 
     `html` needs `out` and returns its path; the others return the text, and write it where `out` is given. `near` names OOD
     sets that are near the ID set (default: as evaluated, else those whose name ends in "-near"). Nothing is computed again: all
-    numbers come from the files of the runs. Raises RunDirectoryError where a folder is no run, CertoodError for an unknown
-    format or set.
+    numbers come from the files of the runs; a LeftOutWarning says what of a run is not shown. Raises RunDirectoryError where a
+    folder is no run, CertoodError for an unknown format or set.
     """
     from certood.analysis.reporting.formats import tables_as_csv, tables_as_json, tables_as_latex  # noqa: PLC0415
     from certood.analysis.reporting.page import write_page  # noqa: PLC0415 (importing certood.analysis stays light)
     from certood.analysis.reporting.rendering import is_page  # noqa: PLC0415
     from certood.analysis.reporting.runs import read_runs  # noqa: PLC0415
-    from certood.errors import CertoodError  # noqa: PLC0415
+    from certood.errors import CertoodError, LeftOutWarning  # noqa: PLC0415
     from certood.files import refuse_foreign, write_atomically  # noqa: PLC0415
 
     if format not in FORMATS:
@@ -130,6 +131,9 @@ def report(
     if not paths:
         raise CertoodError("a report needs at least one run directory")
     found = read_runs(paths)
+    for run in found:
+        for why in run.left_out:
+            warnings.warn(f"{run.name}: {why}", LeftOutWarning, stacklevel=2)
     if format == "html":
         if out is None:
             raise CertoodError("an HTML report needs a file to be written to")

@@ -52,12 +52,17 @@ def parse_requirement(text: str) -> Requirement:
 
 
 def check_names(requirements: Sequence[Requirement], kinds: Mapping[str, str], *, smoothed: bool = False) -> None:
-    """Raise CertoodError for a condition on a number or a set that a run over these sets (name to id or ood) will not have.
+    """Raise CertoodError for a condition on a number or a set that a run over these sets (name to id or ood) will not have, and
+    for a limit that is no share where one is asked for.
 
     What the requirements name is checked before hours of work, what they ask for after them.
     """
     numbers = _numbers(kinds, smoothed=smoothed)
     for requirement in requirements:
+        if requirement.name in (*SHARES, *AREAS) and not 0 <= requirement.limit <= 1:
+            raise CertoodError(
+                f"{requirement.text}: {requirement.name} is a share, from 0 to 1 and not in per cent; found {requirement.limit:g}"
+            )
         known = [name for name in numbers if requirement.set in (None, name)]
         if requirement.set is None and requirement.name in RUN_NUMBERS:
             continue

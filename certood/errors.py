@@ -1,6 +1,10 @@
 """The errors that certood raises for its users; each carries the exit code of the command line."""
 
 
+class LeftOutWarning(UserWarning):
+    """What of a run a report does not show, and why."""
+
+
 class CertoodError(Exception):
     """Base of every error whose message is meant for the user: what was expected, what was found, what to do."""
 

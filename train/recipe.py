@@ -293,7 +293,9 @@ def _explain(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         return unknown_key(key, known_keys())
     if item["type"] == "missing":
-        return f"recipe key {key!r} is missing"
+        return (
+            f"recipe key {key!r} is missing (`certood recipe new NAME --from RECIPE` starts from another recipe's keys)"
+        )
     message = item["msg"].removeprefix("Value error, ")
     if not key:
         return str(message)

@@ -188,4 +188,4 @@ def _proved(
     certificate = replace(certificate, last_slopes=last_slopes, weights=found.weights)
     if certificate.holds(certificate.margin(network)):
         return Certified(claim, certificate)
-    return Certified(claim, None, "the checker's linear bounds are too loose for it")
+    return Certified(claim, None, "the checker's linear bounds are too loose")

@@ -85,7 +85,7 @@ def fraction_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
         axes.set(ylim=(0, 1.03), xlim=(0, end))
         _thin_labels(axes)
     figure.suptitle("Decisions that are correct and stay so within the radius", fontsize=10)
-    legend(figure, all_axes[0])
+    legend(figure, all_axes)
     return figure
 
 
@@ -135,12 +135,12 @@ def margin_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
             color=KIND_COLOURS[kind],
             alpha=0.8,
             linewidths=0,
-            label="certified",
+            label=f"certified, {kind.upper()}",
         )
         if not len(margins):
             axes.text(0.5, 0.5, "no correct decision", transform=axes.transAxes, ha="center", fontsize=8)
     figure.suptitle("Certified radius of correct decisions, and its first-order estimate", fontsize=10)
-    legend(figure, all_axes[0])
+    legend(figure, all_axes)
     return figure
 
 
@@ -207,7 +207,7 @@ def lipschitz_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
         logarithmic(axes, "y", [*values.ravel(), *([constant] if bounded else [])])
         logarithmic(axes, "x", eps, ticks=eps.tolist(), most=4)
     figure.suptitle("Local Lipschitz constants, medians over the images", fontsize=10)
-    legend(figure, all_axes[0])
+    legend(figure, all_axes)
     return figure
 
 
@@ -237,7 +237,7 @@ def roc_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
     figure.suptitle(
         f"ROC, OOD images moved by up to ε = {result['eps'][0]:g} in {NORM_NAMES[result['norm']]}", fontsize=10
     )
-    legend(figure, all_axes[0])
+    legend(figure, all_axes)
     return figure
 
 

@@ -1,7 +1,7 @@
 """Axes of figures: a panel per set, logarithmic axes whose labels do not overlap, marks that tell ID from OOD without colour."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,10 +58,20 @@ def titled(name: str, group: Sequence[Certificate]) -> str:
     return f"{short} ({group[0].kind.upper()})"
 
 
-def legend(figure: Figure, axes: Axes) -> None:
+def legend(figure: Figure, all_axes: Iterable[Axes]) -> None:
     """One legend for all panels, outside of the data."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8, frameon=False)
+    entries: dict[str, Any] = {}
+    for axes in all_axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries = dict(zip(labels, handles, strict=True)) | entries
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside lower center",
+        ncols=min(4, len(entries)),
+        fontsize=8,
+        frameon=False,
+    )
 
 
 def logarithmic(

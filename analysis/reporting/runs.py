@@ -133,14 +133,16 @@ def _read(named: Path) -> Run:
     )
     if certification is None:
         unfinished = files.certificates.is_file() and not stale
-        return replace(run, note="its certification has not ended; the same command continues it" if unfinished else "")
+        return replace(
+            run, note="its certification has not ended; `certood certify` continues it" if unfinished else ""
+        )
     certificates, _ = read_certificates(files.certificates, tuple(certification["eps"]))
     counted = sum(entry["n"] for entry in certification["sets"].values())
     if counted != len(certificates):
         return replace(
             run,
             note=f"{files.certification.name} is about {counted} images and {files.certificates.name} has "
-            f"{len(certificates)}: its certification has not ended; the same command continues it",
+            f"{len(certificates)}: its certification has not ended; `certood certify` continues it",
         )
     if certification.get("certificates_sha256", "") not in ("", certificates_hash(files.certificates)):
         return replace(run, note=f"{files.certificates.name} has changed since {files.certification.name} was written")

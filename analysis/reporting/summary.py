@@ -22,10 +22,11 @@ CERTIFIED_ALIKE = ("set", "score", "norm", "eps", "certified_images")
 
 @dataclass(frozen=True)
 class Measured:
-    """A number of a run and its 95 % interval over images, None where there is none."""
+    """A number of a run, 0 to `most`, and its 95 % interval over images, None where there is none."""
 
     value: float
     interval: Interval | None = None
+    most: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,8 @@ def _over_runs(key: str, found: Sequence[Measured | None]) -> dict[str, float | 
     # Seeds that agree by chance say nothing of other images.
     images = _mean(known)
     over_images = images.interval if images is not None else None
-    interval = over_images and (min(mean - half, over_images[0]), max(mean + half, over_images[1]))
+    least, most = max(0.0, mean - half), min(known[0].most, mean + half)
+    interval = over_images and (min(least, over_images[0]), max(most, over_images[1]))
     return with_interval(key, mean, interval) | {key + DEVIATION: deviation}
 
 
@@ -248,8 +250,8 @@ def _mean(found: Sequence[Measured]) -> Measured | None:
     intervals = [one.interval for one in found if one.interval is not None]
     whole = len(intervals) == len(found)
     interval = (fmean(low for low, _ in intervals), fmean(high for _, high in intervals)) if whole else None
-    return Measured(fmean(one.value for one in found), interval)
+    return Measured(fmean(one.value for one in found), interval, found[0].most)
 
 
 def _percent(value: float, interval: Sequence[float] | None) -> Measured:
-    return Measured(100 * value, None if interval is None else (100 * interval[0], 100 * interval[1]))
+    return Measured(100 * value, None if interval is None else (100 * interval[0], 100 * interval[1]), 100.0)

@@ -49,7 +49,7 @@ class Outcome:
 def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
     """Check an export; `points` images of every ball are evaluated by onnxruntime, where it is installed.
 
-    Raises NotProved where there is no export, or its claims.json cannot be read.
+    Raises CertoodError where there is no export, and NotProved where its claims.json is damaged.
     """
     content = _manifest(folder)
     found = Outcome(claims=len(content["claims"]))
@@ -101,7 +101,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
         _require_form(content)
     except OSError as error:
-        raise NotProved(
+        raise CertoodError(
             f"cannot read {folder / MANIFEST}: {error.strerror}; name a folder of `certood export`"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -11,6 +11,7 @@ import click
 from certood import __version__
 from certood.cli.interruption import leave, signals
 from certood.errors import CertoodError
+from certood.suggestions import did_you_mean
 
 COMMANDS = {
     "demo": "The whole path on bundled images, in about three minutes.",
@@ -45,6 +46,14 @@ class LazyGroup(click.Group):
         command = importlib.import_module(f"certood.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is named; one that is not known is a usage error with the nearest name."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table of commands, without importing them."""

@@ -57,6 +57,14 @@ def open_detector(
         if missing:
             flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
             raise click.UsageError(f"foreign weights need {flags} beside --architecture")
+        plain = [f"--{name}" for name in ("mean", "std") if not foreign.get(name)]
+        if plain:
+            click.echo(
+                f"Without {' and '.join(plain)}: images enter the network "
+                f"{'as they are, in [0, 1]' if len(plain) == 2 else 'without that half of a normalisation'}; give both where it "
+                "was trained on normalised ones.",
+                err=True,
+            )
     shape = None if given_shape is None else _shape(str(given_shape))
     channels = None if shape is None else shape[0]
     mean, std = (

@@ -1,5 +1,6 @@
 """`certood report`: theory beside benchmark of some runs, in one file."""
 
+import warnings
 from pathlib import Path
 
 import click
@@ -25,6 +26,7 @@ from certood.waiting import busy
 def command(runs: tuple[Path, ...], out: Path | None, kind: str, near: tuple[str, ...]) -> None:
     """Compare RUNS, directories or repositories hf:OWNER/NAME that were evaluated or certified, in one self-contained page."""
     from certood.analysis import report
+    from certood.errors import LeftOutWarning
 
     folders = run_folders(runs)
     if kind == "html":
@@ -33,8 +35,12 @@ def command(runs: tuple[Path, ...], out: Path | None, kind: str, near: tuple[str
         if len(folders) == 1:
             require_out(folders[0], out)
         out = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
-    with busy("Reading the runs"):
+    with busy("Reading the runs"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LeftOutWarning)
         text = report(folders, out, format=kind, near=near)
+    for warning in caught:
+        if issubclass(warning.category, LeftOutWarning):
+            click.echo(f"Left out: {warning.message}", err=True)
     if out is None:
         click.echo(text, nl=False)
     else:

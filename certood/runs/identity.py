@@ -86,7 +86,7 @@ def versions() -> dict[str, str]:
     """The versions that results depend on."""
     return {
         "certood": version("certood"),
-        "torch": version("torch"),
+        "torch": torch.__version__,
         "numpy": version("numpy"),
         "python": platform.python_version(),
     }

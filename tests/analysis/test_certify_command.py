@@ -324,6 +324,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], list[str]], int, str]] = {
     "limit 0": (lambda *_: ["--limit", "0"], 2, "--limit"),
     "unknown score": (lambda *_: ["--score", "enery"], 2, "did you mean 'energy'"),
     "no absent class": (lambda *_: ["--score", "absent-class"], 2, "trained with an absent class"),
+    "limit in per cent": (lambda *_: ["--require", "gauc>60"], 2, "gauc>60: gauc is a share, from 0 to 1 and not in"),
     "unknown number": (lambda *_: ["--require", "gaucc>=0.5"], 2, "there is no 'gaucc' to require"),
     "number of another set": (lambda *_: ["--require", "gauc@svhn>=0.5"], 2, "of set 'svhn'"),
     "number of another kind": (lambda *_: ["--require", "gauc@digits>=0.5"], 2, "of set 'digits'"),
@@ -409,7 +410,7 @@ def test_other_settings_do_not_mix(trained: Path, certified: Path, tmp_path: Pat
     shutil.copytree(certified, tmp_path / "copy")
     result = run("certify", trained, *SMALL, "--norm", "2", "--seed", "5", "--out", tmp_path / "copy")
     assert result.exit_code == 2
-    assert "other settings (norm, seed differ)" in result.stderr
+    assert "other settings (norm: 'inf' there, '2' here; seed: 0 there, 5 here)" in result.stderr
     assert rows(tmp_path / "copy") == rows(certified)
     small = ("--limit", "2", *SETS[:2], "--overwrite", "--out", tmp_path / "copy")
     assert run("certify", trained, *small).exit_code == 0

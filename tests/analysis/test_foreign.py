@@ -71,6 +71,25 @@ def test_a_foreign_network_is_inspected_and_certified(weights: Path, tmp_path: P
     assert (tmp_path / "out" / "certification.json").is_file()
 
 
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        ({"--mean", "--std"}, "Without --mean and --std: images enter the network as they are, in [0, 1]"),
+        ({"--std"}, "Without --std: images enter the network without that half of a normalisation"),
+        (set(), ""),
+    ],
+)
+def test_foreign_weights_without_a_normalisation_are_said_to_have_none(
+    weights: Path, left_out: set[str], said: str
+) -> None:
+    pairs = zip(ABOUT[::2], ABOUT[1::2], strict=True)
+    about = [part for pair in pairs if pair[0] not in left_out for part in pair]
+    result = run("inspect", weights, "--architecture", "somebodys_network:plain", *about)
+    assert result.exit_code == 0, result.output
+    assert said in result.stderr
+    assert ("Without" in result.stderr) == bool(said)
+
+
 def without_counters(path: Path) -> nn.Module:
     """The network `colour` with statistics of its own, written as old files have it, without counters of batches."""
     torch.manual_seed(1)

@@ -64,7 +64,7 @@ def test_certificates_are_not_continued_with_another_activation(own: Path) -> No
     use_another("Tanh")
     result = certify(own, "--out", "found")
     assert result.exit_code == 2
-    assert "other settings (detector.source, detector.structure differ)" in result.stderr
+    assert "other settings (detector.source differs; detector.structure differs)" in result.stderr
     assert Path("found/certificates.csv").read_bytes() == before
 
 

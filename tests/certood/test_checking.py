@@ -901,10 +901,11 @@ def test_better_slopes_for_the_last_bound_alone(tmp_path: Path) -> None:
         LinearBounds(network, ball, slopes, {"first": (0.5,)})
 
 
-def test_a_folder_that_is_no_export(tmp_path: Path) -> None:
-    found = check(tmp_path)
-    assert found.exit_code == 1
-    assert "name a folder of `certood export`" in found.output
+def test_a_folder_that_is_no_export_is_bad_input_and_no_refutation(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nope"):
+        found = check(folder)
+        assert found.exit_code == 2
+        assert "name a folder of `certood export`" in found.output
 
 
 def test_a_certificate_of_another_norm(tmp_path: Path) -> None:

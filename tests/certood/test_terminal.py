@@ -14,6 +14,13 @@ from certood.text_tables import TextTable
 from certood.waiting import busy
 
 
+def test_a_mistyped_command_is_told_the_nearest() -> None:
+    result = CliRunner().invoke(main, ["trian", "digits-ce"])
+    assert result.exit_code == 2
+    assert "No such command 'trian'; did you mean 'train'?" in result.output
+    assert "No such command 'zzz'." in CliRunner().invoke(main, ["--debug", "zzz"]).output
+
+
 def test_a_table_is_aligned_and_never_folded() -> None:
     table = TextTable(("name", "n", "where"), title="two", left=(0, 2))
     table.line("a long line that is no row")

@@ -118,7 +118,7 @@ def test_every_command_takes_a_guarded_run(finished: Path) -> None:
     # What is there belongs to these bounds.
     result = run("certify", finished, *CERTIFY, "--bound-base")
     assert result.exit_code == 2
-    assert "other settings (bound_base differ)" in result.stderr
+    assert "other settings (bound_base: False there, True here)" in result.stderr
     result = run("report", finished)
     assert result.exit_code == 0, result.output
     assert "guarded:alpha=2" in RunDirectory(finished).report.read_text("utf-8")

@@ -185,12 +185,15 @@ def test_mistakes_are_named(name: str, settings: list[str], message: str) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[data]\nid = "digits"\n[trainin]\nepochs = 3\n', "unknown recipe key 'trainin'"),
+        (
+            '[data]\nid = "digits"\n[trainin]\nepochs = 3\n',
+            r"unknown recipe key 'trainin'; did you mean the table \[training\]\?",
+        ),
         ('[data]\nid = "digits"\n[training]\nepoch = 3\n', "did you mean 'training.epochs'"),
         ('[data]\nid = "digits"\n[sampler]\nband = 0.3\n', "parameter of the sampler 'diverse'"),
         ('[data]\nid = "digits"\n[sampler]\nname = "diverse"\nbend = 0.3\n', "did you mean 'sampler.band'"),
         ('sampler = "diverse"\n[data]\nid = "digits"\n', "'sampler': Input should be a valid dictionary"),
-        ("[training]\nepochs = 3\n", "recipe key 'data' is missing"),
+        ("[training]\nepochs = 3\n", "recipe key 'data' is missing .*certood recipe new NAME --from RECIPE"),
         ("[data\n", "not valid TOML"),
         pytest.param("a = " + "[" * 5000 + "]" * 5000, "not valid TOML: maximum recursion depth", id="deep"),
         pytest.param("[training]\nepochs = " + "9" * 5000, "not valid TOML: Exceeds the limit", id="digits"),
