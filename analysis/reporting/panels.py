@@ -62,8 +62,8 @@ def legend(figure: Figure, all_axes: Iterable[Axes]) -> None:
     """One legend for all panels, outside of the data."""
     entries: dict[str, Any] = {}
     for axes in all_axes:
-        handles, labels = axes.get_legend_handles_labels()
-        entries = dict(zip(labels, handles, strict=True)) | entries
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
     figure.legend(
         entries.values(),
         entries.keys(),
