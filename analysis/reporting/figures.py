@@ -217,18 +217,17 @@ def roc_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
     outside = {name: group for name, group in groups.items() if group[0].kind == "ood"}
     figure, all_axes = panels(outside, "share of ID images rejected", "share of OOD images rejected", height=2.8)
     for axes, group in zip(all_axes, outside.values(), strict=True):
+        clean = np.array([record.score for record in group])
+        # As the areas count them: without an attack the clean score, without a bound nothing.
+        attacked = np.fmin([record.at[0].attacked for record in group], clean)
+        lower = np.array([record.at[0].lower for record in group])
         kinds = {
-            "clean": ([record.score for record in group], COLOURS[5], "-", 3.5),
-            "attacked": ([min(record.at[0].attacked, record.score) for record in group], COLOURS[1], "--", 2.0),
-            "guaranteed": (
-                [min(record.at[0].lower, record.at[0].attacked, record.score) for record in group],
-                COLOURS[7],
-                ":",
-                1.5,
-            ),
+            "clean": (clean, COLOURS[5], "-", 3.5),
+            "attacked": (attacked, COLOURS[1], "--", 2.0),
+            "guaranteed": (np.where(np.isnan(lower), -np.inf, np.fmin(lower, attacked)), COLOURS[7], ":", 1.5),
         }
         for label, (scores, colour, style, width) in kinds.items():
-            accepted, found = _roc(inside, np.array(scores))
+            accepted, found = _roc(inside, scores)
             axes.plot(accepted, found, color=colour, linestyle=style, linewidth=width, label=label, clip_on=False)
         axes.plot([0, 1], [0, 1], color="0.8", linewidth=0.8, zorder=0)
         axes.set(xlim=(0, 1), ylim=(0, 1))

@@ -123,3 +123,13 @@ def test_figures_show_the_columns_that_they_name() -> None:
         x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
         radii = [one.radius_certified for one in part]
         np.testing.assert_allclose(y, [np.mean([radius >= one for radius in radii]) for one in x])
+
+
+def test_where_no_bound_is_known_nothing_is_guaranteed() -> None:
+    inside, outside = group("in", "id"), group("out", "ood")
+    unknown = [replace(one, at=(AtRadius(0.01, "unknown", {"attacked": math.nan}),)) for one in outside]
+    result = {"norm": "inf", "method": "crown", "eps": [0.01]}
+    (axes,) = roc_figure({"in": inside, "out": unknown}, result).axes
+    drawn = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.lines}
+    assert (drawn["guaranteed"][1:] == 0).all()
+    np.testing.assert_allclose(drawn["attacked"], drawn["clean"])
