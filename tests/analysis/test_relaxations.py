@@ -188,6 +188,11 @@ def test_the_jump_at_the_cut_off_of_softplus_is_covered(
     assert (lines.upper_slope * points + lines.upper_shift >= values - rounding).all()
     assert low.item() <= values.min().item()
     assert high.item() >= values.max().item()
+    least, most = activation.slopes(lower, upper)
+    steps, rises = points[: len(inside)].diff(), values[: len(inside)].diff()
+    secants = (rises / steps)[steps > 1e-7]
+    assert (secants >= least - 1e-6).all()
+    assert (secants <= most + 1e-6).all()
     if near is None and min(abs(lower.item() - moved(0)), abs(upper.item() - moved(0))) > 1e-9:
         assert low.item() == pytest.approx(values.min().item(), abs=1e-9)
         assert high.item() == pytest.approx(values.max().item(), abs=1e-9)
