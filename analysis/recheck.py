@@ -37,7 +37,7 @@ def unsound(records: Sequence[Certificate]) -> list[Certificate]:
 
 def _known(kind: str, records: Sequence[Certificate]) -> Known:
     """What the records say, as the evidence said it; quantities that were not computed are left out."""
-    scores, margins = (torch.tensor([getattr(r, name) for r in records]).double() for name in ("score", "margin"))
+    scores, margins = (_tensor([getattr(r, name) for r in records]) for name in ("score", "margin"))
     known = Known(kind, [r.index for r in records], scores, margins, torch.tensor([r.accepted for r in records]))
     for quantity in quantities():
         if quantity.per_eps:
@@ -51,4 +51,4 @@ def _known(kind: str, records: Sequence[Certificate]) -> Known:
 
 
 def _tensor(values: Sequence[object]) -> Tensor:
-    return torch.tensor(values).double()
+    return torch.tensor(values, dtype=torch.float64)

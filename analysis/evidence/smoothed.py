@@ -52,7 +52,8 @@ class Smoothed(Evidence):
             accepted, radius = smoothing.radius(question.module, question.score, question.threshold, image, seed)
             decisions.append(accepted)
             radii.append(radius)
-            bounds.append(smoothing.quantile_bounds(question.module, question.score, image, eps, seed + 1))
+            own = seed + 2**31  # beyond the seeds of all radii
+            bounds.append(smoothing.quantile_bounds(question.module, question.score, image, eps, own))
         known.accepted = torch.tensor(decisions, device=images.device)
         known.methods.append(SMOOTHING)
         lower, upper = torch.tensor(bounds, dtype=torch.float64, device=images.device).permute(2, 1, 0)

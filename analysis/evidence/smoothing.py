@@ -13,11 +13,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from certood.errors import CertoodError
+from certood.errors import CannotCertify, CertoodError
 from certood.scores import Score
 
 # The method's name, in settings and in records, whose decision is the smoothed detector's and whose score the network's.
 SMOOTHING = "smoothing"
+# Noisy images of every first batch of samples whose scores are computed alone as well.
+COMPARED = 3
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,10 @@ class MedianSmoothing:
             return [(-math.inf, math.inf)] * len(eps)
         found = []
         for radius in eps:
-            low_share, high_share = stats.norm.cdf(-radius / self.sigma), stats.norm.cdf(radius / self.sigma)
-            # P(Binomial(n, p) ≤ k) small: the k-th smallest sample lies below the quantile p with the confidence.
-            below = int(stats.binom.ppf(1 - self.confidence, self.samples, low_share))
-            above = int(stats.binom.ppf(self.confidence, self.samples, high_share)) + 1
-            lower = ordered[below - 1] if below >= 1 else -math.inf
-            upper = ordered[above - 1] if above <= self.samples else math.inf
-            found.append((lower, upper))
+            # P(Binomial(n, p) < k) small: the k-th smallest sample lies below the quantile p = Φ(−ε/σ) with the confidence, and
+            # the k-th largest above the quantile 1 − p.
+            rank = int(stats.binom.ppf(1 - self.confidence, self.samples, stats.norm.cdf(-radius / self.sigma)))
+            found.append((ordered[rank - 1], ordered[-rank]) if rank >= 1 else (-math.inf, math.inf))
         return found
 
     def _scores(
@@ -87,7 +86,21 @@ class MedianSmoothing:
         with torch.no_grad():
             for start in range(0, count, self.batch_size):
                 size = min(self.batch_size, count - start)
-                noise = torch.randn(size, *image.shape, generator=generator, device="cpu").to(image)
+                # One by one, so that the samples are the same whatever the size of a batch.
+                noise = torch.stack([torch.randn(image.shape, generator=generator) for _ in range(size)]).to(image)
                 # Noisy images are not clipped: clipping would change the smoothing distribution.
-                found.append(score(model(image + self.sigma * noise).double()))
+                noisy = image + self.sigma * noise
+                found.append(score(model(noisy).double()))
+                if start == 0:
+                    alone = torch.cat([score(model(one).double()) for one in noisy[:COMPARED].split(1)])
+                    _require_alike(found[0][:COMPARED], alone)
         return torch.cat(found)
+
+
+def _require_alike(together: Tensor, alone: Tensor) -> None:
+    """Raise CannotCertify where scores of a batch are not those of its images: samples would not be independent."""
+    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3, equal_nan=True):
+        apart = float((together - alone).abs().max())
+        raise CannotCertify(
+            f"the network mixes the images of a batch: scores of noisy images differ by {apart:.3g} from those of each on its own"
+        )

@@ -277,5 +277,9 @@ def _reachable(graph: Graph, planned: Sequence[_Planned], values: Mapping[str, _
         needed |= read
         constants |= dict.fromkeys(name for name in node.inputs if name in read and name in graph.constants)
         steps.append(replace(part.step, released=released))
+    for step in reversed(steps):
+        mixed = [values[name] for name in step.node.outputs if name in needed and not values[name].known]
+        if any(len({probe.shape for probe in value.probes}) == 1 for value in mixed):
+            raise step.node.error("mixes the images of a batch: its value has one shape, however many there are")
     found = [name for name in graph.constants if name in constants]
     return steps[::-1], found + [name for name in constants if name not in graph.constants]

@@ -20,10 +20,12 @@ REFERENCE_TOLERANCE = 1e-9
 RUNTIME_TOLERANCE = 1e-4
 # Logits smaller than this are compared as if they were so large: the rounding of what cancels in them is no error.
 SMALLEST_SCALE = {"onnx.reference": 1e-6, "onnxruntime": 1e-2}
+TYPE_DOUBLE = 11
 # For onnx.reference: an attribute by operator that is left out, or has another value.
 REFERENCE_ATTRIBUTES: dict[str, tuple[str, float | None]] = {
     "BatchNormalization": ("momentum", 1.0),
     "LayerNormalization": ("stash_type", None),
+    "GroupNormalization": ("stash_type", TYPE_DOUBLE),
 }
 
 

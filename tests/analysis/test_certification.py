@@ -337,6 +337,37 @@ def test_median_smoothing_of_a_linear_score_has_its_closed_form() -> None:
         MedianSmoothing(sigma=0)
 
 
+def test_samples_of_smoothing_do_not_depend_on_the_size_of_a_batch() -> None:
+    """With 17 pixels PyTorch's generator gives other numbers for one image than for several."""
+    model, image = nn.Sequential(nn.Flatten(), nn.Linear(17, 3)), torch.rand(1, 1, 17)
+    found = []
+    for size in (1, 7, 60):
+        smoothing = MedianSmoothing(0.1, 60, 0.9, batch_size=size)
+        accepted, radius = smoothing.radius(model, Energy(), -1.0, image, 3)
+        ((low, high),) = smoothing.quantile_bounds(model, Energy(), image, [0.05], 3)
+        found.append([accepted, radius, low, high])
+    assert found[1] == pytest.approx(found[0], abs=1e-6)
+    assert found[2] == pytest.approx(found[0], abs=1e-6)
+
+
+def test_smoothing_refuses_a_network_that_mixes_the_images_of_a_batch() -> None:
+    class Mixing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x - x.mean(0)).flatten(1)
+
+    with pytest.raises(CannotCertify, match="mixes the images of a batch"):
+        MedianSmoothing(0.1, 60, 0.9).radius(Mixing(), Energy(), 0.0, torch.rand(1, 2, 2), 0)
+
+
+def test_bounds_that_differ_in_the_ninth_digit_are_read_exactly() -> None:
+    records = certify(detector(), images(2).float(), settings=Settings(eps=(0.001,), attack_steps=1, samples=1))
+    known = [record for record in records if 0 < record.radius_attack < math.inf]
+    assert known
+    for record in known:
+        over = {**record.values, "radius_certified": record.radius_attack * (1 + 4e-9)}
+        assert unsound([replace(record, values=over)])
+
+
 def test_smoothing_fills_only_its_own_column() -> None:
     settings = Settings(eps=(0.05,), norm=2, method="smoothing", smoothing=MedianSmoothing(samples=50, confidence=0.95))
     for record in certify(detector(), images(4).float(), settings=settings):

@@ -296,7 +296,8 @@ def test_order_statistics_of_smoothing_are_the_exact_ones(count: int) -> None:
 
     class Recorded(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            drawn.append(x[:, 0, 0, :1])
+            if len(x) > 1:  # beside the samples some are scored once more alone
+                drawn.append(x[:, 0, 0, :1])
             return x[:, 0, 0, :1]
 
     def at_most(number: int, share: float) -> float:
@@ -317,9 +318,9 @@ def test_order_statistics_of_smoothing_are_the_exact_ones(count: int) -> None:
         lower = [k for k in range(1, count + 1) if at_most(k - 1, 1 - share) <= 1 - confidence]
         assert low == (ordered[lower[-1] - 1] if lower else -math.inf)
     drawn.clear()
-    accepted, radius = smoothing.radius(Recorded(), Energy(), -0.45, image, 0)
+    accepted, radius = smoothing.radius(Recorded(), Energy(), -0.3, image, 0)
     samples = -torch.cat(drawn).flatten()[-count:]
-    kept = int((samples <= -0.45).sum())
+    kept = int((samples <= -0.3).sum())
     assert accepted
     assert radius > 0
     # Clopper and Pearson: at this share so many or more kept samples have the probability 1 − c.

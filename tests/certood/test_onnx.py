@@ -154,6 +154,10 @@ def test_shapes_that_say_no_images_are_refused(tmp_path: Path) -> None:
         ("y = Cast <to = 10> (x)", 17, "a cast to data type 10 would round"),
         ('y = Resize <mode = "cubic"> (x, , s)', 17, "mode 'cubic' .* is not supported"),
         ("y = Softmax <axis = 0> (x)", 17, "mixes the images of a batch"),
+        # Closed on all images that are compared: no sample would show that the mean is one over the batch.
+        ("m = ReduceMean <keepdims = 0> (x)\n c = Constant <value_float = 0.9> ()\n d = Sub (m, c)\n g = Relu (d)\n"
+         " f = Flatten (x)\n y = Add (f, g)", 17, r"ReduceMean, .* mixes the images of a batch"),
+        ("m = ReduceMean <axes = [0], keepdims = 1> (x)\n f = Sub (x, m)\n y = Flatten (f)", 17, "mixes the images of a"),
         ("i = Constant <value_int = 0> ()\n y = Gather <axis = 0> (x, i)", 17, "selects single images of a batch"),
         ("r = Constant <value_ints = [-1]> ()\n f = Reshape (x, r)\n n = Shape <end = 1> (x)\n a = Squeeze (n)\n"
          " z = Constant <value_int = 0> ()\n one = Constant <value_int = 1> ()\n p = Range (z, a, one)\n"
@@ -190,6 +194,18 @@ def test_what_cannot_be_read_is_named(body: str, opset: int, message: str, tmp_p
     ).model()
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(refused(model, tmp_path))
+
+
+def test_a_vector_of_zeros_has_the_norm_0(tmp_path: Path) -> None:
+    """Black borders: onnxruntime leaves them as they are."""
+    body = "n = LpNormalization <axis = 2> (x)\n f = Flatten (n)\n y = MatMul (f, w)"
+    file = Idiom("norm", body, {"w": random(64, 3)}, (1, 8, 8)).write(tmp_path / "norm.onnx")
+    image = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    image[..., 3] = 0
+    onnxruntime = pytest.importorskip("onnxruntime")
+    (expected,) = onnxruntime.InferenceSession(str(file)).run(None, {"x": image.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(read_onnx(file)(image).numpy(), expected, atol=1e-5)
 
 
 def test_other_domains_half_precision_inputs_and_outputs_are_refused(tmp_path: Path) -> None:

@@ -146,12 +146,12 @@ def log_softmax(call: Call) -> Tensor:
 
 @operator("LpNormalization")
 def lp_normalization(call: Call) -> Tensor:
-    """x divided by its norm of order p along an axis."""
+    """x divided by its norm of order p along an axis; 0 where that is 0."""
     x, axis, order = call.tensor(0), call.attribute("axis", -1), call.attribute("p", 2)
     norm = x.abs().sum(axis, keepdim=True) if order == 1 else x.square().sum(axis, keepdim=True).sqrt()
     if order not in (1, 2):
         raise call.node.error(f"expected a norm of order 1 or 2, found {order}")
-    return x / norm
+    return x / torch.where(norm == 0, 1, norm)
 
 
 @operator("LRN")
