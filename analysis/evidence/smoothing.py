@@ -87,7 +87,9 @@ class MedianSmoothing:
             for start in range(0, count, self.batch_size):
                 size = min(self.batch_size, count - start)
                 # One by one, so that the samples are the same whatever the size of a batch.
-                noise = torch.stack([torch.randn(image.shape, generator=generator) for _ in range(size)]).to(image)
+                noise = torch.stack(
+                    [torch.randn(image.shape, generator=generator, device="cpu") for _ in range(size)]
+                ).to(image)
                 # Noisy images are not clipped: clipping would change the smoothing distribution.
                 noisy = image + self.sigma * noise
                 found.append(score(model(noisy).double()))

@@ -182,7 +182,7 @@ def test_shares_of_other_settings_are_not_merged(trained: Path, whole: Path, tmp
     settings.write_text(kept)
     changed = Settings(eps=(0.02,), attack_steps=3, restarts=1, samples=4, seed=1)
     recorded = run.certification_settings.read_text()
-    with pytest.raises(RunDirectoryError, match=r"shares was made with other settings \(seed differ\)"):
+    with pytest.raises(RunDirectoryError, match=r"shares was made with other settings \(seed: 0 there, 1 here\)"):
         certified(trained, run.folder, executor=Failing(), jobs=2, settings=changed)
     # What was begun keeps its settings, so that a merge cannot make it something else.
     assert run.certification_settings.read_text() == recorded
