@@ -151,9 +151,9 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     known = list(known)
     section, _, name = key.rpartition(".")
     sections = dict.fromkeys(one.rpartition(".")[0] for one in known)
-    near = difflib.get_close_matches(section, [one for one in sections if one], n=1)
-    tables = [one for one in sections if one] if not section else []
-    if table := difflib.get_close_matches(key, tables, n=1):
+    tables = [one for one in sections if one]
+    near = difflib.get_close_matches(section, tables, n=1)
+    if not section and (table := difflib.get_close_matches(key, tables, n=1)):
         return f"unknown recipe key {key!r}; did you mean the table [{table[0]}]?"
     inside = [one for one in known if near and one.rpartition(".")[0] == near[0]]
     names = {one.rpartition(".")[2]: one for one in inside}

@@ -152,18 +152,18 @@ def own_precision(model: nn.Module) -> torch.dtype:
 
 def _refuse_unknown_steps(model: nn.Module, program: torch.export.ExportedProgram) -> None:
     """Raise CannotCertify where rms_norm is called without ε in a network that is not in float64 itself."""
+    precision = own_precision(model)
+    if precision == torch.float64:
+        return
     for item in program.graph.nodes:
-        if (
-            item.op == "call_function"
-            and _operation(item.target) == "rms_norm"
-            and own_precision(model) != torch.float64
-        ):
-            named, _ = _bound(item.target, item.args, item.kwargs)
-            if named.get("eps") is None:
-                raise CannotCertify(
-                    "rms_norm without eps adds a number that depends on the precision, and bounds are of a copy in float64: "
-                    f"say eps={torch.finfo(own_precision(model)).eps!r} in the network"
-                )
+        if item.op != "call_function" or _operation(item.target) != "rms_norm":
+            continue
+        named, _ = _bound(item.target, item.args, item.kwargs)
+        if named.get("eps") is None:
+            raise CannotCertify(
+                "rms_norm without eps adds a number that depends on the precision, and bounds are of a copy in float64: "
+                f"say eps={torch.finfo(precision).eps!r} in the network"
+            )
 
 
 def _step(item: Any, layouts: Mapping[str, Layout | None]) -> Step | None:

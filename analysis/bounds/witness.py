@@ -70,7 +70,7 @@ def check(exported: Exported, graph: Graph, translated: Graph) -> None:
     )
 
 
-def check_precision(model: nn.Module, exported: Exported) -> None:
+def check_float32(model: nn.Module, exported: Exported) -> None:
     """Raise CannotCertify where a network in float32 does not compute, up to rounding, what its copy in float64 does.
 
     Images are inside of [0, 1], half of them dark: what is added to a denominator shows there.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from certood.analysis.reporting.columns import NORM_NAMES
 from certood.analysis.reporting.drawing import Draw, Picture, as_png, dashes, drawn, line_style, picture
-from certood.analysis.reporting.figures import share_above
+from certood.analysis.reporting.figures import outlier_scores, share_above
 from certood.analysis.reporting.kinds import (
     ALL,
     Curve,
@@ -205,9 +205,9 @@ def _rates(kind: Kind, sets: Sequence[str]) -> tuple[NDArray[np.float64], NDArra
         for name in sets:
             group = [record for record in run.certificates if record.set == name]
             if group:
-                clean.append(rejected_at(inside, np.array([record.score for record in group])))
-                least = [min(record.at[0].lower, record.at[0].attacked, record.score) for record in group]
-                bound.append(rejected_at(inside, np.nan_to_num(least, nan=-np.inf)))
+                scores, _, guaranteed = outlier_scores(group)
+                clean.append(rejected_at(inside, scores))
+                bound.append(rejected_at(inside, guaranteed))
     return np.mean(clean, axis=0), np.mean(bound, axis=0)
 
 

@@ -217,14 +217,11 @@ def roc_figure(groups: Groups, result: Mapping[str, Any]) -> Figure:
     outside = {name: group for name, group in groups.items() if group[0].kind == "ood"}
     figure, all_axes = panels(outside, "share of ID images rejected", "share of OOD images rejected", height=2.8)
     for axes, group in zip(all_axes, outside.values(), strict=True):
-        clean = np.array([record.score for record in group])
-        # As the areas count them: without an attack the clean score, without a bound nothing.
-        attacked = np.fmin([record.at[0].attacked for record in group], clean)
-        lower = np.array([record.at[0].lower for record in group])
+        clean, attacked, guaranteed = outlier_scores(group)
         kinds = {
             "clean": (clean, COLOURS[5], "-", 3.5),
             "attacked": (attacked, COLOURS[1], "--", 2.0),
-            "guaranteed": (np.where(np.isnan(lower), -np.inf, np.fmin(lower, attacked)), COLOURS[7], ":", 1.5),
+            "guaranteed": (guaranteed, COLOURS[7], ":", 1.5),
         }
         for label, (scores, colour, style, width) in kinds.items():
             accepted, found = _roc(inside, scores)
@@ -276,6 +273,19 @@ def share_above(radii: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArra
     """Share of radii that reach each point of the grid; 0 is a wrong decision, and never reaches."""
     kept: NDArray[np.float64] = ((radii[None] >= grid[:, None]) & (radii[None] > 0)).mean(1)
     return kept
+
+
+def outlier_scores(
+    group: Sequence[Certificate],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Scores of OOD images, clean, and attacked and guaranteed at the first ε.
+
+    As the areas count them: without an attack the clean score, without a bound nothing.
+    """
+    clean = np.array([record.score for record in group])
+    attacked = np.fmin([record.at[0].attacked for record in group], clean)
+    lower = np.array([record.at[0].lower for record in group])
+    return clean, attacked, np.where(np.isnan(lower), -np.inf, np.fmin(lower, attacked))
 
 
 def _roc(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from certood.analysis.bounds.linear.rows import row_sums
 from certood.analysis.bounds.linear.windows import Windows
 from certood.analysis.bounds.operations.base import Rows
+from certood.analysis.bounds.operations.flattening import totals
 from certood.analysis.bounds.operations.relaxations import Relaxation
 
 
@@ -116,7 +117,7 @@ def _relaxed(values: Tensor, relaxation: CentredRelaxation, both: bool) -> tuple
 def _relaxed_windows(rows: Windows, relaxation: CentredRelaxation, both: bool) -> tuple[Rows, Tensor]:
     middle, half, shift, gap = (rows.gather(plane) for plane in relaxation.padded(rows))
     values, size = rows.values, rows.values.abs()
-    moved, lost = shift.mul_(values).flatten(2).sum(2), gap.mul_(size).flatten(2).sum(2)
+    moved, lost = totals(shift.mul_(values)), totals(gap.mul_(size))
     through, spread = middle.mul_(values), half.mul_(size)
     # Beyond the border every plane is zero, and so are the rows now.
     if both:

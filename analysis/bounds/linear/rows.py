@@ -37,7 +37,7 @@ def magnitude(rows: Rows, plane: Tensor) -> Tensor:
     values = rows.values if isinstance(rows, Windows) else rows
     plane = plane.to(values.dtype)
     if isinstance(rows, Windows) and not rows.covers:
-        return rows.gather(rows.padded(plane)).mul_(values.abs()).flatten(2).sum(2)
+        return totals(rows.gather(rows.padded(plane)).mul_(values.abs()))
     plane = broadcastable(rows, plane)
     if len(values) == 1 or plane.shape[1] > 1 or values[0].numel() < ALONE:
         return row_sums(values.abs(), plane)
@@ -51,7 +51,7 @@ def contracted(rows: Rows, plane: Tensor) -> Tensor:
     values = rows.values if isinstance(rows, Windows) else rows
     plane = plane.to(values.dtype)
     if isinstance(rows, Windows) and not rows.covers:
-        return rows.gather(rows.padded(plane)).mul_(values).flatten(2).sum(2)
+        return totals(rows.gather(rows.padded(plane)).mul_(values))
     return row_sums(values, broadcastable(rows, plane))
 
 

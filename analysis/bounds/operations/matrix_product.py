@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds.operations.base import Interval, JointRelaxation, Operation
+from certood.analysis.bounds.operations.flattening import totals
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
 
@@ -44,7 +45,7 @@ class MatrixProduct(JointRelaxation):
         positive, negative = rows.clamp_min(0), rows.clamp_max(0)
         first = positive @ c.transpose(-2, -1) + negative @ d.transpose(-2, -1)
         second = a.transpose(-2, -1) @ rows
-        constant = -(positive * (a @ c) + negative * (a @ d)).flatten(2).sum(2)
+        constant = -totals(positive * (a @ c) + negative * (a @ d))
         return [first, second], constant
 
     def operator_norm(self, p: float, shapes: Sequence[torch.Size], boxes: Sequence[Interval]) -> list[float]:

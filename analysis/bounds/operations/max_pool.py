@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from certood.analysis.bounds.operations.base import Interval, JointRelaxation, Operation
+from certood.analysis.bounds.operations.flattening import totals
 from certood.analysis.bounds.operations.gates import Gate
 from certood.analysis.bounds.operations.monotone import Monotone
 from certood.analysis.bounds.operations.precision import unit_roundoff
@@ -60,11 +61,11 @@ class MaxPool(JointRelaxation):
         certain = (upper_chosen == ceiling) & (self._second(upper, chosen) <= best)
         positive, negative = rows.clamp_min(0), rows.clamp_max(0)
         kept = positive + torch.where(certain[:, None], negative, torch.zeros_like(negative))
-        constant = (torch.where(certain, torch.zeros_like(ceiling), ceiling)[:, None] * negative).flatten(2).sum(2)
+        constant = totals(torch.where(certain, torch.zeros_like(ceiling), ceiling)[:, None] * negative)
         # Rounding of the sum, and of adding up what several windows ask of one element.
         size = torch.where(certain, upper_chosen - best, ceiling.abs() + upper_chosen - best)
         count = best[0].numel() + 8
-        constant = constant - 2 * count * unit_roundoff(rows.dtype) * (rows.abs() * size[:, None]).flatten(2).sum(2)
+        constant = constant - 2 * count * unit_roundoff(rows.dtype) * totals(rows.abs() * size[:, None])
         back = rows.new_zeros(*rows.shape[:3], lower.shape[2] * lower.shape[3])
         back = back.scatter_add(3, chosen.flatten(2)[:, None].expand(*rows.shape[:3], -1), kept.flatten(3))
         return [back.view(*rows.shape[:2], *shapes[0])], constant
