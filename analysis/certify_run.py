@@ -31,12 +31,9 @@ from certood.files import refuse_foreign, write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part, read_json
 from certood.runs.identity import certificates_hash, detector_identity, differences, versions
-from certood.runs.kinds import flat_keys
 from certood.runs.schema import SCHEMA_VERSION
+from certood.runs.tables import described, flat_keys
 from certood.waiting import busy
-
-# Values of settings that are shown in an error are no longer than this.
-SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -233,10 +230,10 @@ def _prepare(run: RunDirectory, record: Mapping[str, Any], *, overwrite: bool) -
         return place
     old = read_json(place.certification_settings)
     if old != new:
-        keys = _different(old or {}, new)
+        differing = described(flat_keys(old or {}), flat_keys(new), _different(old or {}, new))
         raise RunDirectoryError(
             f"{place.certificates if place.certificates.exists() else place.share_folder} was made with other settings "
-            f"({_described(old or {}, new, keys)}); "
+            f"({differing}); "
             "repeat those, replace it with --overwrite, or choose another --out"
         )
     return place
@@ -248,17 +245,6 @@ def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if isinstance(old.get("detector"), Mapping):
         return found + [f"detector.{key}" for key in differences(old["detector"], new["detector"])]
     return [*found, "detector"]
-
-
-def _described(old: Mapping[str, Any], new: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """The settings that differ, with both values where these are short."""
-    there, here = flat_keys(old), flat_keys(new)
-    found = []
-    for key in keys:
-        values = [repr(side[key]) for side in (there, here) if key in side]
-        short = len(values) == 2 and all(len(value) <= SHOWN for value in values)
-        found.append(f"{key}: {values[0]} there, {values[1]} here" if short else f"{key} differs")
-    return "; ".join(found)
 
 
 def _json_of(path: Path) -> Mapping[str, Any] | None:

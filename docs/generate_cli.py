@@ -73,6 +73,8 @@ def _flags(option: click.Option) -> str:
 
 def _text(option: click.Option) -> str:
     text = option.help or ""
+    if option.required:
+        text += " Required."
     if option.multiple and "give it once" not in text:
         text += " May be given several times."
     if option.show_default:

@@ -14,7 +14,8 @@ from certood.errors import CheckpointError, RecipeError, RunDirectoryError
 from certood.files import write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part
-from certood.runs.kinds import WHERE, automatic, flat_keys, recorded_hashes, tracker_runs
+from certood.runs.kinds import WHERE, automatic, recorded_hashes, tracker_runs
+from certood.runs.tables import described, flat_keys
 from certood.train.recipe import Recipe, make_recipe
 
 TRAINING_COLUMNS = (
@@ -33,9 +34,6 @@ TRAINING_COLUMNS = (
     "learning_rate",
     "seconds",
 )
-
-# Keys whose values are told where recipes differ; of more only the names.
-DESCRIBED_KEYS = 3
 
 STATE_KEYS = ("epochs_done", "rows", "network", "optimiser", "schedule")
 
@@ -85,8 +83,9 @@ def check_run(run: RunDirectory, recipe: Recipe, *, resume: bool, overwrite: boo
         found = resumed(run, recipe)
         differing = _differing(found, recipe)
         if differing:
+            there, here = flat_keys(read_run_recipe(found).to_toml()), flat_keys(recipe.to_toml())
             raise RunDirectoryError(
-                f"{out} was trained with another recipe ({_described(found, recipe, differing)}); "
+                f"{out} was trained with another recipe ({described(there, here, differing)}); "
                 "resume with the same settings, or choose another --out"
             )
     elif "certood" not in run.recipe_tables().get("record", {}):
@@ -112,18 +111,6 @@ def _differing(run: RunDirectory, recipe: Recipe) -> list[str]:
     settled = automatic(run.recipe_tables())
     found = different_keys(read_run_recipe(run), recipe)
     return [key for key in found if not (key in recipe.open_keys and key in settled)]
-
-
-def _described(run: RunDirectory, recipe: Recipe, differing: list[str]) -> str:
-    """The first of the keys in which the recipe of a run differs from one, with both values."""
-    there, here = flat_keys(read_run_recipe(run).to_toml()), flat_keys(recipe.to_toml())
-    first = [f"{key}: {_shown(there, key)} there, {_shown(here, key)} here" for key in differing[:DESCRIBED_KEYS]]
-    more = differing[DESCRIBED_KEYS:]
-    return "; ".join([*first, f"and {', '.join(more)}"] if more else first)
-
-
-def _shown(values: Mapping[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "none"
 
 
 def _require_same_inputs(run: RunDirectory, fingerprints: Mapping[str, str]) -> None:

@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from certood.devices import resolve_device
 from certood.errors import ArchitectureError, CheckpointError, DataError, DeviceError, RecipeError, RunDirectoryError
-from certood.runs.kinds import SEED, flat_keys
+from certood.runs.kinds import SEED
+from certood.runs.tables import flat_keys
 from certood.scores import SCORES
 from certood.scores.registry import score_by_name
 from certood.suggestions import did_you_mean

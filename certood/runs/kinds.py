@@ -3,22 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from certood.runs.tables import flat_keys
+
 SEED = "run.seed"
 # The SHA-256 of the detector of which a run of `certood modify` is a modification.
 MODIFIED = "modification.of"
 # Keys that say where a recipe ran and who was told, which changes nothing of what was trained but its rounding.
 WHERE = ("run.device", "run.devices", "run.nodes", "run.trackers", "run.tensorboard")
-
-
-def flat_keys(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested tables by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            flat |= flat_keys(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def automatic(tables: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from certood.cli import main
 from certood.errors import CertoodError, RecipeError
-from certood.runs.kinds import flat_keys, kind_of
+from certood.runs.kinds import kind_of
+from certood.runs.tables import flat_keys
 from certood.train import loop
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, load_recipe, make_recipe

@@ -11,7 +11,7 @@ from typing import Any
 
 from certood.errors import RecipeError
 from certood.optional import optional
-from certood.runs.kinds import flat_keys
+from certood.runs.tables import flat_keys
 from certood.train.trackers.base import PROJECT, Tracker
 
 # What a name of a metric may not hold.
