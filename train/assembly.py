@@ -50,6 +50,8 @@ class Training:
             "learned": self.learned.state_dict(),
             "optimiser": self.optimiser.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            # The scale of losses in float16 follows the steps that overflowed; other precisions keep nothing.
+            "precision": self.fabric.strategy.precision.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -58,6 +60,7 @@ class Training:
         self.learned.load_state_dict(state["learned"])
         self.optimiser.optimizer.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.epochs_done, self.rows = state["epochs_done"], state["rows"]
 
 

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from torch.amp import GradScaler
 
 from certood import devices
 from certood.cli import main
@@ -12,10 +15,11 @@ from certood.devices import chosen_precision, short_products
 from certood.errors import DeviceError
 from certood.runs import RunDirectory
 from certood.runs.kinds import kind_of
-from certood.train import automatic, setup
+from certood.train import automatic, loop, setup
 from certood.train.continuing import is_finished
 from certood.train.loop import fit
 from certood.train.recipe import Recipe, load_recipe
+from certood.train.recipe_tables import RunSection
 from tests.train.interruption import interrupted_after
 
 CPU = torch.device("cpu")
@@ -118,3 +122,18 @@ def test_the_command_line_asks_for_it(tmp_path: Path) -> None:
     assert CliRunner().invoke(main, arguments).exit_code == 0
     tables = RunDirectory(tmp_path / "run").recipe_tables()
     assert tables["record"]["auto"]["run.precision"]["value"] == tables["run"]["precision"]
+
+
+def test_the_scale_of_losses_in_float16_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scalers: list[GradScaler] = []
+
+    def float16(run: RunSection) -> Fabric:
+        scalers.append(GradScaler("cpu", init_scale=256.0, growth_interval=2))
+        return Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler=scalers[-1])])
+
+    monkeypatch.setattr(loop, "build_fabric", float16)
+    with interrupted_after(1):
+        fit(recipe("32-true"), tmp_path / "run", progress=False)
+    fit(recipe("32-true"), tmp_path / "run", resume=True, progress=False)
+    # It doubles after each two steps that did not overflow: twice in the two epochs, of which the second run made one.
+    assert [scaler.get_scale() for scaler in scalers] == [1024.0, 1024.0]
