@@ -1,6 +1,5 @@
 """Certificates of images: everything that is certified, attacked and estimated about each, batch by batch."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor
 
 from certood.analysis.bounds import Graph, LpBall, capture
+from certood.analysis.bounds.float64_copy import float64_copy, own_precision
+from certood.analysis.bounds.witness import rounding
 from certood.analysis.evidence.base import Known
 from certood.analysis.evidence.quantities import Quantity
 from certood.analysis.evidence.registry import evidence_for
@@ -21,6 +22,9 @@ from certood.analysis.settings import Settings
 from certood.detector import Detector
 from certood.devices import require_float64
 from certood.errors import CannotCertify, CertoodError, MissingThreshold
+
+# Rounding of scores that are nearly zero, such as divergences, is that of logits: scores count as at least so large there.
+LEAST_SCORE = 1e-3
 
 
 def question_of(
@@ -42,7 +46,7 @@ def question_of(
     graph = capture(part, torch.zeros(1, *detector.input_shape, device="cpu"), detector.device)
     if part is detector.model:
         return Question(graph, bounded, threshold, norm)
-    whole = copy.deepcopy(detector.model).to(torch.float64).eval().requires_grad_(False)
+    whole = float64_copy(detector.model)
     return Question(graph, bounded, threshold, norm, Scored(whole, score))
 
 
@@ -62,8 +66,8 @@ def certify(
 
     `indices` are what the records call the images, 0 … N − 1 by default; attacks draw their random numbers by them.
     `question` spares capturing the network again (see `question_of`); `advance` is told how many images' worth of the work is
-    newly done, several times a batch. Raises CertoodError for images of another shape or
-    range, and CannotCertify for a detector without threshold or with an unsupported operation.
+    newly done, several times a batch. Raises CertoodError for images of another shape or range, and CannotCertify for a detector
+    without threshold, with an unsupported operation, or with other decisions in its own precision than in float64.
     """
     if kind not in ("id", "ood"):
         raise CertoodError(f"expected kind id or ood, got {kind!r}")
@@ -89,7 +93,9 @@ def certify(
         pixels = LpBall(images[part].to(question.device), 0.0, settings.norm).centre
         known = _scored(question, pixels, kind, name, numbers[part], settings)
         _gather(question, pixels, known, settings, advance)
-        difference = (_own_scores(detector, pixels) - known.scores).abs()
+        own = _own_scores(detector, pixels)
+        _refuse_other_decisions(detector, own, known, question.threshold, name)
+        difference = (own - known.scores).abs()
         seconds = (time.perf_counter() - begin) / len(pixels)
         found += _records(question, known, name, settings, difference, seconds)
     return found
@@ -145,6 +151,20 @@ def _own_scores(detector: Detector, images: Tensor) -> Tensor:
     like = next((value for value in detector.model.parameters() if value.is_floating_point()), images.float())
     with torch.no_grad():
         return detector.scores(images.to(like.dtype)).to(images)
+
+
+def _refuse_other_decisions(detector: Detector, own: Tensor, known: Known, threshold: float, name: str) -> None:
+    """Raise CannotCertify where the detector as it is deployed decides otherwise than its copy, and not by rounding."""
+    size = known.scores.abs().clamp_min(max(abs(threshold), LEAST_SCORE))
+    apart = (own - known.scores).abs() > rounding(own_precision(detector.model)) * size
+    other = torch.nonzero(apart & ((own <= threshold) != known.accepted)).flatten().tolist()
+    if other:
+        first = other[0]
+        raise CannotCertify(
+            f"{name}, image {known.indices[first]}: the network in its own precision has the score {float(own[first]):.6g}, "
+            f"its copy in float64 {float(known.scores[first]):.6g}, on the other side of γ = {threshold:.6g}: something in it "
+            "depends on the precision, and certificates would be those of the copy"
+        )
 
 
 def _records(

@@ -32,7 +32,7 @@ from certood.runs import RunDirectory
 from certood.runs.directory import Part, read_json
 from certood.runs.identity import certificates_hash, detector_identity, differences, versions
 from certood.runs.schema import SCHEMA_VERSION
-from certood.runs.tables import described, flat_keys
+from certood.runs.tables import described, differing_keys, flat_keys
 from certood.waiting import busy
 
 
@@ -240,11 +240,14 @@ def _prepare(run: RunDirectory, record: Mapping[str, Any], *, overwrite: bool) -
 
 
 def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The keys of settings that differ, those of the detector one by one."""
-    found = sorted(key for key in new if key != "detector" and old.get(key) != new[key])
+    """The dotted keys of settings that differ, of the detector's those that both sides say."""
+    one, other = (dict(side) for side in (old, new))
     if isinstance(old.get("detector"), Mapping):
-        return found + [f"detector.{key}" for key in differences(old["detector"], new["detector"])]
-    return [*found, "detector"]
+        names = differences(old["detector"], new["detector"])
+        one["detector"], other["detector"] = ({name: side["detector"][name] for name in names} for side in (old, new))
+        return differing_keys(flat_keys(one), flat_keys(other))
+    del other["detector"]
+    return [*differing_keys(flat_keys(one), flat_keys(other)), "detector"]
 
 
 def _json_of(path: Path) -> Mapping[str, Any] | None:

@@ -14,7 +14,6 @@ from the same folder, goes on.
 """
 
 import argparse
-import copy
 import json
 import math
 import statistics
@@ -29,6 +28,7 @@ from scipy import stats
 from torch import Tensor
 
 from certood.analysis.bounds import Graph
+from certood.analysis.bounds.float64_copy import float64_copy
 from certood.analysis.evidence.attacks import generators
 from certood.analysis.evidence.estimates import gradient_norms, sampled_gradient_norms
 from certood.analysis.evidence.nearest import attack_radii
@@ -52,7 +52,7 @@ SETTINGS = ("images", "eps", "samples", "sigma", "smoothing_samples", "measures"
 def measured(detector: Detector, source: ImageSource, inside: bool, arguments: argparse.Namespace) -> dict[str, float]:
     """Medians over images spread evenly over a set."""
     assert detector.threshold is not None
-    model = copy.deepcopy(detector.model).to(torch.float64)
+    model = float64_copy(detector.model)
     question = Question(Graph((), model), detector.output_score, detector.threshold, norm=2.0)
     images = spread(source, arguments.images).to(torch.float64)
     found: dict[str, list[Tensor]] = {name: [] for name in arguments.measures}
@@ -145,6 +145,11 @@ def lines(records: Sequence[dict[str, Any]], measures: Sequence[str]) -> list[st
     return found
 
 
+def comparable(after: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a run and its start were evaluated by one score, on the same sets."""
+    return after["score"] == before["score"] and after["sets"].keys() == before["sets"].keys()
+
+
 def correlation(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
     """The rank correlation, over runs and what they started from, of the change in log gradient norm with the change in FPR95."""
 
@@ -174,7 +179,7 @@ def main() -> None:
     arguments = parser.parse_args()
     known = arguments.jsonl.read_text("utf-8").splitlines() if arguments.jsonl.exists() else []
     done: dict[str, dict[str, Any]] = {
-        one["run"]: one for one in map(json.loads, known) if one["settings"] == settings(arguments)
+        one["run"]: one for one in map(json.loads, known) if one.get("settings") == settings(arguments)
     }
     starts = {run: start_of(run) for run in arguments.runs}
     runs = list(dict.fromkeys([*filter(None, starts.values()), *arguments.runs]))
@@ -188,14 +193,17 @@ def main() -> None:
     print("\n".join(["", *lines([done[str(run)] for run in runs], arguments.measures)]))
     if "gradient_norm" not in arguments.measures:
         return
-    print("\nRank correlation of the change in gradient norm with the change in FPR95:")
     started = {run: start for run, start in starts.items() if start is not None}
     networks = list(dict.fromkeys(started.values()))
+    if networks:
+        print("\nRank correlation of the change in gradient norm with the change in FPR95:")
     for among in [*([network] for network in networks), *([networks] if len(networks) > 1 else [])]:
         pairs = [(done[str(run)], done[str(start)]) for run, start in started.items() if start in among]
-        pairs = [(after, before) for after, before in pairs if after["score"] == before["score"]]
+        pairs = [(after, before) for after, before in pairs if comparable(after, before)]
         if len(pairs) > 2:
             print(f"- from {', '.join(map(str, among))}: {correlation(pairs)}")
+        else:
+            print(f"- from {', '.join(map(str, among))}: {len(pairs)} runs of its score and its sets, fewer than three")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from certood.files import write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part
 from certood.runs.kinds import WHERE, automatic, recorded_hashes, tracker_runs
-from certood.runs.tables import described, flat_keys
+from certood.runs.tables import described, differing_keys, flat_keys
 from certood.train.recipe import Recipe, make_recipe
 
 TRAINING_COLUMNS = (
@@ -135,8 +135,8 @@ def read_run_recipe(run: RunDirectory) -> Recipe:
 
 def different_keys(first: Recipe, second: Recipe) -> list[str]:
     """Dotted keys in which two recipes differ, except where they run and whom they told (`WHERE`)."""
-    one, two = flat_keys(first.to_toml()), flat_keys(second.to_toml())
-    return sorted(key for key in one.keys() | two.keys() if key not in WHERE and one.get(key) != two.get(key))
+    found = differing_keys(flat_keys(first.to_toml()), flat_keys(second.to_toml()))
+    return [key for key in found if key not in WHERE]
 
 
 def write_recipe(

@@ -17,7 +17,7 @@ from certood.analysis.bounds.graph import Graph, Node
 from certood.analysis.bounds.layouts import Layout
 from certood.analysis.bounds.operations import Input
 from certood.analysis.bounds.translation import TRANSLATORS
-from certood.analysis.bounds.witness import check, check_float32
+from certood.analysis.bounds.witness import check, check_own_precision
 from certood.errors import CannotCertify, UnsupportedOperation
 
 Note = Callable[[str, str, str], None]
@@ -34,7 +34,7 @@ def capture(model: nn.Module, example: Tensor, device: torch.device | str = "cpu
     with torch.no_grad():
         graph = captured.bind()
         check(captured.exported, graph, captured.translated())
-        check_float32(model, captured.exported)
+        check_own_precision(model, captured.exported)
         if torch.device(device).type == "cpu":
             return graph
         moved = captured.bind(device=device)

@@ -5,8 +5,6 @@ stands, and gives one set of ATen operations for methods, functions and modules 
 the calls take any batch size afterwards. Operations that `decompositions` knows are replaced by simpler ones.
 """
 
-import copy
-import itertools
 import operator
 import re
 import warnings
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from certood.analysis.bounds.decompositions import decomposition_table
+from certood.analysis.bounds.float64_copy import float64_copy, implicit_eps, own_precision
 from certood.analysis.bounds.layouts import Layout, described, number
 from certood.errors import CannotCertify
 
@@ -116,12 +115,7 @@ def _program(model: nn.Module, example: Tensor) -> tuple[nn.Module, torch.export
     ]
     if broken:
         raise CannotCertify(f"weights are infinite or not a number: {', '.join(broken[:5])}")
-    plain = copy.deepcopy(model)
-    for part in plain.modules():
-        if isinstance(part, nn.RMSNorm) and part.eps is None:
-            # It is the step of the precision in which the network runs, which is not that of the copy.
-            part.eps = torch.finfo(own_precision(model)).eps
-    plain = plain.to("cpu", torch.float64).eval().requires_grad_(False)
+    plain = float64_copy(model).to("cpu")
     # Two images: batch sizes 0 and 1 are special to torch.export.
     images = example[:1].detach().to("cpu", torch.float64).expand(2, *example.shape[1:]).contiguous()
     try:
@@ -144,12 +138,6 @@ def _program(model: nn.Module, example: Tensor) -> tuple[nn.Module, torch.export
     return plain, program
 
 
-def own_precision(model: nn.Module) -> torch.dtype:
-    """The precision of a network's parameters and buffers, float32 where it has none."""
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
-
-
 def _refuse_unknown_steps(model: nn.Module, program: torch.export.ExportedProgram) -> None:
     """Raise CannotCertify where rms_norm is called without ε in a network that is not in float64 itself."""
     precision = own_precision(model)
@@ -162,7 +150,7 @@ def _refuse_unknown_steps(model: nn.Module, program: torch.export.ExportedProgra
         if named.get("eps") is None:
             raise CannotCertify(
                 "rms_norm without eps adds a number that depends on the precision, and bounds are of a copy in float64: "
-                f"say eps={torch.finfo(precision).eps!r} in the network"
+                f"say eps={implicit_eps(precision)!r} in the network"
             )
 
 

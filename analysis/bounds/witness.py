@@ -1,8 +1,8 @@
 """The witness: a graph is compared with the network that it was captured from before anything is certified with it.
 
 Both compute in float64, on images inside of [0, 1] and at its corners; the graph takes one image at a time, so that a network
-that mixes the images of a batch shows. Where they differ, the first node that does is looked for. The network in float32, as it
-runs, is compared as well, up to what rounding may cost: some compute another function there.
+that mixes the images of a batch shows. Where they differ, the first node that does is looked for. The network in its own
+precision, as it runs, is compared as well, up to what rounding may cost: some compute another function there.
 """
 
 import copy
@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from certood.analysis.bounds.exporting import Exported, own_precision
+from certood.analysis.bounds.exporting import Exported
+from certood.analysis.bounds.float64_copy import own_precision
 from certood.analysis.bounds.graph import Graph
 from certood.errors import CannotCertify
 
 # Logits may be tiny, in a network with random weights, and are compared all the same.
 RELATIVE = 1e-9
-# Of the network in float32, whatever it is: far more than rounding costs, and less than another function does.
-RELATIVE_FLOAT32 = 1e-2
+# Of the network in its own precision, whatever it is: far more than rounding costs, and less than another function does.
+RELATIVE_OWN = {torch.float32: 1e-2, torch.float16: 1e-1, torch.bfloat16: 1e-1}
 # Inner values that are zero only up to rounding are not where a difference comes from.
 NOISE = 1e-15
 
@@ -55,6 +56,11 @@ def agrees(apart: float, size: float, noise: float = 0.0) -> bool:
     return apart <= RELATIVE * size + noise
 
 
+def rounding(precision: torch.dtype) -> float:
+    """What rounding may cost a network in a precision at most, as a share of its outputs."""
+    return RELATIVE_OWN.get(precision, RELATIVE)
+
+
 def check(exported: Exported, graph: Graph, translated: Graph) -> None:
     """Raise CannotCertify where the graph does not compute what the module does, and name the first call that differs.
 
@@ -70,15 +76,16 @@ def check(exported: Exported, graph: Graph, translated: Graph) -> None:
     )
 
 
-def check_float32(model: nn.Module, exported: Exported) -> None:
-    """Raise CannotCertify where a network in float32 does not compute, up to rounding, what its copy in float64 does.
+def check_own_precision(model: nn.Module, exported: Exported) -> None:
+    """Raise CannotCertify where a network in its own precision does not compute, up to rounding, what its copy in float64 does.
 
-    Images are inside of [0, 1], half of them dark: what is added to a denominator shows there.
+    Some of the images are dark, and some have black pixels: what is added to a denominator or in a logarithm shows there.
     """
-    if own_precision(model) != torch.float32:
+    precision = own_precision(model)
+    if precision == torch.float64:
         return
-    inside = probes(exported.shape)[:2]
-    images = torch.cat([inside, inside / 1000]).float()
+    images = probes(exported.shape)
+    images = torch.cat([images, images[:2] / 1000]).to(precision)
     with torch.no_grad():
         try:
             found = copy.deepcopy(model).cpu().eval()(images).to(torch.float64)
@@ -86,10 +93,11 @@ def check_float32(model: nn.Module, exported: Exported) -> None:
             # It runs in float64 only, such as one with constants in float64.
             return
         apart, size = distance(found, exported.module(images.to(torch.float64)))
-    if apart > RELATIVE_FLOAT32 * size:
+    if apart > rounding(precision) * size:
         raise CannotCertify(
-            f"the network in float32 differs from its copy in float64 by {apart:.3g} in logits of at most {size:.3g}, more than "
-            "rounding explains: something in it depends on the precision, and bounds would be those of the copy"
+            f"the network in {str(precision).removeprefix('torch.')} differs from its copy in float64 by {apart:.3g} in logits "
+            f"of at most {size:.3g}, more than rounding explains: something in it depends on the precision, and bounds would be "
+            "those of the copy"
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from certood.analysis.bounds.float64_copy import float64_copy
 from certood.errors import CertoodError
 from certood.files import replacing
 from certood.onnx import read_onnx
@@ -97,7 +98,7 @@ def compared(module: nn.Module, images: Tensor, path: Path, tolerance: float = E
     import onnxruntime  # noqa: PLC0415 (optional)
 
     plain = copy.deepcopy(module).cpu().eval()
-    exact = copy.deepcopy(plain).double()
+    exact = float64_copy(plain)
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # whatever onnxruntime raises: its errors share no class of their own

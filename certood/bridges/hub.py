@@ -183,28 +183,36 @@ def _measured(evaluation: Mapping[str, Any] | None) -> Iterator[str]:
 def _certified(certification: Mapping[str, Any] | None) -> Iterator[str]:
     if certification is None:
         return
-    eps = certification["eps"][0]
-    about = f"score {certification['score']}, γ = {certification['threshold']}"
-    if any("smoothed_fraction" in part for part in certification["sets"].values()):
-        noise = certification["settings"]["smoothing"]
-        yield (
-            f"\n## Smoothed (probabilistic)\n\nThe smoothed detector ({about}; σ {noise['sigma']:g}, {noise['samples']} samples "
-            f"an image), not the network itself: each radius, in l2 and pixels, holds with probability {noise['confidence']:g}:\n"
-        )
-        yield from _table(
-            ("set", "kind", "images", f"smoothed radius at least {eps:g}, %", "median smoothed radius"),
-            [
-                (
-                    one,
-                    part["kind"],
-                    str(part["n"]),
-                    _number((part.get("smoothed_fraction") or [None])[0], 100),
-                    _number(part.get("median_radius_smoothing")),
-                )
-                for one, part in certification["sets"].items()
-            ],
-        )
-        return
+    smoothed = any("smoothed_fraction" in part for part in certification["sets"].values())
+    yield from (_smoothed if smoothed else _bounded)(certification)
+    if certification["violations"]:
+        yield f"\n{certification['violations']} inequalities that must hold do not: these radii are not sound."
+
+
+def _smoothed(certification: Mapping[str, Any]) -> Iterator[str]:
+    eps, about = _question(certification)
+    noise = certification["settings"]["smoothing"]
+    yield (
+        f"\n## Smoothed (probabilistic)\n\nThe smoothed detector ({about}; σ {noise['sigma']:g}, {noise['samples']} samples "
+        f"an image), not the network itself: each radius, in l2 and pixels, holds with probability {noise['confidence']:g}:\n"
+    )
+    yield from _table(
+        ("set", "kind", "images", f"smoothed radius at least {eps:g}, %", "median smoothed radius"),
+        [
+            (
+                one,
+                part["kind"],
+                str(part["n"]),
+                _number((part.get("smoothed_fraction") or [None])[0], 100),
+                _number(part.get("median_radius_smoothing")),
+            )
+            for one, part in certification["sets"].items()
+        ],
+    )
+
+
+def _bounded(certification: Mapping[str, Any]) -> Iterator[str]:
+    eps, about = _question(certification)
     yield (
         f"\n## Certified\n\nBy {certification['method']} ({about}), for balls in l{certification['norm']} of radius {eps:g} "
         "around images; radii in pixels. A certified radius is a lower bound of the distance to the nearest image with the other "
@@ -229,8 +237,11 @@ def _certified(certification: Mapping[str, Any] | None) -> Iterator[str]:
     yield from _table(
         ("set", "kind", "images", "certified, %", "GAUC, %", "median certified radius", "median attack radius"), rows
     )
-    if certification["violations"]:
-        yield f"\n{certification['violations']} inequalities that must hold do not: these bounds are not sound."
+
+
+def _question(certification: Mapping[str, Any]) -> tuple[float, str]:
+    """The first ε, and what is asked of which score."""
+    return certification["eps"][0], f"score {certification['score']}, γ = {certification['threshold']}"
 
 
 def _number(value: float | None, factor: float = 1) -> str:

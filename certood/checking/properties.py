@@ -43,7 +43,8 @@ def wrong_properties(
         except (OSError, UnicodeDecodeError, CertoodError) as error:
             yield f"the property in {kind} cannot be read: {error}"
             continue
-        if not all(_is_inside(case, certificate) for case in described.cases):
+        boxes = {(case.lower.tobytes(), case.upper.tobytes()): case for case in described.cases}
+        if not all(_is_inside(case, certificate) for case in boxes.values()):
             yield f"the box in {place} is not inside the certificate's ball"
             continue
         if not _is_that_of(kind, described, certificate, outputs):

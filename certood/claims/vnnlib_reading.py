@@ -17,6 +17,8 @@ from certood.errors import CertoodError
 
 TOKEN = re.compile(r";[^\n]*|[()]|[^\s();]+")
 VARIABLE = re.compile(r"([XY])_(\d+)")
+# An exponent of four digits, which no number of float64 has; a rational number of it may fill the memory.
+HUGE = re.compile(r"[eE][+-]?0*[1-9]\d{3}")
 # Ways of being a counterexample, after which a file is refused.
 MANY_CASES = 100_000
 
@@ -46,6 +48,8 @@ def read_vnnlib(text: str, name: str = "the file") -> Property:
         return _property(text)
     except CertoodError as error:
         raise CertoodError(f"{name}: {error}") from error
+    except OverflowError as error:
+        raise CertoodError(f"{name}: a number is beyond those of float64") from error
 
 
 def _property(text: str) -> Property:
@@ -145,6 +149,8 @@ def _linear(tree: Tree) -> Terms:
 
 
 def _number(text: str) -> Fraction:
+    if HUGE.search(text):
+        raise CertoodError(f"{text:.40} is beyond the numbers of float64")
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError) as error:

@@ -19,6 +19,12 @@ def flat_keys(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The keys in which values by dotted key differ, in alphabetical order; a key that one side lacks is one of them."""
+    missing = object()
+    return sorted(key for key in {*one, *other} if one.get(key, missing) != other.get(key, missing))
+
+
 def described(there: Mapping[str, Any], here: Mapping[str, Any], keys: Sequence[str]) -> str:
     """In words, how settings by dotted key differ from others in the keys given: the first with both values, then names."""
     first = [_difference(there, here, key) for key in keys[:DESCRIBED_KEYS]]

@@ -133,6 +133,32 @@ def test_what_depends_on_the_precision_is_refused() -> None:
     capture(InItsPrecision(scaled).double(), images())
 
 
+@pytest.mark.parametrize("function", [torch.Tensor.clamp_min, torch.add])
+def test_what_depends_on_the_precision_at_black_pixels_alone_is_refused(
+    function: Callable[[Tensor, float], Tensor],
+) -> None:
+    def logarithms(x: Tensor) -> Tensor:
+        return function(x, torch.finfo(x.dtype).eps).log()
+
+    with pytest.raises(CannotCertify, match="in float32 differs from its copy in float64 by"):
+        capture(InItsPrecision(logarithms), images())
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_half_precision_is_compared_as_well(precision: torch.dtype) -> None:
+    """Its rms_norm adds ε of float32, in which PyTorch computes it."""
+    dark = (images() * 2e-3).to(precision)
+    model = InItsPrecision(nn.RMSNorm(128)).to(precision)
+    with torch.no_grad():
+        torch.testing.assert_close(capture(model, images())(dark.double()), model(dark).double(), rtol=0.05, atol=0.02)
+
+    def scaled(x: Tensor) -> Tensor:
+        return x / (x.square().mean(1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt()
+
+    with pytest.raises(CannotCertify, match=r"in b?float16 differs from its copy in float64 by"):
+        capture(InItsPrecision(scaled).to(precision), images())
+
+
 def test_rms_norm_has_the_step_of_the_precision_in_which_the_network_runs() -> None:
     dark = images() * 2e-4
     for model in (InItsPrecision(nn.RMSNorm(128)), InItsPrecision(nn.RMSNorm(128)).double()):

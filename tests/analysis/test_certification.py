@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from certood.analysis.bounds import LpBall, analyse, bound, capture
 from certood.analysis.bounds.operations.convolution import Convolution, convolution_norm
@@ -477,3 +477,28 @@ def test_the_search_finds_a_radius_in_few_passes(power: float, tolerance: float)
     assert (found[:4] >= exact[:4] * (1 - tolerance)).all()
     assert found[4] == 1  # the whole range of pixels
     assert passes.mean() <= (7 if power < 8 else 11)
+
+
+def test_a_decision_that_depends_on_the_precision_is_refused() -> None:
+    """Of images so dark that ε of float32 counts, which no image does that the network was compared at."""
+
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.last = nn.Linear(192, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            flat = x.flatten(1)
+            return self.last(flat / (flat.norm(dim=1, keepdim=True) + torch.finfo(flat.dtype).eps))
+
+    model, score = Normalised().eval(), MaxLogit()
+    dark = torch.rand(1, 3, 8, 8) * 1e-8
+    with torch.no_grad():
+        own, exact = float(score(model(dark))), float(score(model.double()(dark.double())))
+    assert abs(own - exact) > 0.1 * abs(exact)
+    detector = Detector(
+        model.float(), score, (own + exact) / 2, "mine", (3, 8, 8), tuple("abcdefghij"), (0.0,) * 3, (1.0,) * 3
+    )
+    with pytest.raises(CannotCertify, match=r"dark, image 7: .* on the other side of γ"):
+        certify(detector, dark, name="dark", indices=[7], settings=Settings(attack_steps=2, samples=2))

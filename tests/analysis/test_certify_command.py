@@ -269,6 +269,10 @@ def test_smoothing_is_kept_apart(trained: Path, tmp_path: Path) -> None:
         assert row["radius_certified"] == row["radius_attack"] == "nan"
         assert 0 <= float(row["radius_smoothing"]) < 0.12 * 3
     assert (tmp_path / "out" / "figures" / "smoothed_fraction.png").is_file()
+    other = tuple("70" if part == "60" else part for part in smoothing)
+    result = run("certify", trained, "--limit", "4", *SETS[:2], *other, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "other settings (smoothing.samples: 60 there, 70 here)" in result.stderr
 
 
 @pytest.mark.slow

@@ -14,9 +14,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
+from torch import nn
 
 from certood.analysis import certify_run
 from certood.analysis.claims.certified_run import _short, certified_run
+from certood.analysis.claims.networks import EXACT_TOLERANCE, compared, write_onnx
 from certood.checkpoints import load_checkpoint, save_checkpoint
 from certood.claims.vnnlib_reading import read_vnnlib
 from certood.cli import main
@@ -305,6 +307,13 @@ def test_a_claim_near_its_limit_needs_optimised_slopes(exported: tuple[Path, str
     written = [one for one in found if one is not None]
     assert any(not one.last_slopes for one in written)
     assert any(one.last_slopes for one in written)
+
+
+def test_a_norm_without_eps_is_exported_with_that_of_the_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.RMSNorm(64), nn.Linear(64, 3))
+    write_onnx(network, (1, 8, 8), tmp_path / "network.onnx")
+    assert compared(network, torch.rand(4, 1, 8, 8) * 1e-3, tmp_path / "network.onnx").float64 <= EXACT_TOLERANCE
 
 
 def test_claims_of_nearly_equal_radii_have_names_of_their_own() -> None:

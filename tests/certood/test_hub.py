@@ -182,6 +182,11 @@ def test_what_is_smoothed_is_not_called_certified(run: Path, remote: Path) -> No
     assert "holds with probability 0.9" in card
     assert "| id | id | 4 | 75 | 0.0123 |" in card
     assert "ertified" not in card.partition("## Smoothed")[2]
+    assert "not sound" not in card
+    changed(run / "certification.json", violations=3)
+    certood.bridges.hub.push(run, "hf:me/mine")
+    card = (remote / "me" / "mine" / "README.md").read_text("utf-8")
+    assert "3 inequalities that must hold do not: these radii are not sound" in card
 
 
 def test_results_of_another_detector_are_refused(run: Path, remote: Path) -> None:

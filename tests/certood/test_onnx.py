@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from torch.nn import functional as F
 
+from certood.analysis.bounds import capture
 from certood.checkpoints import load, save_checkpoint
 from certood.cli import main
 from certood.errors import CheckpointError
@@ -196,9 +197,10 @@ def test_what_cannot_be_read_is_named(body: str, opset: int, message: str, tmp_p
         raise AssertionError(refused(model, tmp_path))
 
 
-def test_a_vector_of_zeros_has_the_norm_0(tmp_path: Path) -> None:
-    """Black borders: onnxruntime leaves them as they are."""
-    body = "n = LpNormalization <axis = 2> (x)\n f = Flatten (n)\n y = MatMul (f, w)"
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_vector_of_zeros_has_the_norm_0(order: int, tmp_path: Path) -> None:
+    """Black borders: onnxruntime leaves them as they are. Bounds know the operations."""
+    body = f"n = LpNormalization <axis = 2, p = {order}> (x)\n f = Flatten (n)\n y = MatMul (f, w)"
     file = Idiom("norm", body, {"w": random(64, 3)}, (1, 8, 8)).write(tmp_path / "norm.onnx")
     image = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     image[..., 3] = 0
@@ -206,6 +208,8 @@ def test_a_vector_of_zeros_has_the_norm_0(tmp_path: Path) -> None:
     (expected,) = onnxruntime.InferenceSession(str(file)).run(None, {"x": image.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(read_onnx(file)(image).numpy(), expected, atol=1e-5)
+    captured = capture(read_onnx(file), image)
+    np.testing.assert_allclose(captured(image.double()).numpy(), expected, atol=1e-5)
 
 
 def test_other_domains_half_precision_inputs_and_outputs_are_refused(tmp_path: Path) -> None:

@@ -235,6 +235,8 @@ def test_mlflow_and_wandb_keep_one_run_each_through_an_interruption(
         ("evaluation/folder:../x/./auroc", "evaluation/folder_../x/auroc"),
         ("evaluation/folder:a/../x/auroc", "evaluation/folder_a/_/x/auroc"),
         (f"evaluation/{300 * 'x'}/auroc", f"{244 * 'x'}/auroc"),
+        (f"{10 * 'a'}.../{247 * 'b'}", f"_/{247 * 'b'}"),
+        (".", "_"),
     ],
 )
 def test_names_of_sets_become_names_that_mlflow_takes(name: str, expected: str) -> None:

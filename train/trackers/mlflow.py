@@ -62,8 +62,8 @@ class MLflowTracker(Tracker):
 
 def accepted_name(name: str) -> str:
     """A name as MLflow takes it: a relative path in its normal form, of at most so many characters."""
-    parts = ["_" if part == ".." else part for part in FORBIDDEN.sub("_", name).split("/") if part not in ("", ".")]
-    return "/".join(parts)[-LONGEST:].lstrip("/")
+    named = FORBIDDEN.sub("_", name)[-LONGEST:]
+    return "/".join("_" if part == ".." else part for part in named.split("/") if part not in ("", ".")) or "_"
 
 
 def _library() -> ModuleType:

@@ -151,7 +151,7 @@ def lp_normalization(call: Call) -> Tensor:
     norm = x.abs().sum(axis, keepdim=True) if order == 1 else x.square().sum(axis, keepdim=True).sqrt()
     if order not in (1, 2):
         raise call.node.error(f"expected a norm of order 1 or 2, found {order}")
-    return x / torch.where(norm == 0, 1, norm)
+    return x / norm.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 @operator("LRN")
