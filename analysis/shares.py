@@ -118,6 +118,8 @@ def merge_begun(run: RunDirectory) -> tuple[int, dict[str, list[int]]]:
 
     Raises RunDirectoryError where there is nothing to merge, or as `merge` does.
     """
+    if not run.folder.is_dir():
+        raise RunDirectoryError(f"there is no folder {run.folder}")
     with run.writing("merge"):
         settings = read_json(run.certification_settings, ["eps"])
         plan = read_checked(run.share_plan, SharePlanFile)

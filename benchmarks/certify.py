@@ -166,6 +166,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="of both")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.images < 2:
+        parser.error("--images must be at least 2, of which one is accepted and one is rejected")
     torch.set_num_threads(arguments.threads)
     if arguments.data:
         source = load_set(arguments.data, root=Path())

@@ -84,7 +84,7 @@ def main() -> None:
                 file.write(json.dumps(done[-1]) + "\n")
             print(done[-1], flush=True)
     print(
-        "\n| set | images | attack radius · 255 | certified radius · 255 | ratio | seconds a pass | peak GiB |\n|"
+        "\n| set | images | attack radius · 255 | certified radius · 255 | ratio | seconds a pass | peak GiB so far |\n|"
         + "---|" * 7
     )
     for name in dict.fromkeys(row["set"] for row in done):

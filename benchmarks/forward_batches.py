@@ -53,26 +53,24 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = []
-    for name in arguments.networks:
-        network, shape = made(name)
-        own = forward_batch(shape, "cpu")
-        batches = sorted({own, *map(int, arguments.batches.split(","))})
+    asked = sorted(map(int, arguments.batches.split(",")))
+    networks = {name: made(name) for name in arguments.networks}
+    owns = {name: forward_batch(shape, "cpu") for name, (_, shape) in networks.items()}
+    columns = sorted({*asked, *owns.values()})
+    print(f"| network | own batch | {' | '.join(map(str, columns))} | own / {asked[-1]} |")
+    print(f"|---|{'---|' * (len(columns) + 2)}")
+    for name, (network, shape) in networks.items():
+        own = owns[name]
+        batches = sorted({own, *asked})
         images = torch.rand(max(batches), *shape)
         found = dict.fromkeys(batches, 0.0)
         for _ in range(arguments.repeats):
             for batch in batches:
                 # Small batches need fewer images for the same certainty.
                 found[batch] = max(found[batch], rate(network, images[: max(batch, 64)], batch))
-        rows.append(
-            {"network": name, "own": own, "images_per_second": found, "ratio": found[own] / found[max(batches)]}
-        )
-        if len(rows) == 1:
-            print(f"| network | own batch | {' | '.join(map(str, batches))} | own / largest |")
-            print(f"|---|{'---|' * (len(batches) + 2)}")
-        print(
-            f"| {name} | {own} | {' | '.join(f'{value:.0f}' for value in found.values())} | {rows[-1]['ratio']:.1f} |",
-            flush=True,
-        )
+        rows.append({"network": name, "own": own, "images_per_second": found, "ratio": found[own] / found[asked[-1]]})
+        cells = [f"{found[batch]:.0f}" if batch in found else "" for batch in columns]
+        print(f"| {name} | {own} | {' | '.join(cells)} | {rows[-1]['ratio']:.1f} |", flush=True)
     if arguments.json:
         write_atomically(arguments.json, json.dumps(rows, indent=2).encode())
 

@@ -166,6 +166,8 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if not arguments.eps > 0:
+        parser.error("--eps must be above 0")
     records = [measured(run, arguments) for run in arguments.runs]
     print(table(records))
     if arguments.json:

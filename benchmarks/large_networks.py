@@ -8,9 +8,11 @@ Random weights after a few passes in train mode, so that batch statistics are th
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -20,7 +22,9 @@ from certood.models import build_model
 from certood.scores import Energy
 
 
-def measured(name: str, method: str, eps: float, max_memory: float | None) -> dict[str, float | str]:
+def measured(name: str, method: str, eps: float, max_memory: float | None, threads: int) -> dict[str, float | str]:
+    """One network at one radius, in a process of its own, whose peak of memory is that of nothing else."""
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = build_model(name, num_classes=10, input_shape=(3, 32, 32), mean=[0.5] * 3, std=[0.25] * 3, options={})
     with torch.no_grad():
@@ -50,13 +54,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     budget = None if math.isnan(arguments.max_memory) else arguments.max_memory * 2**30
     print("| network | ε | method | seconds | peak GiB | score | lower | upper |\n|---|---|---|---|---|---|---|---|")
     rows = []
     for name in arguments.networks:
         for eps in arguments.eps:
-            row = measured(name, arguments.method, eps, budget)
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+                row = alone.submit(measured, name, arguments.method, eps, budget, arguments.threads).result()
             rows.append(row | {"eps": eps})
             print(
                 f"| {name} | {eps:.2g} | {row['method']} | {row['seconds']:.1f} | {row['peak_gib']:.2f} "

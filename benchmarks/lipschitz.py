@@ -58,7 +58,8 @@ def main() -> None:
     source = load_run_data(arguments.run, recorded=detector.split)[0].test
     chosen = torch.arange(arguments.images) * len(source) // arguments.images
     x = to_pixels(source.batch(chosen)).double()
-    graph, score = capture(detector.model, x[:1]), detector.output_score
+    part, score = detector.bounded_part()
+    graph = capture(part, x[:1])
     module = graph.module
     assert module is not None
     rows = []

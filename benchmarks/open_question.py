@@ -18,9 +18,11 @@ import numpy as np
 from certood.analysis.certify_run import certify_sets
 from certood.analysis.settings import Settings
 from certood.checkpoints import load_checkpoint
+from certood.errors import CertoodError
 from certood.runs import RunDirectory, load_run_data
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
+from certood.train.run_directory import check_run
 
 RECIPES = ("ce", "energy", "greg", "greg-plus")
 MNIST = (
@@ -34,13 +36,15 @@ EPS = {"digits": (0.02, 0.01, 0.1), "mnist": (0.02, 0.1, 0.3)}
 
 def one_run(arguments: argparse.Namespace, recipe: str, seed: int) -> dict[str, float]:
     run = Path(arguments.out) / f"{arguments.benchmark}-{recipe}-{seed}"
+    settings = [f"run.seed={seed}"]
+    if arguments.benchmark == "mnist":
+        settings += [*MNIST, f"data.root={arguments.data_root}"]
+    if arguments.epochs:
+        settings.append(f"training.epochs={arguments.epochs}")
+    wanted = load_recipe(f"{arguments.benchmark}-{recipe}", settings)
+    check_run(RunDirectory(run), wanted, resume=run.exists(), overwrite=False)
     if not RunDirectory(run).checkpoint.is_file():
-        settings = [f"run.seed={seed}"]
-        if arguments.benchmark == "mnist":
-            settings += [*MNIST, f"data.root={arguments.data_root}"]
-        if arguments.epochs:
-            settings.append(f"training.epochs={arguments.epochs}")
-        fit(load_recipe(f"{arguments.benchmark}-{recipe}", settings), run, resume=run.exists(), overwrite=False)
+        fit(wanted, run, resume=run.exists(), overwrite=False)
     detector = load_checkpoint(run)
     splits, sets = load_run_data(run, recorded=detector.split)
     eps = EPS[arguments.benchmark]
@@ -75,8 +79,11 @@ def one_run(arguments: argparse.Namespace, recipe: str, seed: int) -> dict[str, 
 
 
 def cell(values: list[float]) -> str:
-    """Mean and standard deviation; an attack radius is infinite where no attack succeeded."""
-    return f"{np.mean(values):.3f} ± {np.std(values):.3f}" if np.isfinite(values).all() else "not finite in every run"
+    """Mean and standard deviation, which one run has not; an attack radius is infinite where no attack succeeded."""
+    if not np.isfinite(values).all():
+        return "not finite in every run"
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
 
 
 def main() -> None:
@@ -92,7 +99,10 @@ def main() -> None:
     rows = []
     for recipe in RECIPES:
         for seed in range(arguments.seeds):
-            row = one_run(arguments, recipe, seed)
+            try:
+                row = one_run(arguments, recipe, seed)
+            except CertoodError as error:
+                parser.error(f"{error} (--out {arguments.out} holds runs of other arguments)")
             rows.append({"benchmark": arguments.benchmark, "recipe": recipe, "seed": seed, **row})
             print(f"{recipe} seed {seed}: {row}", flush=True)
     keys = [key for key in rows[0] if key not in ("benchmark", "recipe", "seed")]

@@ -381,6 +381,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", help="file for the figures")
     arguments = parser.parse_args()
+    for folder in arguments.folders:
+        if not (folder / "instances.csv").is_file():
+            parser.error(f"{folder} has no instances.csv")
     torch.set_num_threads(arguments.threads)
     # What an engine logs about a network that it does not take is said once, in its error.
     logging.disable(logging.CRITICAL)

@@ -27,7 +27,6 @@ from certood.analysis.claims.certificates import Certified, certificates
 from certood.analysis.claims.certified_run import CertifiedRun, Claim
 from certood.analysis.claims.conditions import Conditioned, conditioned, has_condition
 from certood.analysis.claims.networks import (
-    SCORE_TOLERANCE,
     Comparison,
     Scored,
     compared,
@@ -103,7 +102,7 @@ def _scores(run: CertifiedRun, claims: Sequence[Claim], folder: Path) -> Compari
     detector = run.detector
     probes = _probes(claims)
     network = scored(detector.model, detector.output_score, detector.pixels(probes[:2]))
-    comparison = _network(network, Scored(detector.model, detector.output_score), run, probes, folder, SCORE_TOLERANCE)
+    comparison = _network(network, Scored(detector.model, detector.output_score), run, probes, folder)
     assert detector.threshold is not None
     above, below = float32_beyond(detector.threshold), float32_below(detector.threshold)
     for claim in claims:
@@ -143,14 +142,12 @@ def _certificate_path(claim: Claim) -> str:
     return f"certificates/{claim.name}.json"
 
 
-def _network(
-    form: nn.Module, module: nn.Module, run: CertifiedRun, probes: Tensor, folder: Path, *tolerance: float
-) -> Comparison:
+def _network(form: nn.Module, module: nn.Module, run: CertifiedRun, probes: Tensor, folder: Path) -> Comparison:
     """Write a network, and compare the file with the module of which it is another form, at images (N, C, H, W)."""
     folder.mkdir()
     path = folder / "network.onnx"
     write_onnx(form, run.detector.input_shape, path)
-    return compared(module, probes, path, *tolerance)
+    return compared(module, probes, path)
 
 
 def _probes(claims: Sequence[Claim]) -> Tensor:

@@ -15,11 +15,10 @@ from certood.files import replacing
 from certood.onnx import read_onnx
 from certood.scores import Score
 
-# Relative to the largest value: what computing in float32 may cost, and what float64 may.
+# Relative to the largest value: what computing in float32 may cost.
 RUNTIME_TOLERANCE = 1e-4
-EXACT_TOLERANCE = 1e-9
-# Where parameters of a score, such as a temperature, are rounded to float32 in the file.
-SCORE_TOLERANCE = 1e-6
+# And in float64: numbers in Python code, such as a slope or a temperature, are rounded to float32 in the file.
+EXACT_TOLERANCE = 1e-6
 
 
 class Scored(nn.Module):
@@ -90,8 +89,8 @@ def write_onnx(module: nn.Module, shape: tuple[int, int, int], path: Path) -> No
         raise CertoodError(f"PyTorch cannot write this network as ONNX: {type(error).__name__}: {first}") from error
 
 
-def compared(module: nn.Module, images: Tensor, path: Path, tolerance: float = EXACT_TOLERANCE) -> Comparison:
-    """The file against the module at images (N, C, H, W): by onnxruntime in float32, and evaluated in float64 (`tolerance`).
+def compared(module: nn.Module, images: Tensor, path: Path) -> Comparison:
+    """The file against the module at images (N, C, H, W): by onnxruntime in float32, and evaluated in float64.
 
     Raises CertoodError where they differ by more than rounding, and where onnxruntime lacks an operator, as of float64.
     """
@@ -110,7 +109,7 @@ def compared(module: nn.Module, images: Tensor, path: Path, tolerance: float = E
         to_runtime = _difference(torch.from_numpy(np.concatenate(fast)).double(), plain(images.float()).double())
         to_exact = _difference(read(images.double()), exact(images.double()))
     found = Comparison(len(images), to_runtime, to_exact)
-    if not (to_runtime <= RUNTIME_TOLERANCE and to_exact <= tolerance):
+    if not (to_runtime <= RUNTIME_TOLERANCE and to_exact <= EXACT_TOLERANCE):
         raise CertoodError(
             f"{path} is not the network: relative differences {to_runtime:.1e} by onnxruntime, {to_exact:.1e} in float64; "
             "please report it"

@@ -32,8 +32,10 @@ class MedianSmoothing:
     batch_size: int = 500
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise CertoodError(f"expected sigma > 0 in pixels, got {self.sigma}")
+        if not 0 < self.sigma < math.inf:
+            raise CertoodError(f"expected a finite sigma > 0 in pixels, got {self.sigma}")
+        if self.batch_size < 1:
+            raise CertoodError(f"expected batches of at least 1 sample, got {self.batch_size}")
         if self.samples < 10:
             raise CertoodError(f"expected at least 10 samples, got {self.samples}")
         if not 0 < self.confidence < 1:

@@ -151,6 +151,9 @@ def _evaluate(node: Node, values: dict[str, _Value]) -> _Planned:
     if missing:
         raise node.error(f"input {missing[0]!r} is computed by no node before it; the file is damaged or unsupported")
     inputs = [values[name] if name else None for name in node.inputs]
+    if node.operator == "CastLike" and inputs[1] is not None:
+        # Of the second input only the type counts, which no image changes.
+        inputs[1] = _Value(tuple(torch.zeros((), dtype=probe.dtype) for probe in inputs[1].probes), True)
     known = all(value is None or value.known for value in inputs)
     plain = known and not any(value.probes[0].is_meta for value in inputs if value)
     axes = {index: axis for index, value in enumerate(inputs) if value and (axis := value.batch_axis)}

@@ -333,8 +333,9 @@ def test_median_smoothing_of_a_linear_score_has_its_closed_form() -> None:
         assert low <= score - 0.02 * float(weight.norm())
         assert high >= score + 0.02 * float(weight.norm())
     assert found[1] > found[0]
-    with pytest.raises(CertoodError, match="sigma > 0"):
-        MedianSmoothing(sigma=0)
+    for sigma in (math.inf, math.nan, 0.0):
+        with pytest.raises(CertoodError, match="finite sigma > 0"):
+            MedianSmoothing(sigma)
 
 
 def test_samples_of_smoothing_do_not_depend_on_the_size_of_a_batch() -> None:

@@ -316,6 +316,19 @@ def test_a_norm_without_eps_is_exported_with_that_of_the_network(tmp_path: Path)
     assert compared(network, torch.rand(4, 1, 8, 8) * 1e-3, tmp_path / "network.onnx").float64 <= EXACT_TOLERANCE
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [nn.ReLU6(), nn.Hardtanh(0.1, 0.7), nn.ELU(), nn.Softplus(), nn.GroupNorm(1, 1), nn.LeakyReLU(0.3), nn.SELU()],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_with_constants_are_exported(layer: nn.Module, tmp_path: Path) -> None:
+    """Constants take the type of an activation, which CastLike says, and are rounded to float32 in the file."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 1, 3), layer, nn.Flatten(), nn.Linear(36, 3))
+    write_onnx(network, (1, 8, 8), tmp_path / "network.onnx")
+    assert compared(network, torch.rand(4, 1, 8, 8), tmp_path / "network.onnx").float64 <= EXACT_TOLERANCE
+
+
 def test_claims_of_nearly_equal_radii_have_names_of_their_own() -> None:
     assert _short([0.01, 0.01000001, 2 / 255]) == {
         0.01: "0.01",

@@ -136,6 +136,9 @@ def test_merge_names_what_is_missing(trained: Path, whole: Path, tmp_path: Path)
     result = merged(out)
     assert result.exit_code == 2
     assert "has no shares of a certification to merge" in result.stderr
+    result = merged(out.with_name("absent"))
+    assert "there is no folder" in result.stderr
+    assert not out.with_name("absent").exists()
 
 
 def merged(out: Path) -> Result:

@@ -69,6 +69,12 @@ def test_scores_are_those_of_pytorch_ood(name: str) -> None:
     assert detector_identity(changed)["sha256"] != detector_identity(detector)["sha256"]
 
 
+def test_dice_of_no_share_leaves_the_layer_as_it_is() -> None:
+    detector = own()
+    changed = modification_by_name("dice:share=0")(detector, SOURCE)
+    torch.testing.assert_close(changed.scores(IMAGES), detector.scores(IMAGES), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", MODIFICATIONS.names())
 @pytest.mark.parametrize("architecture", ["small-cnn", "small-mlp", pytest.param("resnet20", marks=pytest.mark.slow)])
 def test_a_changed_detector_is_stored_opened_and_captured(name: str, architecture: str, tmp_path: Path) -> None:
