@@ -167,6 +167,12 @@ def test_a_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     assert "--architecture" in result.stderr
 
 
+def test_foreign_weights_that_are_not_there_are_not_asked_for_their_classes(tmp_path: Path) -> None:
+    result = run("evaluate", str(tmp_path / "absent.safetensors"), "--architecture", "resnet20")
+    assert result.exit_code == 2
+    assert "no checkpoint" in result.stderr
+
+
 def test_a_checkpoint_that_was_moved_keeps_its_split(finished: Path, tmp_path: Path) -> None:
     lone = tmp_path / "lone.safetensors"
     shutil.copy(finished / "checkpoint.safetensors", lone)
