@@ -92,9 +92,9 @@ def certify(
         begin = time.perf_counter()
         pixels = LpBall(images[part].to(question.device), 0.0, settings.norm).centre
         known = _scored(question, pixels, kind, name, numbers[part], settings)
-        _gather(question, pixels, known, settings, advance)
         own = _own_scores(detector, pixels)
         _refuse_other_decisions(detector, own, known, question.threshold, name)
+        _gather(question, pixels, known, settings, advance)
         difference = (own - known.scores).abs()
         seconds = (time.perf_counter() - begin) / len(pixels)
         found += _records(question, known, name, settings, difference, seconds)
@@ -148,9 +148,8 @@ def _gather(
 
 def _own_scores(detector: Detector, images: Tensor) -> Tensor:
     """Scores (N,) of the detector as it is deployed, its network usually in float32."""
-    like = next((value for value in detector.model.parameters() if value.is_floating_point()), images.float())
     with torch.no_grad():
-        return detector.scores(images.to(like.dtype)).to(images)
+        return detector.scores(images.to(own_precision(detector.model))).to(images)
 
 
 def _refuse_other_decisions(detector: Detector, own: Tensor, known: Known, threshold: float, name: str) -> None:

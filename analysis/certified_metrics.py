@@ -36,6 +36,18 @@ def strict_auc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     return float(np.searchsorted(ordered, outside, "left").sum(dtype=np.float64) / total)
 
 
+def worst_scores(
+    clean: NDArray[np.float64], attacked: NDArray[np.float64], bound: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lowest scores of OOD images (N,) that attacks found, and those that are guaranteed.
+
+    Where no attack was made that is the clean score, and where no bound is known nothing is guaranteed. An attack never does
+    better than the certificate, also where rounding says otherwise.
+    """
+    found = np.fmin(attacked, clean)
+    return found, np.where(np.isnan(bound), -np.inf, np.fmin(bound, found))
+
+
 def threat_metrics(
     clean_id: ArrayLike,
     clean_ood: ArrayLike,
@@ -55,9 +67,7 @@ def threat_metrics(
     clean, outside = _array(clean_id, "ID"), _array(clean_ood, "OOD")
     attacked, bound = _array(attacked_ood, "attacked OOD"), _array(bound_ood, "OOD bound")
     _same(outside, attacked, bound)
-    attacked = np.fmin(attacked, outside)
-    # Where no bound is known nothing is guaranteed; where no attack was made the clean score is the worst that was found.
-    bound = np.where(np.isnan(bound), -np.inf, np.fmin(bound, attacked))
+    attacked, bound = worst_scores(outside, attacked, bound)
     id_attacked, id_bound = clean, clean
     if attacked_id is not None and bound_id is not None:
         id_attacked, id_bound = _array(attacked_id, "attacked ID"), _array(bound_id, "ID bound")

@@ -14,15 +14,16 @@ import os
 from pathlib import Path
 
 import numpy as np
+from certified_training import spread_of
 
 from certood.analysis.certify_run import certify_sets
 from certood.analysis.settings import Settings
 from certood.checkpoints import load_checkpoint
 from certood.errors import CertoodError
 from certood.runs import RunDirectory, load_run_data
+from certood.train.continuing import is_finished
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
-from certood.train.run_directory import check_run
 
 RECIPES = ("ce", "energy", "greg", "greg-plus")
 MNIST = (
@@ -42,8 +43,7 @@ def one_run(arguments: argparse.Namespace, recipe: str, seed: int) -> dict[str, 
     if arguments.epochs:
         settings.append(f"training.epochs={arguments.epochs}")
     wanted = load_recipe(f"{arguments.benchmark}-{recipe}", settings)
-    check_run(RunDirectory(run), wanted, resume=run.exists(), overwrite=False)
-    if not RunDirectory(run).checkpoint.is_file():
+    if not is_finished(wanted, run):
         fit(wanted, run, resume=run.exists(), overwrite=False)
     detector = load_checkpoint(run)
     splits, sets = load_run_data(run, recorded=detector.split)
@@ -80,10 +80,7 @@ def one_run(arguments: argparse.Namespace, recipe: str, seed: int) -> dict[str, 
 
 def cell(values: list[float]) -> str:
     """Mean and standard deviation, which one run has not; an attack radius is infinite where no attack succeeded."""
-    if not np.isfinite(values).all():
-        return "not finite in every run"
-    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{spread}"
+    return spread_of(values, 3) if np.isfinite(values).all() else "not finite in every run"
 
 
 def main() -> None:
@@ -102,7 +99,7 @@ def main() -> None:
             try:
                 row = one_run(arguments, recipe, seed)
             except CertoodError as error:
-                parser.error(f"{error} (--out {arguments.out} holds runs of other arguments)")
+                parser.error(str(error))
             rows.append({"benchmark": arguments.benchmark, "recipe": recipe, "seed": seed, **row})
             print(f"{recipe} seed {seed}: {row}", flush=True)
     keys = [key for key in rows[0] if key not in ("benchmark", "recipe", "seed")]

@@ -115,7 +115,7 @@ def _program(model: nn.Module, example: Tensor) -> tuple[nn.Module, torch.export
     ]
     if broken:
         raise CannotCertify(f"weights are infinite or not a number: {', '.join(broken[:5])}")
-    plain = float64_copy(model).to("cpu")
+    plain = float64_copy(model, "cpu")
     # Two images: batch sizes 0 and 1 are special to torch.export.
     images = example[:1].detach().to("cpu", torch.float64).expand(2, *example.shape[1:]).contiguous()
     try:

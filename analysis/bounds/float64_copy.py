@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 
-def float64_copy(model: nn.Module) -> nn.Module:
-    """A copy of a module in float64 and eval mode, without gradients of its parameters, where the module is.
+def float64_copy(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
+    """A copy of a module in float64 and eval mode, without gradients of its parameters; by default where the module is.
 
     ε of an RMSNorm that says none stays that of the network's own precision.
     """
@@ -16,7 +16,7 @@ def float64_copy(model: nn.Module) -> nn.Module:
     for part in found.modules():
         if isinstance(part, nn.RMSNorm) and part.eps is None:
             part.eps = implicit_eps(own_precision(model))
-    return found.to(torch.float64).eval().requires_grad_(False)
+    return found.to(device, torch.float64).eval().requires_grad_(False)
 
 
 def own_precision(model: nn.Module) -> torch.dtype:

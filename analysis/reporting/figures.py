@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from certood.analysis.certified_metrics import worst_scores
 from certood.analysis.records import Certificate
 from certood.analysis.reporting.columns import NORM_NAMES
 from certood.analysis.reporting.panels import (
@@ -278,14 +279,10 @@ def share_above(radii: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArra
 def outlier_scores(
     group: Sequence[Certificate],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Scores of OOD images, clean, and attacked and guaranteed at the first ε.
-
-    As the areas count them: without an attack the clean score, without a bound nothing.
-    """
+    """Scores of OOD images, clean, and attacked and guaranteed at the first ε, as the areas count them."""
     clean = np.array([record.score for record in group])
-    attacked = np.fmin([record.at[0].attacked for record in group], clean)
-    lower = np.array([record.at[0].lower for record in group])
-    return clean, attacked, np.where(np.isnan(lower), -np.inf, np.fmin(lower, attacked))
+    attacked, lower = (np.array([getattr(record.at[0], name) for record in group]) for name in ("attacked", "lower"))
+    return clean, *worst_scores(clean, attacked, lower)
 
 
 def _roc(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -39,14 +39,19 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _unreadable(path, error) from error
 
 
+def require_file(path: Path) -> None:
+    """Raise CheckpointError where there is no such file."""
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path.absolute()}")
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of a state dict that `torch.load(weights_only=True)` accepts.
 
     Raises CheckpointError where the file is missing, needs code execution to be read, is damaged, or would take more memory
     than it has bytes.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint {path.absolute()}")
+    require_file(path)
     if path.suffix == ".safetensors":
         return read_safetensors(path)[0]
     _refuse_compressed(path)

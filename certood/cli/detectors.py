@@ -41,7 +41,7 @@ def open_detector(
     """The detector of a run, checkpoint or ONNX file, or foreign weights where --architecture says what they are."""
     from certood.checkpoints import is_onnx, load, load_checkpoint
     from certood.checkpoints.own import is_own
-    from certood.errors import CheckpointError
+    from certood.checkpoints.weights import require_file
 
     architecture, classes, given_shape = (foreign.get(name) for name in ("architecture", "classes", "input_shape"))
     if not is_onnx(path):
@@ -54,8 +54,7 @@ def open_detector(
                     f"{', '.join(needless)} describe foreign weights, which {path} is not, or need --architecture too"
                 )
             return load_checkpoint(path, device, architecture=None if architecture is None else str(architecture))
-        if not path.exists():
-            raise CheckpointError(f"no checkpoint {path.absolute()}")
+        require_file(path)
         missing = [name for name in ("classes", "input_shape") if foreign.get(name) is None]
         if missing:
             flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)

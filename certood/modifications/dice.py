@@ -35,6 +35,8 @@ class DICE(Modification):
         # All up to the quantile, as the authors do; a share of 0 leaves the layer as it is.
         count = math.floor(self.share * (contribution.numel() - 1)) + 1 if self.share else 0
         least = contribution.flatten().argsort(stable=True)[:count]
+        kept = torch.ones(contribution.numel(), dtype=torch.bool)
+        kept[least] = False
         with torch.no_grad():
-            layer.weight.view(-1)[least.to(layer.weight.device)] = 0
+            layer.weight.mul_(kept.view_as(contribution).to(layer.weight.device))
         return replace(detector, model=network)
