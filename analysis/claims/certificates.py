@@ -6,28 +6,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from certood.analysis.bounds import Analysis, Graph, LpBall, analyse, logits_of
 from certood.analysis.bounds.linear.choices import Choices
-from certood.analysis.bounds.operations.base import Elementwise
+from certood.analysis.bounds.operations.activations import Activation
 from certood.analysis.claims.certified_run import CertifiedRun, Claim
 from certood.analysis.claims.conditions import Conditioned
 from certood.checking.certificates import TEMPERATURES, ClaimCertificate
-from certood.checking.network import Network, Unchecked, read_network
+from certood.checking.linear_bounds import Ball, LinearBounds
+from certood.checking.network import Network
+from certood.checking.network_file import read_network
+from certood.checking.reading import Unchecked
+from certood.checking.steps import Array, Box
 from certood.detector import Detector
 from certood.rounding import dyadic_simplex
 from certood.scores import Score
 
-# Images that are bounded together.
-BATCH = 32
 # Of the ascent on slopes.
 STEPS = 60
 LEARNING_RATE = 0.1
-
-Named = Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -46,57 +47,45 @@ def certificates(run: CertifiedRun, graph: Graph, conditions: Sequence[Condition
         network = read_network(path)
     except Unchecked as error:
         return [Certified(one.claim, None, str(error)) for one in conditions]
-    names, nodes = _rectifiers(network), _bends(graph)
-    if [graph.nodes[node].shape.numel() for node in nodes] != [size for _, size in names]:
-        return [Certified(one.claim, None, "its activations are not those that were bounded") for one in conditions]
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    found = []
-    for start in range(0, len(conditions), BATCH):
-        part = conditions[start : start + BATCH]
-        analysis = _analysed(run, graph, part)
-        for place, one in enumerate(part):
-            slopes = {name: _slopes(analysis, node, place) for (name, _), node in zip(names, nodes, strict=True)}
-
-            def better(analysis: Analysis = analysis, one: Conditioned = one, place: int = place) -> Better:
-                return _optimised(run, analysis, one, place)
-
-            own = dict(zip(nodes, (name for name, _ in names), strict=True))
-            found.append(_proved(run, network, digest, one, slopes, own, better))
-    return found
+    names, digest = _adjustable(network, graph), hashlib.sha256(path.read_bytes()).hexdigest()
+    return [_proved(run, graph, network, digest, names, one) for one in conditions]
 
 
-def _rectifiers(network: Network) -> list[tuple[str, int]]:
-    """Names and sizes of the steps that take slopes, in the order of the file."""
-    sizes = {0: 0}
-    found = []
-    value = [torch.zeros(network.shape).numpy().ravel()]
-    for place, placed in enumerate(network.steps, start=1):
-        value.append(placed.step.value([value[source] for source in placed.inputs]))
-        sizes[place] = value[-1].size
-        if placed.step.bends:
-            found.append((placed.name, value[-1].size))
-    return found
+class CrownBounds(LinearBounds):
+    """The checker's bounds with CROWN's slopes: 1 where a ReLU reaches further up than down, 0 elsewhere."""
+
+    def __init__(self, network: Network, ball: Ball) -> None:
+        super().__init__(network, ball, {})
+
+    def slopes_of(self, name: str, box: Box) -> Array:
+        """1 or 0 for every number of a box."""
+        return (box.upper > -box.lower).astype(np.float64)
 
 
-def _bends(graph: Graph) -> list[int]:
-    """The nodes that are piecewise linear, in the order of the graph."""
-    return [index for index, node in enumerate(graph.nodes) if node.operation.kinks is not None]
+# How many ReLU the checker reads an activation as, where ours are not one for one.
+RECTIFIERS: Mapping[str, Callable[[Activation], int]] = {
+    "relu": lambda activation: 1,
+    "leaky_relu": lambda activation: 1,
+    "abs": lambda activation: 2,
+    "clamp": lambda activation: len(activation.kinks or ()),
+}
 
 
-def _analysed(run: CertifiedRun, graph: Graph, part: Sequence[Conditioned]) -> Analysis:
-    images = torch.stack([torch.from_numpy(one.claim.image) for one in part]).double()
-    eps = torch.tensor([one.claim.eps for one in part], dtype=torch.float64)
-    return analyse(graph, LpBall(images, eps, run.settings.norm), "crown")
-
-
-def _slopes(analysis: Analysis, node: int, place: int) -> tuple[float, ...]:
-    """The slopes of the lower lines of an activation for one image."""
-    operation = analysis.graph.nodes[node].operation
-    assert isinstance(operation, Elementwise)
-    (source,) = analysis.graph.nodes[node].inputs
-    lower, upper = (end[place : place + 1] for end in analysis.boxes[source])
-    found: Tensor = operation.lines(lower, upper).lower_slope
-    return tuple(found.expand(lower.shape).clamp(0, 1).flatten().tolist())
+def _adjustable(network: Network, graph: Graph) -> dict[int, str]:
+    """The nodes whose slopes our engine can improve, with the name of the ReLU that the checker reads each as; none where the
+    activations of both do not correspond."""
+    values = network.values(np.zeros(network.shape))
+    steps = [(placed.name, len(values[place])) for place, placed in enumerate(network.steps, 1) if placed.step.bends]
+    found: dict[int, str] = {}
+    sizes: list[int] = []
+    for index, node in enumerate(graph.nodes):
+        activation = node.operation
+        if not isinstance(activation, Activation) or activation.name not in RECTIFIERS:
+            continue
+        if activation.adjustable and len(sizes) < len(steps):
+            found[index] = steps[len(sizes)][0]
+        sizes += [node.shape.numel()] * RECTIFIERS[activation.name](activation)
+    return found if sizes == [size for _, size in steps] else {}
 
 
 @dataclass(frozen=True)
@@ -107,16 +96,16 @@ class Better:
     weights: tuple[float, ...]
 
 
-def _optimised(run: CertifiedRun, analysis: Analysis, one: Conditioned, place: int) -> Better:
+def _optimised(run: CertifiedRun, graph: Graph, one: Conditioned) -> Better:
     """What gradient ascent finds better for the one linear bound that is to prove a claim: its slopes, and those of an accepted
     image also the tangent of logsumexp. Of a rejected image the bound is the best chord."""
-    graph, detector = analysis.graph, run.detector
+    detector = run.detector
     last, classes = len(graph.nodes) - 1, len(detector.classes)
     start = torch.tensor(one.condition.rows[0][:classes], dtype=torch.float64).clamp_min(1e-9).log().requires_grad_()
     temperature, missing = _temperature(detector), graph.outputs - classes
-    fixed = None if one.claim.accepted else _best_chord(detector.output_score, analysis, place)
-    ball = LpBall(analysis.ball.centre[place : place + 1], one.claim.eps, run.settings.norm)
+    ball = LpBall(torch.from_numpy(one.claim.image)[None].double(), one.claim.eps, run.settings.norm)
     alone = analyse(graph, ball, "crown")
+    fixed = None if one.claim.accepted else _best_chord(detector.output_score, alone)
     logits = alone.references[last][0]
     choices, best, kept = Choices(), -math.inf, Better({}, ())
     for step in range(STEPS):
@@ -132,6 +121,8 @@ def _optimised(run: CertifiedRun, analysis: Analysis, one: Conditioned, place: i
             best = float(value.detach())
             flat = {node: tuple(slope.detach().flatten().tolist()) for node, slope in slopes.items()}
             kept = Better(flat, tuple(map(float, dyadic_simplex(weights.tolist()))) if fixed is None else ())
+        if not value.requires_grad:
+            break  # no slope to choose, and no tangent
         if step == 0:
             ascent = torch.optim.Adam([*slopes.values(), start], lr=LEARNING_RATE, maximize=True)
         ascent.zero_grad()
@@ -143,12 +134,12 @@ def _optimised(run: CertifiedRun, analysis: Analysis, one: Conditioned, place: i
     return kept
 
 
-def _best_chord(score: Score, analysis: Analysis, place: int) -> Tensor:
-    """The linear function of the logits (K,) that bounds the score of one image best from below."""
+def _best_chord(score: Score, analysis: Analysis) -> Tensor:
+    """The linear function of the logits (K,) that bounds the score of the image best from below."""
     logits = logits_of(analysis)
     found = score.rows(logits, "lower")
     margins = logits.lower_rows(found.rows[:, 0]) + found.constants[:, 0]
-    return found.rows[place, 0, margins[place].argmax()]
+    return found.rows[0, 0, margins[0].argmax()]
 
 
 def _temperature(detector: Detector) -> float:
@@ -157,15 +148,9 @@ def _temperature(detector: Detector) -> float:
 
 
 def _proved(
-    run: CertifiedRun,
-    network: Network,
-    digest: str,
-    one: Conditioned,
-    slopes: Named,
-    names: Mapping[int, str],
-    better: Callable[[], Better],
+    run: CertifiedRun, graph: Graph, network: Network, digest: str, names: Mapping[int, str], one: Conditioned
 ) -> Certified:
-    """The certificate of a claim, if the checker proves it with these slopes, or with better ones for the last bound."""
+    """The certificate of a claim, if the checker proves it with CROWN's slopes, or with better ones for the last bound."""
     detector, claim = run.detector, one.claim
     assert detector.threshold is not None
     classes = len(detector.classes)
@@ -179,12 +164,14 @@ def _proved(
         radius=claim.eps,
         centre=tuple(claim.image.astype(float).ravel().tolist()),
         weights=one.condition.rows[0][:classes] if claim.accepted else (),
-        slopes=dict(slopes),
+        slopes={},
     )
+    slopes = CrownBounds(network, certificate.ball).slopes
+    certificate = replace(certificate, slopes={name: tuple(values.tolist()) for name, values in slopes.items()})
     if certificate.holds(certificate.margin(network)):
         return Certified(claim, certificate)
-    found = better()
-    last_slopes = {names[node]: values for node, values in found.slopes.items()}
+    found = _optimised(run, graph, one)
+    last_slopes = {names[node]: values for node, values in found.slopes.items() if node in names}
     certificate = replace(certificate, last_slopes=last_slopes, weights=found.weights)
     if certificate.holds(certificate.margin(network)):
         return Certified(claim, certificate)

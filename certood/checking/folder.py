@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certood.checking.certificates import TEMPERATURES, ClaimCertificate, Damaged, read_certificate
-from certood.checking.network import Network, Unchecked, read_network
+from certood.checking.network import Network
+from certood.checking.network_file import read_network
 from certood.checking.properties import INSTANCES, property_file, wrong_instances, wrong_properties
+from certood.checking.reading import Unchecked
 from certood.checking.steps import Array
 from certood.errors import CertoodError, CheckpointError
 

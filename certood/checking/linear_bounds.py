@@ -68,21 +68,26 @@ class LinearBounds:
         slopes: Mapping[str, Sequence[float]],
         last_slopes: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
-        self.network, self.ball = network, ball
-        self.slopes = {name: np.array(values, dtype=np.float64) for name, values in slopes.items()}
-        given = {name: np.array(values, dtype=np.float64) for name, values in (last_slopes or {}).items()}
-        self.last_slopes = self.slopes | given
+        self.network, self.ball, self.given = network, ball, slopes
+        self.slopes: dict[str, Array] = {}
+        self.last_slopes: dict[str, Array] = {}
         self.boxes = [ball.box]
         bent = {source for placed in network.steps if placed.step.bends for source in placed.inputs}
         for place, placed in enumerate(network.steps, start=1):
-            self.boxes.append(placed.step.box([self.boxes[source] for source in placed.inputs]))
-            count = len(self.boxes[place].lower)
-            if placed.step.bends and {len(of.get(placed.name, ())) for of in (self.slopes, self.last_slopes)} != {
-                count
-            }:
-                raise ValueError(f"expected {count} slopes for {placed.name}")
+            inputs = [self.boxes[source] for source in placed.inputs]
+            self.boxes.append(placed.step.box(inputs))
+            if placed.step.bends:
+                chosen = self.slopes_of(placed.name, inputs[0])
+                last = (last_slopes or {}).get(placed.name, chosen)
+                self.slopes[placed.name], self.last_slopes[placed.name] = np.array(chosen), np.array(last)
+                if {self.slopes[placed.name].shape, self.last_slopes[placed.name].shape} != {inputs[0].lower.shape}:
+                    raise ValueError(f"expected {len(inputs[0].lower)} slopes for {placed.name}")
             if place in bent:
                 self._tighten(place)
+
+    def slopes_of(self, name: str, box: Box) -> Sequence[float] | Array:
+        """The slopes of a ReLU that reads values in this box: those that were given."""
+        return self.given.get(name, ())
 
     def last(self, rows: Array) -> Array:
         """Lower bounds (R,) of rows (R, K) of the logits that decide, by either slopes."""

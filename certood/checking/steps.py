@@ -108,10 +108,14 @@ class Linear(Step):
 
 @dataclass(frozen=True)
 class Scale(Step):
-    """y = x·factor, or x/factor where `divide`, elementwise: rounded once."""
+    """y = x·factor, or x/factor where `divide`, elementwise: rounded once.
+
+    The factor meant is within `doubt` of the one given, relative to it; `doubt` is at most a few 2⁻⁵³.
+    """
 
     factor: Array
     divide: bool = False
+    doubt: float = 0.0
 
     def _scaled(self, values: Array) -> Array:
         return values / self.factor if self.divide else values * self.factor
@@ -123,12 +127,17 @@ class Scale(Step):
     def box(self, inputs: Sequence[Box]) -> Box:
         """Ends swap where the factor is negative."""
         one, two = self._scaled(inputs[0].lower), self._scaled(inputs[0].upper)
-        return Box(down(np.minimum(one, two)), up(np.maximum(one, two)))
+        lower, upper = down(np.minimum(one, two)), up(np.maximum(one, two))
+        if self.doubt:
+            slack = up(2 * self.doubt * np.maximum(np.abs(lower), np.abs(upper)))
+            lower, upper = down(lower - slack), up(upper + slack)
+        return Box(lower, upper)
 
     def back(self, rows: Array, inputs: Sequence[Box], slopes: Array | None) -> tuple[list[Array], Array]:
-        """Scaled rows, off by half a unit in the last place."""
+        """Scaled rows, off by half a unit in the last place, and by the doubt."""
         found = self._scaled(rows)
-        return [found], -share(1) * size_above(found, inputs[0].largest) - LEAST * found.shape[1]
+        off = share(1) + 2 * self.doubt
+        return [found], -off * size_above(found, inputs[0].largest) - LEAST * found.shape[1]
 
 
 @dataclass(frozen=True)
@@ -166,6 +175,52 @@ class Sum(Step):
     def back(self, rows: Array, inputs: Sequence[Box], slopes: Array | None) -> tuple[list[Array], Array]:
         """The same rows for both."""
         return [rows, rows], np.zeros(len(rows))
+
+
+@dataclass(frozen=True)
+class Join(Step):
+    """y = (x₁, x₂, …), one after the other."""
+
+    def value(self, inputs: Sequence[Array]) -> Array:
+        """All of them."""
+        return np.concatenate(inputs)
+
+    def box(self, inputs: Sequence[Box]) -> Box:
+        """All ends."""
+        return Box(np.concatenate([one.lower for one in inputs]), np.concatenate([one.upper for one in inputs]))
+
+    def back(self, rows: Array, inputs: Sequence[Box], slopes: Array | None) -> tuple[list[Array], Array]:
+        """To every input its columns."""
+        ends = np.cumsum([len(one.lower) for one in inputs])[:-1]
+        return np.split(rows, ends, axis=1), np.zeros(len(rows))
+
+
+class Select(Step):
+    """yᵢ = x at `index` i (m,), and 0 where that is −1. No place is taken twice, or ValueError is raised."""
+
+    def __init__(self, index: NDArray[np.int64]) -> None:
+        self.index, self.taken = index, index >= 0
+        if len(np.unique(index[self.taken])) != self.taken.sum() or bool((index < -1).any()):
+            raise ValueError("a place is taken twice, or there is none such")
+
+    def _selected(self, values: Array) -> Array:
+        found = np.zeros(len(self.index))
+        found[self.taken] = values[self.index[self.taken]]
+        return found
+
+    def value(self, inputs: Sequence[Array]) -> Array:
+        """The values there."""
+        return self._selected(inputs[0])
+
+    def box(self, inputs: Sequence[Box]) -> Box:
+        """The ends there."""
+        return Box(self._selected(inputs[0].lower), self._selected(inputs[0].upper))
+
+    def back(self, rows: Array, inputs: Sequence[Box], slopes: Array | None) -> tuple[list[Array], Array]:
+        """Every column where it came from, zeros elsewhere."""
+        found = np.zeros((len(rows), len(inputs[0].lower)))
+        found[:, self.index[self.taken]] = rows[:, self.taken]
+        return [found], np.zeros(len(rows))
 
 
 @dataclass(frozen=True)

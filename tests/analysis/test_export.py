@@ -3,10 +3,12 @@
 import csv
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,17 +16,26 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from certood.analysis import certify_run
-from certood.analysis.claims.certified_run import _short, certified_run
+from certood.analysis.bounds import capture
+from certood.analysis.claims.certificates import CrownBounds, _adjustable, certificates
+from certood.analysis.claims.certified_run import CertifiedRun, Claim, _short, certified_run
+from certood.analysis.claims.conditions import Conditioned, conditioned
 from certood.analysis.claims.networks import EXACT_TOLERANCE, compared, write_onnx
+from certood.analysis.settings import Settings
+from certood.checking.linear_bounds import Ball
+from certood.checking.network_file import read_network
 from certood.checkpoints import load_checkpoint, save_checkpoint
 from certood.claims.vnnlib_reading import read_vnnlib
 from certood.cli import main
 from certood.data import to_pixels
 from certood.detector import Detector
 from certood.runs import load_run_data
+from certood.scores import Energy, MaxLogit
+from certood.scores.base import Score
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
 
@@ -288,10 +299,6 @@ def test_a_score_is_exported_without_values_of_one_number_an_image_where_it_can_
 
 def test_a_claim_near_its_limit_needs_optimised_slopes(exported: tuple[Path, str], certified: Path) -> None:
     """Between what CROWN's slopes prove and the largest radius: some certificate has better slopes for the last bound."""
-    from certood.analysis.bounds import capture
-    from certood.analysis.claims.certificates import certificates
-    from certood.analysis.claims.conditions import conditioned
-
     detector = load_checkpoint(certified)
     splits, sets = load_run_data(certified, recorded=detector.split)
     run_ = certified_run(detector, {splits.test.name: splits.test, **sets}, certified)
@@ -335,3 +342,100 @@ def test_claims_of_nearly_equal_radii_have_names_of_their_own() -> None:
         0.01000001: "0.01000001",
         2 / 255: "0.00784314",
     }
+
+
+def test_slopes_are_those_of_crown_and_improved_where_activations_correspond(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    middle = nn.Linear(64, 6)
+    layers = nn.Sequential(nn.Flatten(), Magnitude(), nn.Hardtanh(0.1, 0.7), middle, nn.LeakyReLU(0.1), nn.Linear(6, 3))
+    write_onnx(layers, (1, 8, 8), tmp_path / "network.onnx")
+    network = read_network(tmp_path / "network.onnx")
+    names = [placed.name for placed in network.steps if placed.step.bends]
+    assert [name.rpartition("/")[2] for name in names[:4]] == ["positive", "negative", "least", "most"]
+    graph = capture(layers, torch.zeros(1, 1, 8, 8))
+    (node,) = _adjustable(network, graph)
+    assert graph.nodes[node].operation.name == "leaky_relu"  # type: ignore[attr-defined]
+    assert _adjustable(network, graph) == {node: names[4]}
+    # Of other activations in between nothing is said.
+    other = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Hardtanh(0.1, 0.7), middle, nn.LeakyReLU(0.1), nn.Linear(6, 3))
+    assert _adjustable(network, capture(other, torch.zeros(1, 1, 8, 8))) == {}
+    ball = Ball(torch.rand(64, dtype=torch.float64).numpy(), 0.2, math.inf)
+    slopes = CrownBounds(network, ball).slopes
+    with torch.no_grad():
+        lower, upper = (torch.from_numpy(end).float().clamp(0.1, 0.7) for end in ball.box)
+        centre, radius = (lower + upper) / 2, (upper - lower) / 2
+        reach = radius @ middle.weight.abs().T
+        before = middle(centre)
+    expected = before + reach > -(before - reach)
+    assert slopes[names[4]].tolist() == expected.double().tolist()
+    assert 0 < slopes[names[4]].sum() < 6
+
+
+class Joined(nn.Module):
+    """Features beside their ReLU, a strided part of them with zeros around it, and their largest and mean values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([x, F.relu(x)], dim=1)
+        part = F.pad(both[:, :, ::2, ::2], (1, 0, 0, 1))
+        return torch.cat([part.flatten(1), F.max_pool2d(x, 2).flatten(1), x.mean(dim=(2, 3))], dim=1)
+
+
+def normalised(channels: int) -> nn.Module:
+    """Batch normalisation with statistics of its own."""
+    layer = nn.BatchNorm2d(channels)
+    layer.running_mean, layer.running_var = torch.randn(channels) / 4, torch.rand(channels) + 0.5
+    return layer
+
+
+class Magnitude(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [normalised(3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten()],
+        lambda: [nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()],
+        lambda: [nn.Hardtanh(-0.2, 0.3), nn.MaxPool2d(2), nn.Flatten()],
+        lambda: [Magnitude(), nn.Flatten(), nn.LazyLinear(5), nn.LeakyReLU(0.1)],
+        lambda: [Joined()],
+    ],
+    ids=["batch-norm", "relu6", "hardtanh-max", "abs-leaky", "joined"],
+)
+@pytest.mark.parametrize("score", [Energy(), MaxLogit()], ids=lambda score: score.name)
+def test_networks_of_other_layers_have_certificates(layers: Any, score: Score, tmp_path: Path) -> None:
+    """That hold by the checker, of decisions that PyTorch does not find changed; beyond some radius there is none."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), *layers(), nn.LazyLinear(3)).eval()
+    images = torch.rand(12, 1, 8, 8)
+    with torch.no_grad():
+        logits = model(images)
+        scores = score(logits)
+    order = scores.argsort()
+    threshold = float(scores[order[5]] + scores[order[6]]) / 2
+    detector = Detector(model, score, threshold, "mine", (1, 8, 8), tuple("abc"), (0.0,), (1.0,))
+    run_ = CertifiedRun(detector, Settings(eps=(0.002,)), [], {})
+    write_onnx(model, (1, 8, 8), tmp_path / "network.onnx")
+    asked = []
+    for place, eps in ((order[0], 0.002), (order[-1], 0.002), (order[0], 0.7), (order[-1], 0.7)):
+        accepted = float(scores[place]) <= threshold
+        condition = score.condition(logits[place].double().tolist(), threshold, accepted=accepted)
+        assert condition is not None
+        image = images[place].numpy()
+        record: Any = SimpleNamespace(accepted=accepted)
+        asked.append(Conditioned(Claim("one", record, eps, math.inf, image, image, image), condition, proved=True))
+    graph = capture(model, torch.zeros(1, 1, 8, 8))
+    found = [one.certificate for one in certificates(run_, graph, asked, tmp_path / "network.onnx")]
+    assert [one is not None for one in found] == [True, True, False, False]
+    network = read_network(tmp_path / "network.onnx")
+    for one, certificate in zip(asked[:2], found[:2], strict=True):
+        assert certificate is not None
+        margin = float(certificate.margin(network))
+        assert margin > 0
+        noise = one.claim.eps * torch.randn(500, 1, 8, 8).sign()
+        with torch.no_grad():
+            sampled = score(model((torch.from_numpy(one.claim.image) + noise).clamp(0, 1)))
+        least = (threshold - sampled if certificate.accepted else sampled - threshold).min()
+        assert margin <= float(least) + 1e-6
+        assert margin >= 0.3 * float(least)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from certood.checking.certificates import ClaimCertificate
-from certood.checking.network import Network, read_network
+from certood.checking.network import Network
+from certood.checking.network_file import read_network
 from certood.checking.steps import Relu
 from certood.claims.properties import Counterexamples
 from certood.claims.vnnlib import vnnlib_1, vnnlib_2

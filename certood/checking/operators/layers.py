@@ -1,0 +1,184 @@
+"""Sums, products with constants, linear layers, convolutions, and batch normalisation of a trained network."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from certood.checking.network import Shape
+from certood.checking.reading import Constant, Node, Reading, Unchecked, Value, expanded, reader
+from certood.checking.steps import Array, Linear, Scale, Shift, Sum
+
+# Entries of a layer's matrix, above which a network is too large to be checked here.
+MANY_ENTRIES = 50_000_000
+# By how much the root of a sum may be off, relative to it: two roundings, of which the root halves the first.
+OF_A_ROOT = 2 * 2.0**-53
+
+
+def activation_and_constant(reading: Reading, node: Node) -> tuple[int, Value, Constant]:
+    """The place of the activation among two inputs, the activation, and the constant."""
+    (index,) = [place for place, name in enumerate(node.inputs) if name in reading.known]
+    return index, reading.activation(node, index), reading.required(node, 1 - index)
+
+
+@reader("Add")
+def add(reading: Reading, node: Node) -> Value:
+    """Of two activations, or of one and a constant."""
+    if all(name in reading.known for name in node.inputs):
+        return added(reading, reading.activation(node, 0), reading.activation(node, 1), node.output)
+    _, given, constant = activation_and_constant(reading, node)
+    return reading.step(Shift(expanded(constant, given.shape)), given, shape=given.shape, name=node.output)
+
+
+@reader("Sub")
+def subtract(reading: Reading, node: Node) -> Value:
+    """Of two activations, or of one and a constant."""
+    if all(name in reading.known for name in node.inputs):
+        other = negated(reading, reading.activation(node, 1), f"{node.output}/negated")
+        return added(reading, reading.activation(node, 0), other, node.output)
+    index, given, constant = activation_and_constant(reading, node)
+    shift = expanded(constant, given.shape)
+    if index == 1:
+        given, shift = negated(reading, given, f"{node.output}/negated"), -shift
+    return reading.step(Shift(-shift), given, shape=given.shape, name=node.output)
+
+
+@reader("Neg")
+def negate(reading: Reading, node: Node) -> Value:
+    """−x."""
+    return negated(reading, reading.activation(node), node.output)
+
+
+def negated(reading: Reading, given: Value, name: str) -> Value:
+    """−x."""
+    return reading.step(Scale(np.full(math.prod(given.shape), -1.0)), given, shape=given.shape, name=name)
+
+
+def added(reading: Reading, one: Value, two: Value, name: str) -> Value:
+    """The sum of two activations of one shape."""
+    if one.shape != two.shape:
+        raise Unchecked(f"expected a sum of equal shapes, found {one.shape} and {two.shape}")
+    return reading.step(Sum(), one, two, shape=one.shape, name=name)
+
+
+@reader("Mul")
+def multiply(reading: Reading, node: Node) -> Value:
+    """By a constant."""
+    _, given, constant = activation_and_constant(reading, node)
+    return reading.step(Scale(expanded(constant, given.shape)), given, shape=given.shape, name=node.output)
+
+
+@reader("Div")
+def divide(reading: Reading, node: Node) -> Value:
+    """By a constant."""
+    index, given, constant = activation_and_constant(reading, node)
+    if index != 0 or not constant.all():
+        raise Unchecked("expected a division by a constant other than 0")
+    step = Scale(expanded(constant, given.shape), divide=True)
+    return reading.step(step, given, shape=given.shape, name=node.output)
+
+
+@reader("BatchNormalization")
+def batch_normalisation(reading: Reading, node: Node) -> Value:
+    """(x − μ)/√(σ² + ε)·γ + β of every channel; the root is irrational, so that its rounding is counted."""
+    node.require(training_mode=0)
+    node.take("momentum", None)
+    given, epsilon = reading.activation(node), float(node.take("epsilon", np.float32(1e-5)))
+    channel = (1, -1, *[1] * (len(given.shape) - 2))
+    scale, bias, mean, variance = (
+        expanded(reading.required(node, index).astype(np.float64).reshape(channel), given.shape)
+        for index in range(1, 5)
+    )
+    if not bool((variance + epsilon > 0).all()):
+        raise Unchecked("expected variances above 0")
+    root = Scale(np.sqrt(variance + epsilon), divide=True, doubt=OF_A_ROOT)
+    for part, step in (("centred", Shift(-mean)), ("unit", root), ("scaled", Scale(scale)), ("shifted", Shift(bias))):
+        given = reading.step(step, given, shape=given.shape, name=f"{node.output}/{part}")
+    return given
+
+
+@reader("Gemm")
+def gemm(reading: Reading, node: Node) -> Value:
+    """A vector through a constant matrix."""
+    node.require(alpha=1.0, beta=1.0, transA=0)
+    given, weight = reading.activation(node), reading.required(node, 1).astype(np.float64)
+    weight = weight if node.take("transB", 0) else weight.T
+    given_bias = reading.constant(node, 2)
+    bias = np.zeros(len(weight)) if given_bias is None else expanded(given_bias, (1, len(weight)))
+    return _linear(reading, node, given, weight, bias, (1, len(weight)))
+
+
+@reader("MatMul")
+def matmul(reading: Reading, node: Node) -> Value:
+    """A vector times a constant matrix."""
+    index, given, constant = activation_and_constant(reading, node)
+    if index != 0 or constant.ndim != 2 or len(given.shape) != 2:
+        raise Unchecked("expected a vector times a constant matrix")
+    weight = constant.astype(np.float64).T
+    return _linear(reading, node, given, weight, np.zeros(len(weight)), (1, len(weight)))
+
+
+@reader("Conv")
+def conv(reading: Reading, node: Node) -> Value:
+    """A convolution in two dimensions, as a matrix."""
+    node.require(auto_pad=b"NOTSET")
+    given, kernel = reading.activation(node), reading.required(node, 1).astype(np.float64)
+    if kernel.ndim != 4 or len(given.shape) != 4:
+        raise Unchecked("expected a convolution in two dimensions")
+    node.require(kernel_shape=list(kernel.shape[2:]))
+    geometry = (
+        node.take("strides", (1, 1)),
+        node.take("pads", (0, 0, 0, 0)),
+        node.take("dilations", (1, 1)),
+        node.take("group", 1),
+    )
+    weight, plane = convolution_matrix(kernel, given.shape[1:], *geometry)
+    given_bias = reading.constant(node, 2)
+    bias = np.zeros(len(kernel)) if given_bias is None else given_bias.astype(np.float64)
+    if bias.shape != (len(kernel),):
+        raise Unchecked(f"expected a bias for each of {len(kernel)} channels, found {bias.shape}")
+    return _linear(reading, node, given, weight, np.repeat(bias, math.prod(plane)), (1, len(kernel), *plane))
+
+
+def _linear(reading: Reading, node: Node, given: Value, weight: Array, bias: Array, shape: Shape) -> Value:
+    require_small(*weight.shape)
+    if weight.shape[1] != math.prod(given.shape):
+        raise Unchecked(f"expected a matrix for {math.prod(given.shape)} numbers, found {weight.shape}")
+    return reading.step(Linear(np.ascontiguousarray(weight), bias), given, shape=shape, name=node.output)
+
+
+def convolution_matrix(
+    kernel: Array, shape: Shape, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int], groups: int
+) -> tuple[Array, Shape]:
+    """The matrix (O·H'·W', C·H·W) of a convolution by `kernel` (O, C/groups, h, w), and H', W'.
+
+    `pads` are those at the top, left, bottom and right.
+    """
+    outputs, depth, height, width = kernel.shape
+    if outputs % groups or depth * groups != shape[0]:
+        raise Unchecked(f"a kernel of shape {kernel.shape} in {groups} groups does not suit {shape[0]} channels")
+    plane = tuple(
+        (size + pads[axis] + pads[axis + 2] - dilations[axis] * (extent - 1) - 1) // strides[axis] + 1
+        for axis, (size, extent) in enumerate(zip(shape[1:], (height, width), strict=True))
+    )
+    rows, columns = outputs * math.prod(plane), math.prod(shape)
+    require_small(rows, columns)
+    matrix = np.zeros((outputs, *plane, *shape))
+    block = outputs // groups
+    for y, x, j, i in itertools.product(range(plane[0]), range(plane[1]), range(height), range(width)):
+        above = y * strides[0] - pads[0] + j * dilations[0]
+        left = x * strides[1] - pads[1] + i * dilations[1]
+        if 0 <= above < shape[1] and 0 <= left < shape[2]:
+            for group in range(groups):
+                out, into = slice(group * block, (group + 1) * block), slice(group * depth, (group + 1) * depth)
+                matrix[out, y, x, into, above, left] = kernel[out, :, j, i]
+    return matrix.reshape(rows, columns), plane
+
+
+def require_small(rows: int, columns: int) -> None:
+    """Raise Unchecked for a matrix that is too large."""
+    if rows * columns > MANY_ENTRIES:
+        raise Unchecked(
+            f"a layer of {rows} × {columns} numbers is too large for this checker (at most {MANY_ENTRIES:,})"
+        )
