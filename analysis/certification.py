@@ -92,7 +92,7 @@ def certify(
         begin = time.perf_counter()
         pixels = LpBall(images[part].to(question.device), 0.0, settings.norm).centre
         known = _scored(question, pixels, kind, name, numbers[part], settings)
-        own = _own_scores(detector, pixels)
+        own = _own_scores(detector, pixels, name)
         _refuse_other_decisions(detector, own, known, question.threshold, name)
         _gather(question, pixels, known, settings, advance)
         difference = (own - known.scores).abs()
@@ -146,10 +146,14 @@ def _gather(
         told(len(images) - told.images)
 
 
-def _own_scores(detector: Detector, images: Tensor) -> Tensor:
-    """Scores (N,) of the detector as it is deployed, its network usually in float32."""
+def _own_scores(detector: Detector, images: Tensor, name: str) -> Tensor:
+    """Scores (N,) of the detector as it is deployed, usually in float32; raises CannotCertify where one is not finite."""
+    precision = own_precision(detector.model)
     with torch.no_grad():
-        return detector.scores(images.to(own_precision(detector.model))).to(images)
+        scores = detector.scores(images.to(precision)).to(images)
+    if not scores.isfinite().all():
+        raise CannotCertify(f"{name}: the score of an image is not finite in {precision}, in which the network runs")
+    return scores
 
 
 def _refuse_other_decisions(detector: Detector, own: Tensor, known: Known, threshold: float, name: str) -> None:

@@ -503,3 +503,36 @@ def test_a_decision_that_depends_on_the_precision_is_refused() -> None:
     )
     with pytest.raises(CannotCertify, match=r"dark, image 7: .* on the other side of γ"):
         certify(detector, dark, name="dark", indices=[7], settings=Settings(attack_steps=2, samples=2))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_score_that_is_not_finite_in_the_precision_of_the_network_is_refused(value: float, accepted: bool) -> None:
+    """Numbers of float16 that overflow at one image, and not at those at which the network is compared with its copy."""
+
+    class Overflowing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(192, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            flat = x.flatten(1)
+            large = (flat[:, 0] - flat[:, 1:].mean(1)) * 300
+            # Beyond 65504 only where the first pixel is bright and all others are dark.
+            added = {math.nan: large.square() - large.square(), math.inf: -large.square(), -math.inf: large.square()}[
+                value
+            ]
+            return self.last(flat) * 0.1 + added[:, None] * (1 if math.isnan(value) else 1e-3)
+
+    torch.manual_seed(0)
+    image = torch.zeros(1, 3, 8, 8)
+    image[:, 0, 0, 0] = 1
+    model = Overflowing().half().eval()
+    detector = Detector(
+        model, MaxLogit(), 1e6 if accepted else -1e6, "mine", (3, 8, 8), tuple("abc"), (0.0,) * 3, (1.0,) * 3
+    )
+    assert not detector.scores(image.half()).isfinite().any()
+    with pytest.raises(
+        CannotCertify, match=r"bright: the score .* not finite in torch.float16, in which the network runs"
+    ):
+        certify(detector, image, name="bright", settings=Settings(attack_steps=2, samples=2))
