@@ -60,7 +60,9 @@ class Training:
         self.learned.load_state_dict(state["learned"])
         self.optimiser.optimizer.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        # Earlier versions stored none.
+        if precision := state.get("precision"):
+            self.fabric.strategy.precision.load_state_dict(precision)
         self.epochs_done, self.rows = state["epochs_done"], state["rows"]
 
 

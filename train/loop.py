@@ -77,7 +77,8 @@ def fit(
         if state is not None:
             restore(training, state, place)
         known = tracker_runs(place.recipe_tables()) if resume else {}
-        with tracked(recipe, run.folder, known, training.epochs_done, enabled=fabric.is_global_zero) as tracking:
+        told = dict.fromkeys(known, training.epochs_done) | (state or {}).get("told", {})
+        with tracked(recipe, run.folder, known, told, enabled=fabric.is_global_zero) as tracking:
             if tracking.runs:
                 record_trackers(place, tracking.runs)
             _train(training, place, tracking, progress=progress and fabric.is_global_zero)
@@ -134,9 +135,14 @@ def _train(training: Training, run: RunDirectory, tracking: Tracking, *, progres
             training.epochs_done += 1
             training.rows.append(row)
             if fabric.is_global_zero:
-                save_state(run, training.state())
+                told = tracking.told | dict.fromkeys(tracking.trackers, training.epochs_done)
+                save_state(run, training.state() | {"told": told})
                 write_rows(run, training.rows)
-            tracking.epoch(row["epoch"], row)
+                try:
+                    tracking.epochs(training.rows)
+                finally:
+                    if tracking.told != told:
+                        save_state(run, training.state() | {"told": tracking.told})
             shown.epoch(row, epochs)
             check_score(training.rows)
 

@@ -1,6 +1,6 @@
 """The trackers of a training run: started once, told its epochs and its evaluation, finished whatever happens."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +13,19 @@ from certood.train.trackers import TRACKERS, Tracker
 
 @dataclass
 class Tracking:
-    """The trackers at work, by name, and by what name each knows the run."""
+    """The trackers at work, by name, by what name each knows the run, and of how many epochs it was told."""
 
     trackers: dict[str, Tracker] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
 
-    def epoch(self, number: int, row: Mapping[str, float]) -> None:
-        """Tell the row of training.csv of an epoch; raises CertoodError where a tracker fails."""
+    def epochs(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Tell every tracker the rows of training.csv that it was not told yet; raises CertoodError where one fails."""
         for name, tracker in self.trackers.items():
-            with _told(name):
-                tracker.epoch(number, row)
+            for row in rows[self.told[name] :]:
+                with _told(name):
+                    tracker.epoch(int(row["epoch"]), row)
+                self.told[name] += 1
 
     def evaluated(self, epochs: int, result: Mapping[str, Any]) -> None:
         """Tell what evaluation.json holds; raises CertoodError where a tracker fails."""
@@ -39,19 +42,22 @@ def require_trackers(recipe: Recipe) -> None:
 
 
 @contextmanager
-def tracked(recipe: Recipe, folder: Path, known: Mapping[str, str], done: int, *, enabled: bool) -> Iterator[Tracking]:
+def tracked(
+    recipe: Recipe, folder: Path, known: Mapping[str, str], told: Mapping[str, int], *, enabled: bool
+) -> Iterator[Tracking]:
     """The trackers of the recipe at work for the run in a folder; none where they are not `enabled`.
 
-    `known` are the names of the run with the trackers that have it already, and `done` the epochs that they were told. Raises
-    CertoodError where a tracker fails; one that fails while another error ends the run does not hide it.
+    `known` are the names of the run with the trackers that have it already, and `told` the numbers of epochs that these were
+    told. Raises CertoodError where a tracker fails; one that fails while another error ends the run does not hide it.
     """
-    tracking = Tracking()
+    tracking = Tracking(told=dict(told))
     failed = True
     try:
         for name in recipe.run.trackers if enabled else ():
             tracker = TRACKERS.find(name)()
+            tracking.told.setdefault(name, 0)
             with _told(name):
-                tracking.runs[name] = tracker.start(folder, recipe.to_toml(), known.get(name), done)
+                tracking.runs[name] = tracker.start(folder, recipe.to_toml(), known.get(name), tracking.told[name])
             tracking.trackers[name] = tracker
         yield tracking
         failed = False

@@ -137,3 +137,20 @@ def test_the_scale_of_losses_in_float16_goes_on_where_it_was(tmp_path: Path, mon
     fit(recipe("32-true"), tmp_path / "run", resume=True, progress=False)
     # It doubles after each two steps that did not overflow: twice in the two epochs, of which the second run made one.
     assert [scaler.get_scale() for scaler in scalers] == [1024.0, 1024.0]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_state_of_an_earlier_version_is_resumed(precision: str, tmp_path: Path) -> None:
+    """Without the state of the precision, which those two have none of, and of the trackers."""
+    wanted = recipe(precision)
+    whole = fit(wanted, tmp_path / "whole", progress=False)
+    with interrupted_after(1):
+        fit(wanted, tmp_path / "run", progress=False)
+    path = tmp_path / "run" / "training_state.pt"
+    state = torch.load(path, weights_only=True)
+    assert state.pop("precision") == {}
+    assert state.pop("told") == {}
+    torch.save(state, path)
+    resumed = fit(wanted, tmp_path / "run", resume=True, progress=False)
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import struct
 import sys
 import tomllib
@@ -122,15 +123,35 @@ def test_a_tracker_is_told_the_rows_and_the_evaluation_and_goes_on_after_an_inte
     assert values[f"evaluation/{own}/mean/auroc"] == result["scores"][own]["mean"]["auroc"]
 
 
+def test_a_tracker_that_joins_later_is_told_all_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[Told]
+) -> None:
+    with monkeypatch.context() as patch:
+        cut_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe(), tmp_path / "run", progress=False)
+    fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
+    assert told.log[0] == ("start", "run", 3, None, 0)
+    assert [entry[1] for entry in told.log if entry[0] == "epoch"] == [1, 2, 3]
+
+
 def test_errors_of_trackers_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[Told]) -> None:
     told.failing = "epoch"
     with pytest.raises(CertoodError, match=r"the tracker told failed \(ConnectionError: no route\).*--resume"):
         fit(recipe("told"), tmp_path / "run", progress=False)
     assert len(rows(tmp_path / "run")) == 1
     assert told.log[-1] == ("finish", True)
-    # Nobody need be told to go on.
+    # Nobody need be told to go on; who is told again gets the epoch of which it was not.
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
     fit(recipe(), tmp_path / "run", resume=True, progress=False)
     assert len(rows(tmp_path / "run")) == 3
+    told.failing = ""
+    told.log.clear()
+    fit(recipe("told"), tmp_path / "again", resume=True, progress=False)
+    assert told.log[0] == ("start", "again", 3, "first", 0)
+    assert [entry[1] for entry in told.log if entry[0] == "epoch"] == [1, 2, 3]
+    values = [entry[2] for entry in told.log if entry[0] == "epoch"]
+    assert values == [pytest.approx(row, nan_ok=True) for row in rows(tmp_path / "again")]
     told.failing = "require"
     monkeypatch.setattr(loop, "load_training_data", lambda *_: pytest.fail("data was read"))
     with pytest.raises(RecipeError, match="told, which is not installed"):
