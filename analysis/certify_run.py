@@ -21,7 +21,17 @@ from certood.analysis.recheck import unsound
 from certood.analysis.records import Certificate, append_certificates, read_certificates
 from certood.analysis.reporting.figures import draw_figures
 from certood.analysis.settings import Settings
-from certood.analysis.shares import Executor, Share, divided, has_begun, identity_of, merge, run_shares, write_plan
+from certood.analysis.shares import (
+    Executor,
+    Share,
+    divided,
+    has_begun,
+    identity_of,
+    merge,
+    remove_plan,
+    run_shares,
+    write_plan,
+)
 from certood.analysis.summary import summarise
 from certood.analysis.workers import Job, results
 from certood.data import ImageSource
@@ -30,7 +40,7 @@ from certood.errors import CertoodError, DataError, RunDirectoryError
 from certood.files import refuse_foreign, write_atomically
 from certood.runs import RunDirectory
 from certood.runs.directory import Part, read_json
-from certood.runs.identity import certificates_hash, detector_identity, differences, versions
+from certood.runs.identity import certificates_hash, detector_identity, versions
 from certood.runs.schema import SCHEMA_VERSION
 from certood.runs.tables import described, differing_keys, flat_keys
 from certood.waiting import busy
@@ -130,6 +140,8 @@ def certify_sets(
         write_json(place.certification, result)
         if place != run:
             run.adopt(Part.CERTIFICATION)
+            # The logs of jobs lie in the run itself.
+            remove_plan(run)
     return result
 
 
@@ -240,14 +252,11 @@ def _prepare(run: RunDirectory, record: Mapping[str, Any], *, overwrite: bool) -
 
 
 def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The dotted keys of settings that differ, of the detector's those that both sides say."""
-    one, other = (dict(side) for side in (old, new))
-    if isinstance(old.get("detector"), Mapping):
-        names = differences(old["detector"], new["detector"])
-        one["detector"], other["detector"] = ({name: side["detector"][name] for name in names} for side in (old, new))
-        return differing_keys(flat_keys(one), flat_keys(other))
-    del other["detector"]
-    return [*differing_keys(flat_keys(one), flat_keys(other)), "detector"]
+    """The dotted keys of settings that differ; of a detector that is not told by its parts, the whole."""
+    one, other = flat_keys(old), flat_keys(new)
+    if not isinstance(old.get("detector"), Mapping):
+        other = {key: value for key, value in other.items() if not key.startswith("detector.")} | {"detector": None}
+    return [key for key in differing_keys(one, other) if key != "detector.sha256"]
 
 
 def _json_of(path: Path) -> Mapping[str, Any] | None:

@@ -24,7 +24,7 @@ from certood.detector import Detector
 from certood.errors import CertoodError, RunDirectoryError
 from certood.files import write_atomically
 from certood.runs import RunDirectory
-from certood.runs.directory import read_json
+from certood.runs.directory import Part, read_json
 from certood.runs.lock import locked
 from certood.runs.schema import SCHEMA_VERSION, SharePlanFile, read_checked
 
@@ -121,6 +121,9 @@ def merge_begun(run: RunDirectory) -> tuple[int, dict[str, list[int]]]:
     if not run.folder.is_dir():
         raise RunDirectoryError(f"there is no folder {run.folder}")
     with run.writing("merge"):
+        # Where a certification is overwritten, its jobs write to what will replace it.
+        replacement = run.replacement(Part.CERTIFICATION)
+        run = replacement if replacement.share_plan.is_file() else run
         settings = read_json(run.certification_settings, ["eps"])
         plan = read_checked(run.share_plan, SharePlanFile)
         if plan is None or settings is None:
@@ -192,11 +195,11 @@ def merge(
             append_certificates(run.certificates, sorted(fresh, key=lambda one: (one.set, one.index)), eps)
         for folder in shares:
             shutil.rmtree(folder, ignore_errors=True)
-    _remove_plan(run)
+    remove_plan(run)
     return len(fresh)
 
 
-def _remove_plan(run: RunDirectory) -> None:
+def remove_plan(run: RunDirectory) -> None:
     """Remove what jobs left beside their shares, and the folder of all unless there is more in it."""
     run.share_plan.unlink(missing_ok=True)
     shutil.rmtree(run.share_logs, ignore_errors=True)

@@ -153,6 +153,25 @@ def begun(trained: Path, out: Path) -> RunDirectory:
 
 
 @pytest.mark.slow
+def test_shares_of_a_certification_that_overwrites_another_are_merged(
+    trained: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    shutil.copytree(whole, run.folder)
+    with pytest.raises(CertoodError, match="1 of 3 jobs"):
+        certified(trained, run.folder, executor=Failing(2), jobs=3, overwrite=True)
+    result = merged(run.folder)
+    assert result.exit_code == 2
+    assert "images without a certificate" in result.stderr
+    # The old ones stay until the new ones are complete.
+    assert rows(run.folder) == rows(whole)
+    run.share_logs.mkdir(parents=True)
+    certified(trained, run.folder)
+    assert rows(run.folder) == rows(whole)
+    assert not run.share_folder.exists()
+
+
+@pytest.mark.slow
 def test_two_certificates_of_an_image_that_differ_are_an_error(trained: Path, tmp_path: Path) -> None:
     run = begun(trained, tmp_path / "run")
     own = RunDirectory(run.share(0)).certificates
