@@ -17,8 +17,9 @@ from certood.errors import CertoodError
 
 TOKEN = re.compile(r";[^\n]*|[()]|[^\s();]+")
 VARIABLE = re.compile(r"([XY])_(\d+)")
-# An exponent of four digits, which no number of float64 has; a rational number of it may fill the memory.
-HUGE = re.compile(r"[eE][+-]?0*[1-9]\d{3}")
+NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?(\d+))?", re.ASCII)
+# Digits of an exponent: one of more no number of float64 has, and a rational number of it may fill the memory.
+EXPONENT = 3
 # Ways of being a counterexample, after which a file is refused.
 MANY_CASES = 100_000
 
@@ -149,12 +150,12 @@ def _linear(tree: Tree) -> Terms:
 
 
 def _number(text: str) -> Fraction:
-    if HUGE.search(text):
+    found = NUMBER.fullmatch(text)
+    if found is None:
+        raise CertoodError(f"expected a variable X_0 or Y_0 or a number, found {text!r:.40}")
+    if len((found[1] or "").lstrip("0")) > EXPONENT:
         raise CertoodError(f"{text:.40} is beyond the numbers of float64")
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise CertoodError(f"expected a variable X_0 or Y_0 or a number, found {text!r:.40}") from error
+    return Fraction(text)
 
 
 def _sum(parts: Sequence[Terms]) -> Terms:

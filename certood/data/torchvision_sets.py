@@ -1,6 +1,7 @@
 """The sets that torchvision knows: found on disk, or fetched when asked."""
 
 import hashlib
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -81,7 +82,7 @@ def load_torchvision(request: Request) -> ImageSource:
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         raise DataError(
             f"{known.title} ({request.split} split) was not found, or is damaged, in {request.root.absolute()} ({error}); "
-            f"get it with: certood data fetch {name} --root {request.root}"
+            f"get it with: certood data fetch {name} --data-root {shlex.quote(str(request.root))}"
         ) from error
     if known.shape is None and request.form.side is None:
         raise DataError(

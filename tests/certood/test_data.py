@@ -1,18 +1,23 @@
 """Image sets: what is in them, how they are split, and what is said of broken ones."""
 
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from certood.cli import main
 from certood.data import FolderSet, ImageSet, load_id, load_set, random_crop, random_flip, stratified_split
 from certood.data.check import shared_images
 from certood.data.digits import DIGITS_SETS
 from certood.data.hashing import image_digests
+from certood.data.torchvision_sets import TORCHVISION_SETS
 from certood.errors import DataError
 
 
@@ -185,11 +190,20 @@ def test_pictures_that_are_not_square_or_differ_need_a_size(pictures: Path) -> N
     assert load_set(f"folder:{pictures}", root=Path(), size=8).batch(torch.arange(6)).shape == (6, 3, 8, 8)
 
 
-def test_unknown_and_absent_sets_say_what_to_do(tmp_path: Path) -> None:
+def test_unknown_and_absent_sets_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="unknown image set 'cifar01'; did you mean 'cifar10'"):
         load_set("cifar01", root=tmp_path)
-    with pytest.raises(DataError, match=r"CIFAR-10 .*not found.*certood data fetch cifar10 --root"):
-        load_set("cifar10", root=tmp_path)
+    place = tmp_path / "my sets"
+    with pytest.raises(DataError, match=r"CIFAR-10 .*not found.*get it with: certood data fetch") as raised:
+        load_set("cifar10", root=place)
+    # The remedy is a command that the command line takes as it is.
+    _, *arguments = shlex.split(str(raised.value).partition("get it with: ")[2])
+    asked: list[tuple[Path, str, bool]] = []
+    fetched = replace(TORCHVISION_SETS["cifar10"], make=lambda *given: asked.append(given))
+    monkeypatch.setitem(TORCHVISION_SETS, "cifar10", fetched)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert asked == [(place, "train", True), (place, "test", True)]
     for name in ("", "npz:", "zip:x", "digits:", "npz:a\0b", "?size=3"):
         with pytest.raises(DataError):
             load_set(name, root=tmp_path)
