@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from certood.analysis.bounds import Graph, LpBall, capture
 from certood.analysis.bounds.float64_copy import float64_copy, own_precision
@@ -41,13 +41,26 @@ def question_of(
     require_float64(detector.device)
     score, threshold = detector.output_score, detector.threshold
     if smoothed:
-        return Question(Graph((), detector.model), score, threshold, norm)
+        return Question(Graph((), _InOwnPrecision(detector.model).eval()), score, threshold, norm)
     part, bounded = detector.bounded_part(whole=bound_base)
     graph = capture(part, torch.zeros(1, *detector.input_shape, device="cpu"), detector.device)
     if part is detector.model:
         return Question(graph, bounded, threshold, norm)
     whole = float64_copy(detector.model)
     return Question(graph, bounded, threshold, norm, Scored(whole, score))
+
+
+class _InOwnPrecision(nn.Module):
+    """A network that takes images of float32, to which noise is added, whatever its own precision is."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.precision = network, own_precision(network)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Outputs (N, K) of images (N, C, H, W)."""
+        outputs: Tensor = self.network(images.to(self.precision))
+        return outputs
 
 
 def certify(

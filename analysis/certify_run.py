@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from certood.analysis.bounds.float64_copy import own_precision
 from certood.analysis.certification import question_of
 from certood.analysis.evidence.global_constant import global_constant
 from certood.analysis.evidence.registry import evidence_for
@@ -192,7 +193,7 @@ def _result(
     return {
         "norm": settings.record()["norm"],
         "method": "; ".join(dict.fromkeys(record.method for record in records)),
-        "dtype": "float32" if settings.smoothed else settings.dtype,
+        "dtype": str(own_precision(detector.model)).removeprefix("torch.") if settings.smoothed else settings.dtype,
         "eps": list(settings.eps),
         **summarise(records, settings.eps, smoothed=settings.smoothed, tpr=detector.tpr),
         "global_lipschitz": global_constant(question) if question.score.exact and not settings.smoothed else math.nan,

@@ -536,3 +536,23 @@ def test_a_score_that_is_not_finite_in_the_precision_of_the_network_is_refused(v
         CannotCertify, match=r"bright: the score .* not finite in torch.float16, in which the network runs"
     ):
         certify(detector, image, name="bright", settings=Settings(attack_steps=2, samples=2))
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64, torch.float32])
+def test_networks_of_every_precision_are_smoothed_in_it_and_in_eval_mode(precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Dropout(0.9), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)
+    )
+    images = torch.rand(4, 1, 8, 8)
+    with torch.no_grad():
+        expected = Energy()(model.eval()(images)).double()
+    detector = Detector(model.to(precision).train(), Energy(), -1.0, "mine", (1, 8, 8), tuple("abc"), (0.0,), (1.0,))
+    settings = Settings(eps=(0.01,), method="smoothing", norm=2.0, smoothing=MedianSmoothing(0.02, 100))
+    found = certify(detector, images, settings=settings)
+    close = {torch.float16: 1e-2, torch.bfloat16: 5e-2}.get(precision, 1e-6)
+    for one, score in zip(found, expected.tolist(), strict=True):
+        assert one.score == pytest.approx(score, abs=close)
+        assert one.float32_difference < 1e-12
+        assert one.accepted == (score <= -1.0)
+        assert one.radius_smoothing > 0.01
