@@ -16,13 +16,12 @@ from certood.analysis.bounds.linear.choices import Choices
 from certood.analysis.bounds.operations.activations import Activation
 from certood.analysis.claims.certified_run import CertifiedRun, Claim
 from certood.analysis.claims.conditions import Conditioned
-from certood.checking.certificates import TEMPERATURES, ClaimCertificate
+from certood.checking.certificates import ClaimCertificate, Decision, decision_of
 from certood.checking.linear_bounds import Ball, LinearBounds
 from certood.checking.network import Network
 from certood.checking.network_file import read_network
 from certood.checking.reading import Unchecked
 from certood.checking.steps import Array, Box
-from certood.detector import Detector
 from certood.rounding import dyadic_simplex
 from certood.scores import Score
 
@@ -99,13 +98,12 @@ class Better:
 def _optimised(run: CertifiedRun, graph: Graph, one: Conditioned) -> Better:
     """What gradient ascent finds better for the one linear bound that is to prove a claim: its slopes, and those of an accepted
     image also the tangent of logsumexp. Of a rejected image the bound is the best chord."""
-    detector = run.detector
-    last, classes = len(graph.nodes) - 1, len(detector.classes)
+    last, (temperature, classes, _) = len(graph.nodes) - 1, _decision(run, one.claim)
     start = torch.tensor(one.condition.rows[0][:classes], dtype=torch.float64).clamp_min(1e-9).log().requires_grad_()
-    temperature, missing = _temperature(detector), graph.outputs - classes
+    missing = graph.outputs - classes
     ball = LpBall(torch.from_numpy(one.claim.image)[None].double(), one.claim.eps, run.settings.norm)
     alone = analyse(graph, ball, "crown")
-    fixed = None if one.claim.accepted else _best_chord(detector.output_score, alone)
+    fixed = None if one.claim.accepted else _best_chord(run.part[1], alone)
     logits = alone.references[last][0]
     choices, best, kept = Choices(), -math.inf, Better({}, ())
     for step in range(STEPS):
@@ -142,28 +140,32 @@ def _best_chord(score: Score, analysis: Analysis) -> Tensor:
     return found.rows[0, 0, margins[0].argmax()]
 
 
-def _temperature(detector: Detector) -> float:
-    fixed = TEMPERATURES[detector.score.name]
-    return float(detector.score.parameters["temperature"]) if fixed is None else fixed
+def _decision(run: CertifiedRun, claim: Claim) -> Decision:
+    """What decides a claim whose score has certificates."""
+    detector = run.detector
+    described = {
+        "score": detector.score.description,
+        "threshold": detector.threshold,
+        "classes": detector.classes,
+    }
+    found = decision_of(described, accepted=claim.accepted)
+    assert found is not None
+    return found
 
 
 def _proved(
     run: CertifiedRun, graph: Graph, network: Network, digest: str, names: Mapping[int, str], one: Conditioned
 ) -> Certified:
     """The certificate of a claim, if the checker proves it with CROWN's slopes, or with better ones for the last bound."""
-    detector, claim = run.detector, one.claim
-    assert detector.threshold is not None
-    classes = len(detector.classes)
+    claim, decision = one.claim, _decision(run, one.claim)
     certificate = ClaimCertificate(
         network_sha256=digest,
         accepted=claim.accepted,
-        threshold=detector.threshold,
-        temperature=_temperature(detector),
-        classes=classes,
+        **decision._asdict(),
         norm=run.settings.record()["norm"],
         radius=claim.eps,
         centre=tuple(claim.image.astype(float).ravel().tolist()),
-        weights=one.condition.rows[0][:classes] if claim.accepted else (),
+        weights=one.condition.rows[0][: decision.classes] if claim.accepted else (),
         slopes={},
     )
     slopes = CrownBounds(network, certificate.ball).slopes

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from certood.analysis.evidence.direct import largest_radius
 from certood.analysis.evidence.smoothing import MedianSmoothing
@@ -23,6 +24,7 @@ from certood.rounding import box_within
 from certood.runs import RunDirectory
 from certood.runs.directory import read_json
 from certood.runs.identity import certificates_hash, detector_identity, differences
+from certood.scores import Score
 from certood.scores.registry import score_of_description
 
 # Inside a ball of the norms 2 and 1 lies a box of half-width ε/√d or ε/d, which is rounded by less than this.
@@ -68,6 +70,11 @@ class CertifiedRun:
     settings: Settings
     records: Sequence[Certificate]
     sources: Mapping[str, ImageSource]
+
+    @property
+    def part(self) -> tuple[nn.Module, Score]:
+        """The network that decides, of a guarded detector its guard, and a score of its outputs whose bounds hold for S."""
+        return self.detector.bounded_part()
 
     def claims(self, limit: int | None = None) -> Iterator[Claim]:
         """Every decision that is certified at a radius, of at most `limit` images a set."""

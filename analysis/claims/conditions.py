@@ -26,15 +26,15 @@ class Conditioned:
 
 def has_condition(run: CertifiedRun, claim: Claim) -> bool:
     """Whether the detector's score has a condition at all."""
-    detector = run.detector
+    detector, (network, score) = run.detector, run.part
     assert detector.threshold is not None
     with torch.no_grad():
-        logits = detector.model(detector.pixels(claim.image[None]))[0].tolist()
-    return detector.output_score.condition(logits, detector.threshold, accepted=claim.accepted) is not None
+        logits = network(detector.pixels(claim.image[None]))[0].tolist()
+    return score.condition(logits, detector.threshold, accepted=claim.accepted) is not None
 
 
 def conditioned(run: CertifiedRun, graph: Graph, claims: Sequence[Claim]) -> list[Conditioned]:
-    """The conditions of claims, where the detector's score has one; `graph` is of its whole network.
+    """The conditions of claims, where the detector's score has one; `graph` is of the network that decides (`CertifiedRun.part`).
 
     The proof is by the method of the certification, over the ball that was certified, which contains the exported box.
     """
@@ -53,11 +53,10 @@ def conditioned(run: CertifiedRun, graph: Graph, claims: Sequence[Claim]) -> lis
 
 
 def _condition(run: CertifiedRun, graph: Graph, claim: Claim) -> LogitCondition | None:
-    detector = run.detector
-    assert detector.threshold is not None
+    assert run.detector.threshold is not None
     with torch.no_grad():
         logits = graph(torch.from_numpy(claim.image)[None].double())[0].tolist()
-    return detector.output_score.condition(logits, detector.threshold, accepted=claim.accepted)
+    return run.part[1].condition(logits, run.detector.threshold, accepted=claim.accepted)
 
 
 def _proved(run: CertifiedRun, graph: Graph, part: Sequence[tuple[Claim, LogitCondition]]) -> list[bool]:

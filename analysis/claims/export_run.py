@@ -2,7 +2,8 @@
 
     claims.json          every claim, what is exported of it, and the SHA-256 of every file
     scores/              network.onnx from image to score, and a property for every claim
-    conditions/          network.onnx from image to logits, and a sufficient condition for every claim that has one
+    conditions/          network.onnx from image to logits (of a guarded detector its guard's output), and a sufficient condition
+                         for every claim that has one
     certificates/        a proof of every claim that `certood check` verifies
 
 The first two folders are laid out as the competitions' are: instances.csv names network, property and seconds.
@@ -34,6 +35,7 @@ from certood.analysis.claims.networks import (
     scored,
     write_onnx,
 )
+from certood.checking.certificates import SCORES
 from certood.claims.properties import Counterexamples
 from certood.claims.vnnlib import vnnlib_1, vnnlib_2
 from certood.errors import CannotCertify, CertoodError, RunDirectoryError
@@ -90,9 +92,9 @@ def export_claims(run: CertifiedRun, out: Path, *, limit: int | None = None, ove
 
 
 def _graph(run: CertifiedRun) -> Graph | None:
-    """The whole network as our engine reads it; None where it does not."""
+    """The network that decides as our engine reads it; None where it does not."""
     try:
-        return capture(run.detector.model, torch.zeros(1, *run.detector.input_shape))
+        return capture(run.part[0], torch.zeros(1, *run.detector.input_shape))
     except CannotCertify:
         return None
 
@@ -117,8 +119,8 @@ def _scores(run: CertifiedRun, claims: Sequence[Claim], folder: Path) -> Compari
 def _conditions(
     run: CertifiedRun, claims: Sequence[Claim], conditions: Sequence[Conditioned], folder: Path
 ) -> Comparison:
-    """The network to its logits, and the condition of every claim that has one."""
-    comparison = _network(run.detector.model, run.detector.model, run, _probes(claims), folder)
+    """The network that decides to its logits, and the condition of every claim that has one."""
+    comparison = _network(run.part[0], run.part[0], run, _probes(claims), folder)
     for one in conditions:
         negated = zip(one.condition.rows, one.condition.constants, strict=True)
         rows = tuple((row, -constant) for row, constant in negated)
@@ -191,7 +193,7 @@ def _entry(claim: Claim, found: Exported) -> dict[str, Any]:
     """What claims.json says of a claim."""
     own = next((one for one in found.conditions if one.claim is claim), None)
     proof = next((one for one in found.certificates if one.claim is claim), None)
-    reason = "certificates are for the scores energy and max-logit" if proof is None else proof.reason
+    reason = f"certificates are for the scores {SCORES}" if proof is None else proof.reason
     written = proof is not None and proof.certificate is not None
     return {
         "name": claim.name,

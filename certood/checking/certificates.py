@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,14 +17,50 @@ from certood.errors import CertoodError
 
 FORMAT = "certood-certificate"
 VERSION = 1
-# Scores that are −T·logsumexp(f/T), and T where it is not a parameter.
-TEMPERATURES: Mapping[str, float | None] = {"energy": None, "max-logit": 0.0}
+SCORES = "energy, max-logit and guarded"
 
 
 class Damaged(CertoodError):
     """A file that is no certificate."""
 
     exit_code = 1
+
+
+class Decision(NamedTuple):
+    """What decides: whether −T·logsumexp(f/T), T = `temperature`, of the first `classes` outputs f is at most `threshold`."""
+
+    temperature: float
+    classes: int
+    threshold: float
+
+
+def decision_of(detector: Mapping[str, Any], *, accepted: bool) -> Decision | None:
+    """What decides that a detector, as claims.json describes it, accepts or rejects an image; None for other scores than SCORES.
+
+    Of the scores energy (T) and max-logit (0) it is the score itself, at γ, of the network's classes. A guarded score is
+    −f/σ + α·q with an unknown q in [0, 1] and the one output f of the guard: −f ≤ σ·(γ − α) suffices for S ≤ γ, and −f > σ·γ for
+    S > γ, where thresholds are rounded to the side on which they suffice. Raises ValueError where the description makes no sense.
+    """
+    score, threshold, classes = detector["score"], detector["threshold"], len(detector["classes"])
+    if score["name"] not in ("energy", "max-logit", "guarded"):
+        return None
+    if score["name"] != "guarded":
+        return Decision(0.0 if score["name"] == "max-logit" else score.get("temperature"), classes, threshold)
+    try:
+        sigma, alpha, gamma = Fraction(score["sigma"]), Fraction(score["alpha"]), Fraction(threshold)
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"no number for sigma, alpha or γ of the guarded score ({error!r})") from error
+    if not (sigma > 0 and alpha >= 0):
+        raise ValueError(
+            f"expected sigma > 0 and alpha >= 0 of a guarded score, found {float(sigma)} and {float(alpha)}"
+        )
+    return Decision(0.0, 1, _at_most(sigma * (gamma - alpha)) if accepted else -_at_most(-sigma * gamma))
+
+
+def _at_most(value: Fraction) -> float:
+    """The largest float64 that is no larger, or the one below."""
+    found = float(value)
+    return found if Fraction(found) <= value else math.nextafter(found, -math.inf)
 
 
 @dataclass(frozen=True)

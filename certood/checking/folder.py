@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certood.checking.certificates import TEMPERATURES, ClaimCertificate, Damaged, read_certificate
+from certood.checking.certificates import ClaimCertificate, Damaged, decision_of, read_certificate
 from certood.checking.network import Network
 from certood.checking.network_file import read_network
 from certood.checking.properties import INSTANCES, property_file, wrong_instances, wrong_properties
@@ -81,7 +81,9 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
             certificate = read_certificate(folder / claim["certificate"])
             problems = [
                 *_disagreements(content, claim, certificate, digest),
-                *wrong_properties(folder, claim["name"], certificate, network.shape, network.outputs),
+                *wrong_properties(
+                    folder, claim["name"], content["detector"]["threshold"], certificate, network.shape, network.outputs
+                ),
             ]
             margin = certificate.margin(network)
             if not certificate.holds(margin):
@@ -90,7 +92,8 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
             found.wrong.append(f"{claim['name']}: {error}")
             continue
         if all(sessions) and sessions:
-            problems += _sampled(found, network, sessions, certificate, random, points)
+            score = content["detector"]["score"]
+            problems += _sampled(found, network, sessions, certificate, score, random, points)
         found.wrong += [f"{claim['name']}: {problem}" for problem in problems]
         if not problems:
             found.proved += 1
@@ -166,15 +169,14 @@ def _disagreements(
     content: Mapping[str, Any], claim: Mapping[str, Any], certificate: ClaimCertificate, digest: str
 ) -> Iterator[str]:
     """What a certificate says otherwise than claims.json and the network's file."""
-    detector = content["detector"]
-    score = detector["score"]
-    fixed = TEMPERATURES.get(score["name"], math.nan)
+    decision = decision_of(content["detector"], accepted=claim["accepted"])
+    if decision is None:
+        yield f"there are no certificates of the score {content['detector']['score']['name']}"
+        return
     stated = {
         "network_sha256": digest,
         "accepted": claim["accepted"],
-        "threshold": detector["threshold"],
-        "temperature": score.get("temperature") if fixed is None else fixed,
-        "classes": len(detector["classes"]),
+        **decision._asdict(),
         "norm": content["norm"],
         "radius": claim["eps"],
     }
@@ -200,11 +202,12 @@ def _sampled(
     network: Network,
     sessions: Sequence[Any],
     certificate: ClaimCertificate,
+    described: Mapping[str, Any],
     random: np.random.Generator,
     points: int,
 ) -> Iterator[str]:
     """What points of a ball, evaluated by onnxruntime, contradict: the claim, how the checker reads the network, or that the
-    network of scores is the network of logits with the score."""
+    network of scores is the network of logits with the score that is described."""
     for point in _points(certificate, random, points):
         image = point.astype(np.float32)
         try:
@@ -225,8 +228,11 @@ def _sampled(
             yield f"the checker reads the network otherwise than onnxruntime, by {difference:.1e}"
             return
         score, level = _score(logits[: certificate.classes], certificate.temperature), certificate.threshold
-        if not abs(score - float(scored[0])) <= FLOAT32 * (1 + abs(score)):
-            yield f"{SCORES} gives the score {scored[0]:.6g} where the logits have {score:.6g}"
+        least, most = _enclosure(score, described)
+        slack = FLOAT32 * (1 + max(abs(least), abs(most)))
+        if not least - slack <= float(scored[0]) <= most + slack:
+            wanted = f"{least:.6g}" if least == most else f"one from {least:.6g} to {most:.6g}"
+            yield f"{SCORES} gives the score {scored[0]:.6g} where the logits have {wanted}"
             return
         excess = score - level if certificate.accepted else level - score
         if excess > FLOAT32 * (1 + abs(level)):
@@ -247,6 +253,14 @@ def _score(logits: Array, temperature: float) -> float:
     if not temperature:
         return -float(top)
     return -float(top + temperature * np.log(np.exp((logits - top) / temperature).sum()))
+
+
+def _enclosure(score: float, described: Mapping[str, Any]) -> tuple[float, float]:
+    """Between which values the detector's score lies where that of the certificate is known."""
+    if described["name"] != "guarded":
+        return score, score
+    least = score / described["sigma"]
+    return least, least + described["alpha"]
 
 
 def _points(certificate: ClaimCertificate, random: np.random.Generator, count: int) -> Iterator[Array]:

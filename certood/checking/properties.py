@@ -27,9 +27,10 @@ def property_file(kind: str, version: str, claim: str) -> str:
 
 
 def wrong_properties(
-    folder: Path, name: str, certificate: ClaimCertificate, shape: Sequence[int], outputs: int
+    folder: Path, name: str, gamma: float, certificate: ClaimCertificate, shape: Sequence[int], outputs: int
 ) -> Iterator[str]:
-    """What the properties of a claim say that its certificate does not, for a network from images (C, H, W) to so many outputs.
+    """What the properties of a claim say that its certificate does not, for a network from images (C, H, W) to so many outputs,
+    and a detector with this γ.
 
     Boxes must lie in the ball, γ must be its own, and the files of both versions must say the same, in the words of certood: what
     another reader could take for something else (strict inequalities, a box for each class, digits beyond float32) is found too.
@@ -47,7 +48,7 @@ def wrong_properties(
         if not all(_is_inside(case, certificate) for case in boxes.values()):
             yield f"the box in {place} is not inside the certificate's ball"
             continue
-        if not _is_that_of(kind, described, certificate, outputs):
+        if not _is_that_of(kind, described, gamma, certificate, outputs):
             yield f"the outputs in {place} are not those of the certificate's claim"
             continue
         written = _as_written(described, shape)
@@ -74,11 +75,10 @@ def wrong_instances(folder: Path, claims: Sequence[Mapping[str, Any]]) -> Iterat
                 yield f"{kind}/{file} does not name the properties of the claims"
 
 
-def _is_that_of(kind: str, described: Property, certificate: ClaimCertificate, outputs: int) -> bool:
+def _is_that_of(kind: str, described: Property, gamma: float, certificate: ClaimCertificate, outputs: int) -> bool:
     """Whether a property has all counterexamples of the claim, on its box."""
     if kind == "scores":
-        accepted, threshold = certificate.accepted, certificate.threshold
-        row, bound = (-1.0, -float32_beyond(threshold)) if accepted else (1.0, float32_below(threshold))
+        row, bound = (-1.0, -float32_beyond(gamma)) if certificate.accepted else (1.0, float32_below(gamma))
         return [(case.rows.tolist(), case.bounds.tolist()) for case in described.cases] == [([[row]], [bound])]
     if described.outputs != outputs or any(len(case.bounds) != 1 or any(case.strict) for case in described.cases):
         return False

@@ -31,7 +31,7 @@ def command(folder: Path, points: int) -> None:
         else "certificates: there are none, so nothing is proved"
     )
     if found.proved:
-        click.echo(f"  smallest proved distance of a score from γ: {found.smallest_margin:.3g}")
+        click.echo(f"  smallest proved distance from a threshold: {found.smallest_margin:.3g}")
     if found.points:
         click.echo(
             f"sampled: {found.points} images, evaluated by onnxruntime; the checker's reading of the\n"

@@ -1,7 +1,9 @@
 """The score of a guarded detector: a certified guard's score, and a bounded share of the big network's."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import ClassVar
 
@@ -9,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from certood.errors import CannotCertify, CertoodError
+from certood.rounding import float32_below
 from certood.scores.base import Score
+from certood.scores.conditions import LogitCondition
 from certood.scores.protocol import GradientBox, Interval, Logits, ScoreRows, Side
 
 
@@ -138,6 +142,15 @@ class GuardAlone(Score):
         """The least and the largest values (N,)."""
         least = self(logits)
         return Interval(least, least + self.alpha)
+
+    def condition(self, logits: Sequence[float], threshold: float, *, accepted: bool) -> LogitCondition:
+        """f ≥ σ·(α − γ), or f < −σ·γ."""
+        sigma, alpha, gamma = map(Fraction, (self.sigma, self.alpha, threshold))
+        if accepted:
+            return LogitCondition(
+                ((1.0,),), (float32_below(sigma * (gamma - alpha)),), "f ≥ σ·(α − γ), f the guard's output"
+            )
+        return LogitCondition(((-1.0,),), (float32_below(-sigma * gamma),), "f < −σ·γ, f the guard's output")
 
     def rows(self, logits: Logits, side: Side) -> ScoreRows:
         """−f/σ from below, −f/σ + α from above."""

@@ -39,6 +39,7 @@ from certood.scores.base import Score
 from certood.train.loop import fit
 from certood.train.recipe import load_recipe
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.slow
@@ -439,3 +440,91 @@ def test_networks_of_other_layers_have_certificates(layers: Any, score: Score, t
         least = (threshold - sampled if certificate.accepted else sampled - threshold).min()
         assert margin <= float(least) + 1e-6
         assert margin >= 0.3 * float(least)
+
+
+@pytest.fixture(scope="module")
+def guarded(certified: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The claims of a guard beside the network of `certified`."""
+    folder = tmp_path_factory.mktemp("guarded")
+    changes = [
+        "training.epochs=12",
+        "certified.start=1",
+        "certified.ramp=6",
+        "optimiser.decay_start=8",
+        "run.device=cpu",
+    ]
+    fit(load_recipe("digits-guard", [*changes, f"guard.of={certified}"]), folder / "run", progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certify_run, "draw_figures", lambda *_: [])
+        done("certify", folder / "run", "--limit", "5", "--eps", "0.004,0.02", *SETS)
+    done("export", folder / "run", "--limit", "3", "--out", folder / "claims", *SETS)
+    return folder / "claims"
+
+
+def test_claims_of_a_guarded_detector_have_certificates_of_its_guard(guarded: Path) -> None:
+    claims = manifest(guarded)["claims"]
+    assert {claim["accepted"] for claim in claims} == {True, False}
+    assert all(claim["certificate"] and claim["condition_proved"] for claim in claims)
+    assert f"certificates: {len(claims)} of {len(claims)} hold" in done("check", guarded)
+    detector = load_checkpoint(guarded.parent / "run")
+    score, gamma = detector.score.parameters, detector.threshold
+    assert gamma is not None
+    for claim in claims:
+        certificate = json.loads((guarded / claim["certificate"]).read_text())
+        assert (certificate["classes"], certificate["temperature"]) == (1, 0.0)
+        sigma, alpha = Fraction(score["sigma"]), Fraction(score["alpha"])
+        level = Fraction(certificate["threshold"])
+        # Beyond its own threshold the guard decides whatever the classifier says: −f/σ + [0, α] lies on one side of γ.
+        off = sigma * (Fraction(gamma) - alpha) - level if claim["accepted"] else level - sigma * Fraction(gamma)
+        assert 0 <= off <= 2**-50 * max(abs(level), 1)
+    # The exported network of conditions is the guard alone.
+    image = np.random.default_rng(0).random((1, 1, 8, 8), dtype=np.float32)
+    found = session(guarded / "conditions" / "network.onnx").run(None, {"X": image})[0]
+    with torch.no_grad():
+        expected = detector.model.guard(torch.from_numpy(image))  # type: ignore[operator]
+    assert found.shape == (1, 1)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alpha": 0.0}, "the certificate's threshold is"),
+        ({"alpha": 100.0}, "the certificate's threshold is"),
+        ({"sigma": 1e-3}, "the certificate's threshold is"),
+        ({"sigma": -1.0}, "expected sigma > 0"),
+        ({"sigma": None}, "no number for sigma"),
+        ({"alpha": math.inf}, "no number for sigma, alpha"),
+        ({"name": "energy", "temperature": 1.0}, "the certificate's threshold is"),
+        ({"name": "msp"}, "there are no certificates of the score msp"),
+    ],
+    ids=str,
+)
+def test_a_guarded_score_that_is_described_otherwise_is_found(
+    change: dict[str, Any], message: str, guarded: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(guarded, tmp_path / "claims")
+    content = manifest(tmp_path / "claims")
+    content["detector"]["score"] |= change
+    (tmp_path / "claims" / "claims.json").write_text(json.dumps(content))
+    found = run("check", tmp_path / "claims")
+    assert found.exit_code == 1
+    assert message in " ".join(found.output.split())
+
+
+def test_the_network_of_scores_must_have_the_guard_of_the_conditions(guarded: Path, tmp_path: Path) -> None:
+    """Its score lies between what the guard alone gives and α more; another network's does not."""
+    from tests.certood.exported_claims import rehash
+
+    shutil.copytree(guarded, tmp_path / "claims")
+    path = tmp_path / "claims" / "scores" / "network.onnx"
+    model = onnx.load(path)
+    shift = onnx.numpy_helper.from_array(np.array([-50], dtype=np.float32), "shift")
+    model.graph.initializer.append(shift)
+    model.graph.node.append(onnx.helper.make_node("Add", [model.graph.output[0].name, "shift"], ["shifted"]))
+    model.graph.output[0].name = "shifted"
+    onnx.save(model, path)
+    rehash(tmp_path / "claims")
+    found = run("check", tmp_path / "claims")
+    assert found.exit_code == 1
+    assert "where the logits have one from" in " ".join(found.output.split())

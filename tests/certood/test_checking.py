@@ -779,7 +779,7 @@ def test_which_conditions_suffice_for_a_claim(temperature: float) -> None:
         claim = ClaimCertificate("", accepted, gamma, temperature, 3, "inf", 0.1, (0.5,), (), {})
         box = np.array([0.5])
         cases = tuple(Case(box, box, np.array([row]), np.array([bound])) for row, bound in rows)
-        return _is_that_of("conditions", Property(1, 4, cases), claim, 4)
+        return _is_that_of("conditions", Property(1, 4, cases), gamma, claim, 4)
 
     tangent, least = (0.5, 0.25, 0.25, 0.0), -gamma - temperature * entropy
     assert suffices(True, (tangent, least + few))
