@@ -79,7 +79,8 @@ class LinearBounds:
             if placed.step.bends:
                 chosen = self.slopes_of(placed.name, inputs[0])
                 last = (last_slopes or {}).get(placed.name, chosen)
-                self.slopes[placed.name], self.last_slopes[placed.name] = np.array(chosen), np.array(last)
+                self.slopes[placed.name] = np.array(chosen, dtype=np.float64)
+                self.last_slopes[placed.name] = np.array(last, dtype=np.float64)
                 if {self.slopes[placed.name].shape, self.last_slopes[placed.name].shape} != {inputs[0].lower.shape}:
                     raise ValueError(f"expected {len(inputs[0].lower)} slopes for {placed.name}")
             if place in bent:
