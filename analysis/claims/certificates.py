@@ -105,7 +105,8 @@ def _optimised(run: CertifiedRun, graph: Graph, one: Conditioned) -> Better:
     alone = analyse(graph, ball, "crown")
     fixed = None if one.claim.accepted else _best_chord(run.part[1], alone)
     logits = alone.references[last][0]
-    choices, best, kept = Choices(), -math.inf, Better({}, ())
+    choices, best = Choices(), -math.inf
+    kept = Better({}, one.condition.rows[0][:classes] if fixed is None else ())
     for step in range(STEPS):
         with torch.enable_grad():
             weights = start.softmax(0)

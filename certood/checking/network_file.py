@@ -4,9 +4,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from certood.checking import operators as _operators  # noqa: F401 (registers what can be read)
 from certood.checking.network import Network
-from certood.checking.reading import Constant, Node, Reading, Unchecked
+from certood.checking.reading import Constant, Node, Reading, Unchecked, require_small
 from certood.errors import CertoodError, CheckpointError
 
 
@@ -28,6 +30,8 @@ def read_network(path: Path) -> Network:
         raise CheckpointError(f"{path} is not a readable ONNX file ({error})") from error
     try:
         return _read(graph, constants)
+    except MemoryError as error:
+        raise Unchecked(f"{path} is too large for this checker ({error})") from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, ArithmeticError) as error:
         raise Unchecked(f"{path} is put together in a way that the checker does not know ({error!r})") from error
 
@@ -42,7 +46,10 @@ def _read(graph: Any, constants: dict[str, Constant]) -> Network:
     shape = tuple(axis.dim_value for axis in entry.type.tensor_type.shape.dim)
     if len(shape) != 4 or shape[0] != 1:
         raise Unchecked(f"expected one image (1, C, H, W) as input, found {shape}")
+    require_small(*shape)
     kind = helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
+    if kind not in (np.float32, np.float64):
+        raise Unchecked(f"expected images of float32 or float64, found {kind}")
     reading = Reading(constants, entry.name, shape, kind)
     for node in graph.node:
         if node.domain not in ("", "ai.onnx"):
@@ -51,6 +58,8 @@ def _read(graph: Any, constants: dict[str, Constant]) -> Network:
         if len(outputs) != 1:
             raise Unchecked(f"expected one output of {node.op_type}, found {len(outputs)}")
         attributes = {given.name: helper.get_attribute_value(given) for given in node.attribute}
+        if len(attributes) != len(node.attribute):
+            raise Unchecked(f"an attribute of {node.op_type} is given twice")
         reading.add(Node(node.op_type, tuple(node.input), attributes, outputs[0]))
     place, last = reading.known[graph.output[0].name]
     if place != len(reading.network.steps):

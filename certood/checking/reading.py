@@ -1,5 +1,6 @@
 """What is known of an ONNX file while its nodes are read one after the other; a node that is not known is refused by name."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +13,8 @@ from certood.checking.steps import Array, Step
 from certood.errors import CertoodError
 
 Constant = NDArray[Any]
+# Entries of a matrix, or of anything else, above which a network is too large to be checked here.
+MANY_ENTRIES = 50_000_000
 
 
 class Unchecked(CertoodError):
@@ -61,6 +64,7 @@ class Reading:
         self.known = {entry: Value(0, shape)}
         self.kind = kind
         self.network = Network(shape[1:])
+        self.names: set[str] = set()
 
     def add(self, node: Node) -> None:
         """Read the next node."""
@@ -79,7 +83,10 @@ class Reading:
             raise Unchecked(f"the checker does not know {', '.join(sorted(node.attributes))} of {node.operator}")
 
     def step(self, step: Step, *sources: Value, shape: Shape, name: str) -> Value:
-        """The value of a step that reads these values."""
+        """The value of a step that reads these values; no other step has its name, by which a certificate has its slopes."""
+        if name in self.names:
+            raise Unchecked(f"two steps are called {name!r}")
+        self.names.add(name)
         self.network.steps.append(Placed(name, step, tuple(source.place for source in sources)))
         return Value(len(self.network.steps), shape)
 
@@ -115,6 +122,13 @@ class Reading:
         return None if given is None else [int(number) for number in given]
 
 
+def require_small(*sizes: int) -> None:
+    """Raise Unchecked for an array that is too large, before it is made."""
+    if math.prod(sizes) > MANY_ENTRIES:
+        shown = " × ".join(map(str, sizes))
+        raise Unchecked(f"an array of {shown} numbers is too large for this checker (at most {MANY_ENTRIES:,})")
+
+
 Reader = Callable[[Reading, Node], Value]
 READERS: dict[str, Reader] = {}
 Evaluation = Callable[[Reading, Node], Constant]
@@ -145,6 +159,7 @@ def of_constants(name: str) -> Callable[[Evaluation], Evaluation]:
 
 def expanded(constant: Constant, shape: Shape) -> Array:
     """A constant that broadcasts against an activation, flattened."""
+    require_small(*shape)
     if np.broadcast_shapes(constant.shape, shape) != shape:
         raise Unchecked(f"expected a constant that broadcasts to {shape}, found {constant.shape}")
     return np.broadcast_to(constant.astype(np.float64), shape).ravel()

@@ -56,6 +56,11 @@ def size_above(rows: Array, column: Array) -> Array:
     return up((np.abs(rows) @ column) * (1 + share(rows.shape[1])) + rows.shape[1] * LEAST)
 
 
+def lost(box: Box) -> float:
+    """What products that underflow in one row may be off, for the values that it is multiplied by in a box."""
+    return LEAST * len(box.lower) * (1 + float(box.largest.sum()))
+
+
 class Step(ABC):
     """y = g(x₁, …), all of them flattened."""
 
@@ -102,8 +107,7 @@ class Linear(Step):
         """A·W, rounded; what that may be off is multiplied by the largest |x|."""
         (given,) = inputs
         rounded = share(rows.shape[1]) * size_above(rows, size_above(self.weight, given.largest))
-        underflow = LEAST * rows.shape[1] * (1 + float(given.largest.sum()))
-        return [rows @ self.weight], down(product_below(rows, self.bias) - up(rounded + underflow))
+        return [rows @ self.weight], down(product_below(rows, self.bias) - up(rounded + rows.shape[1] * lost(given)))
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ class Scale(Step):
         """Scaled rows, off by half a unit in the last place, and by the doubt."""
         found = self._scaled(rows)
         off = share(1) + 2 * self.doubt
-        return [found], -off * size_above(found, inputs[0].largest) - LEAST * found.shape[1]
+        return [found], down(-off * size_above(found, inputs[0].largest) - lost(inputs[0]))
 
 
 @dataclass(frozen=True)
@@ -253,7 +257,7 @@ class Relu(Step):
         intercept = np.where(bent, up(-steepness * low), 0.0)
         negative = np.minimum(rows, 0)
         found = np.maximum(rows, 0) * below + negative * above
-        rounded = share(1) * size_above(found, given.largest) + LEAST * found.shape[1]
+        rounded = share(1) * size_above(found, given.largest) + lost(given)
         return [found], down(product_below(negative, intercept) - rounded)
 
     @property

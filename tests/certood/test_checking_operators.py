@@ -13,11 +13,11 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import numpy_helper  # noqa: E402
 
 from certood.checking.linear_bounds import Ball, LinearBounds  # noqa: E402
-from certood.checking.network import Network  # noqa: E402
+from certood.checking.network import Network, Placed  # noqa: E402
 from certood.checking.network_file import read_network  # noqa: E402
 from certood.checking.operators.layers import OF_A_ROOT, convolution_matrix  # noqa: E402
 from certood.checking.reading import CONSTANTS, READERS, Unchecked  # noqa: E402
-from certood.checking.steps import Array, Scale  # noqa: E402
+from certood.checking.steps import Array, Relu, Scale  # noqa: E402
 from tests.certood.exported_claims import half_slopes  # noqa: E402
 
 SHAPE = (2, 6, 5)
@@ -49,6 +49,13 @@ TENSORS: dict[str, Any] = {
     "pads": np.array([0, 1, 0, 0, 0, 0, 1, 2]),
     "pads_of_one": np.array([1, 2]),
     "long": np.array([1, 60]),
+    "no_axes": np.array([], dtype=np.int64),
+    "seven": np.array([7]),
+    "one_twice": np.array([1, -3]),
+    "minus_two": np.array([1, -2]),
+    "two_images": np.array([2, 1, 6, 5]),
+    "huge": np.array([100000, 100000]),
+    "huge_pads": np.array([0, 0, 0, 0, 0, 0, 100000, 100000]),
 }
 # Nodes from X (1, 2, 6, 5) to b, which is flattened.
 TEXTS = {
@@ -188,6 +195,27 @@ def test_lines_of_one_bend(tmp_path: Path, text: str, function: Any) -> None:
 
 
 REFUSED = {
+    "a = Squeeze(X, no_axes) b = ReduceMean(a, one)": "found an empty list",
+    "b = Unsqueeze(X, no_axes)": "expected axes of Unsqueeze",
+    "b = ReduceMean(X, seven)": "axes of the images",
+    "b = ReduceMean(X, one_twice)": "axes of the images",
+    "b = Reshape(X, minus_two)": "expected a shape of sizes",
+    "b = Concat(X, X)": "an axis of Concat",
+    "v = Concat(one, one) b = Reshape(X, v)": "an axis of Concat",
+    "b = MaxPool<kernel_shape = [0, 2]>(X)": "at least 1",
+    "b = MaxPool<kernel_shape = [2, 2], strides = [1, 0]>(X)": "at least 1",
+    "b = Conv<strides = [0, 1]>(X, kernel)": "windows, steps and pads",
+    "b = Conv<pads = [-1, 0, 0, 0]>(X, kernel)": "windows, steps and pads",
+    "b = AveragePool<kernel_shape = [9, 9]>(X)": "does not fit",
+    "a = Reshape(X, two_images) b = AveragePool<kernel_shape = [1, 1]>(a)": "expected a matrix for 60 numbers",
+    "b = AveragePool<kernel_shape = [60000, 60000], pads = [60000, 60000, 60000, 60000]>(X)": "too large",
+    "e = Expand(half, huge) v = Flatten(X) b = Gemm(v, e)": "too large",
+    "b = Pad(X, huge_pads)": "too large",
+    "a = Relu(X) a0 = Concat<axis = 1>(a, a) a1 = Concat<axis = 1>(a0, a0, a0, a0, a0, a0, a0, a0, a0, a0) "
+    "a2 = Concat<axis = 1>(a1, a1, a1, a1, a1, a1, a1, a1, a1, a1) a3 = Concat<axis = 1>(a2, a2, a2, a2, a2, a2, a2, a2, a2, a2) "
+    "a4 = Concat<axis = 1>(a3, a3, a3, a3, a3, a3, a3, a3, a3, a3) a5 = Concat<axis = 1>(a4, a4, a4, a4, a4, a4, a4, a4, a4, a4) "
+    "b = Concat<axis = 1>(a5, a5, a5, a5, a5, a5, a5, a5, a5, a5)": "too large",
+    '"c/least" = Relu(X) c = Clip("c/least", half) b = Relu(c)': "two steps are called 'c/least'",
     "b = MaxPool<kernel_shape = [2, 2], pads = [1, 1, 0, 0]>(X)": "pads",
     "b = MaxPool<kernel_shape = [7, 2]>(X)": "does not fit",
     "b, i = MaxPool<kernel_shape = [2, 2]>(X)": "expected one output",
@@ -240,6 +268,35 @@ def test_limits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     onnx.save(found, tmp_path / "network.onnx")
     with pytest.raises(Unchecked, match="finite limits"):
         read_network(tmp_path / "network.onnx")
+
+
+def test_what_underflows_on_the_way_back_is_counted() -> None:
+    """x·1e300·1e-162·1e-162 is 1e-24 at 1, of which the row that goes back keeps nothing."""
+    network = Network((1, 1, 1), outputs=1)
+    for place, factor in enumerate((1e300, 1e-162, 1e-162)):
+        network.steps.append(Placed(str(place), Scale(np.array([factor])), (place,)))
+    bounds = LinearBounds(network, Ball(np.array([0.5]), 0.5, math.inf), {})
+    assert float(bounds.lower(np.array([[-1.0]]))[0]) <= -(1 - 1e-9) * 1e-24
+    relu = Network((1, 1, 1), outputs=1)
+    factors = (1e300, 1e-162, None, 1e-162)
+    for place, value in enumerate(factors):
+        relu.steps.append(Placed(str(place), Relu() if value is None else Scale(np.array([value])), (place,)))
+    bounds = LinearBounds(relu, Ball(np.array([0.5]), 0.5, math.inf), {"2": (1.0,)})
+    assert float(bounds.lower(np.array([[-1.0]]))[0]) <= -(1 - 1e-9) * 1e-24
+
+
+def test_numbers_must_be_floats_and_attributes_are_given_once(tmp_path: Path) -> None:
+    found = model("b = LeakyRelu<alpha = 0.5>(X)")
+    found.graph.node[0].attribute.append(onnx.helper.make_attribute("alpha", 0.25))
+    onnx.save(found, tmp_path / "network.onnx")
+    with pytest.raises(Unchecked, match="given twice"):
+        read_network(tmp_path / "network.onnx")
+    for kind in (onnx.TensorProto.INT64, onnx.TensorProto.FLOAT16):
+        found = model("b = Relu(X)")
+        found.graph.input[0].type.tensor_type.elem_type = kind
+        onnx.save(found, tmp_path / "network.onnx")
+        with pytest.raises(Unchecked, match="images of float32 or float64"):
+            read_network(tmp_path / "network.onnx")
 
 
 def test_a_kernel_must_suit_its_groups() -> None:

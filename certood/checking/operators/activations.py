@@ -106,6 +106,8 @@ def max_pool(reading: Reading, node: Node) -> Value:
     strides, dilations = node.take("strides", (1, 1)), node.take("dilations", (1, 1))
     if len(given.shape) != 4 or len(window) != 2:
         raise Unchecked("expected a maximum over windows in two dimensions")
+    if min(*window, *strides, *dilations) < 1:
+        raise Unchecked(f"expected windows and steps of at least 1, found {window}, {strides} and {dilations}")
     places = np.arange(math.prod(given.shape)).reshape(given.shape)
     plane = [
         (size - dilation * (extent - 1) - 1) // stride + 1

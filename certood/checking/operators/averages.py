@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from certood.checking.network import Shape
-from certood.checking.operators.layers import convolution_matrix, require_small
-from certood.checking.reading import Node, Reading, Unchecked, Value, reader
-from certood.checking.steps import Array, Linear, Scale
+from certood.checking.operators.layers import convolution_matrix, linear
+from certood.checking.reading import Node, Reading, Unchecked, Value, reader, require_small
+from certood.checking.steps import Array, Scale
 
 
 @reader("AveragePool")
@@ -19,6 +19,7 @@ def average_pool(reading: Reading, node: Node) -> Value:
         raise Unchecked("expected an average over windows in two dimensions")
     counted = bool(node.take("count_include_pad", 0))
     channels = given.shape[1]
+    require_small(channels, *window)
     weight, plane = convolution_matrix(
         np.ones((channels, 1, *window)),
         given.shape[1:],
@@ -43,8 +44,9 @@ def reduce_mean(reading: Reading, node: Node) -> Value:
     """Over axes, of which the images are none."""
     given, chosen = reading.activation(node), reading.whole_numbers(node, 1, "axes")
     node.require(noop_with_empty_axes=0)
-    axes = tuple(axis % len(given.shape) for axis in chosen or ())
-    if not axes or 0 in axes or len(set(axes)) != len(axes):
+    count = len(given.shape)
+    axes = tuple(axis % count for axis in chosen or () if -count <= axis < count)
+    if not axes or 0 in axes or len(set(axes)) != len(chosen or ()):
         raise Unchecked(f"expected a mean over axes of the images, found {chosen}")
     return _mean(reading, node, given, axes, keep=bool(node.take("keepdims", 1)))
 
@@ -63,5 +65,5 @@ def _mean(reading: Reading, node: Node, given: Value, axes: tuple[int, ...], *, 
 def _average(reading: Reading, node: Node, given: Value, weight: Array, count: Array, shape: Shape) -> Value:
     if not count.all():
         raise Unchecked("a window lies wholly in the padding")
-    total = reading.step(Linear(weight, np.zeros(len(weight))), given, shape=shape, name=f"{node.output}/total")
+    total = linear(reading, given, weight, np.zeros(len(weight)), shape, f"{node.output}/total")
     return reading.step(Scale(count, divide=True), total, shape=shape, name=node.output)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from certood.checking.reading import Constant, Node, Reading, Unchecked, of_constants
+from certood.checking.reading import Constant, Node, Reading, Unchecked, of_constants, require_small
 
 
 @of_constants("Constant")
@@ -35,7 +35,11 @@ def identity(reading: Reading, node: Node) -> Constant:
 def concat(reading: Reading, node: Node) -> Constant:
     """One after the other along an axis."""
     parts = [reading.required(node, index) for index in range(len(node.inputs))]
-    return np.concatenate(parts, axis=node.take("axis", None))
+    axis = node.take("axis", None)
+    if axis is None:
+        raise Unchecked("expected an axis of Concat")
+    require_small(sum(part.size for part in parts))
+    return np.concatenate(parts, axis=axis)
 
 
 @of_constants("Shape")
@@ -51,6 +55,7 @@ def shape(reading: Reading, node: Node) -> Constant:
 def expand(reading: Reading, node: Node) -> Constant:
     """Broadcast to a shape."""
     given, sizes = reading.required(node, 0), tuple(reading.required(node, 1).tolist())
+    require_small(*np.broadcast_shapes(given.shape, sizes))
     return np.broadcast_to(given, np.broadcast_shapes(given.shape, sizes))
 
 
@@ -58,8 +63,8 @@ def expand(reading: Reading, node: Node) -> Constant:
 def reshape(reading: Reading, node: Node) -> Constant:
     """The same numbers in another shape."""
     sizes = reading.required(node, 1).tolist()
-    if 0 in sizes or node.take("allowzero", 0):
-        raise Unchecked("expected a shape without zeros")
+    if min(sizes, default=0) < -1 or 0 in sizes or node.take("allowzero", 0):
+        raise Unchecked(f"expected a shape of sizes, or −1, and without zeros, found {sizes}")
     return reading.required(node, 0).reshape(sizes)
 
 

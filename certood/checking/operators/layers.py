@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from certood.checking.network import Shape
-from certood.checking.reading import Constant, Node, Reading, Unchecked, Value, expanded, reader
+from certood.checking.reading import Constant, Node, Reading, Unchecked, Value, expanded, reader, require_small
 from certood.checking.steps import Array, Linear, Scale, Shift, Sum
 
-# Entries of a layer's matrix, above which a network is too large to be checked here.
-MANY_ENTRIES = 50_000_000
 # By how much the root of a sum may be off, relative to it: two roundings, of which the root halves the first.
 OF_A_ROOT = 2 * 2.0**-53
 
@@ -102,28 +100,37 @@ def batch_normalisation(reading: Reading, node: Node) -> Value:
 def gemm(reading: Reading, node: Node) -> Value:
     """A vector through a constant matrix."""
     node.require(alpha=1.0, beta=1.0, transA=0)
-    given, weight = reading.activation(node), reading.required(node, 1).astype(np.float64)
+    given, weight = reading.activation(node), _matrix(reading.required(node, 1))
     weight = weight if node.take("transB", 0) else weight.T
     given_bias = reading.constant(node, 2)
     bias = np.zeros(len(weight)) if given_bias is None else expanded(given_bias, (1, len(weight)))
-    return _linear(reading, node, given, weight, bias, (1, len(weight)))
+    return linear(reading, given, weight, bias, (1, len(weight)), node.output)
 
 
 @reader("MatMul")
 def matmul(reading: Reading, node: Node) -> Value:
     """A vector times a constant matrix."""
     index, given, constant = activation_and_constant(reading, node)
-    if index != 0 or constant.ndim != 2 or len(given.shape) != 2:
+    if index != 0 or len(given.shape) != 2:
         raise Unchecked("expected a vector times a constant matrix")
-    weight = constant.astype(np.float64).T
-    return _linear(reading, node, given, weight, np.zeros(len(weight)), (1, len(weight)))
+    weight = _matrix(constant).T
+    return linear(reading, given, weight, np.zeros(len(weight)), (1, len(weight)), node.output)
+
+
+def _matrix(constant: Constant) -> Array:
+    if constant.ndim != 2:
+        raise Unchecked(f"expected a constant matrix, found one of shape {constant.shape}")
+    require_small(*constant.shape)
+    return constant.astype(np.float64)
 
 
 @reader("Conv")
 def conv(reading: Reading, node: Node) -> Value:
     """A convolution in two dimensions, as a matrix."""
     node.require(auto_pad=b"NOTSET")
-    given, kernel = reading.activation(node), reading.required(node, 1).astype(np.float64)
+    given, kernel = reading.activation(node), reading.required(node, 1)
+    require_small(*kernel.shape)
+    kernel = kernel.astype(np.float64)
     if kernel.ndim != 4 or len(given.shape) != 4:
         raise Unchecked("expected a convolution in two dimensions")
     node.require(kernel_shape=list(kernel.shape[2:]))
@@ -138,14 +145,15 @@ def conv(reading: Reading, node: Node) -> Value:
     bias = np.zeros(len(kernel)) if given_bias is None else given_bias.astype(np.float64)
     if bias.shape != (len(kernel),):
         raise Unchecked(f"expected a bias for each of {len(kernel)} channels, found {bias.shape}")
-    return _linear(reading, node, given, weight, np.repeat(bias, math.prod(plane)), (1, len(kernel), *plane))
+    bias = np.repeat(bias, math.prod(plane))
+    return linear(reading, given, weight, bias, (1, len(kernel), *plane), node.output)
 
 
-def _linear(reading: Reading, node: Node, given: Value, weight: Array, bias: Array, shape: Shape) -> Value:
-    require_small(*weight.shape)
+def linear(reading: Reading, given: Value, weight: Array, bias: Array, shape: Shape, name: str) -> Value:
+    """Wx + b of all numbers of an activation, in a shape."""
     if weight.shape[1] != math.prod(given.shape):
         raise Unchecked(f"expected a matrix for {math.prod(given.shape)} numbers, found {weight.shape}")
-    return reading.step(Linear(np.ascontiguousarray(weight), bias), given, shape=shape, name=node.output)
+    return reading.step(Linear(np.ascontiguousarray(weight), bias), given, shape=shape, name=name)
 
 
 def convolution_matrix(
@@ -158,10 +166,16 @@ def convolution_matrix(
     outputs, depth, height, width = kernel.shape
     if outputs % groups or depth * groups != shape[0]:
         raise Unchecked(f"a kernel of shape {kernel.shape} in {groups} groups does not suit {shape[0]} channels")
+    if min(*kernel.shape, *strides, *dilations, groups) < 1 or min(pads) < 0:
+        raise Unchecked(
+            f"expected windows, steps and pads in the plane, found {kernel.shape}, {strides}, {dilations}, {pads}"
+        )
     plane = tuple(
         (size + pads[axis] + pads[axis + 2] - dilations[axis] * (extent - 1) - 1) // strides[axis] + 1
         for axis, (size, extent) in enumerate(zip(shape[1:], (height, width), strict=True))
     )
+    if min(plane) < 1:
+        raise Unchecked(f"a window of {kernel.shape[2:]} does not fit into {shape[1:]}")
     rows, columns = outputs * math.prod(plane), math.prod(shape)
     require_small(rows, columns)
     matrix = np.zeros((outputs, *plane, *shape))
@@ -174,11 +188,3 @@ def convolution_matrix(
                 out, into = slice(group * block, (group + 1) * block), slice(group * depth, (group + 1) * depth)
                 matrix[out, y, x, into, above, left] = kernel[out, :, j, i]
     return matrix.reshape(rows, columns), plane
-
-
-def require_small(rows: int, columns: int) -> None:
-    """Raise Unchecked for a matrix that is too large."""
-    if rows * columns > MANY_ENTRIES:
-        raise Unchecked(
-            f"a layer of {rows} × {columns} numbers is too large for this checker (at most {MANY_ENTRIES:,})"
-        )

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certood.checking.operators.constants import slices
-from certood.checking.reading import Node, Reading, Unchecked, Value, reader
+from certood.checking.reading import Node, Reading, Unchecked, Value, reader, require_small
 from certood.checking.steps import Join, Select
 
 
@@ -52,8 +52,8 @@ def flatten(reading: Reading, node: Node) -> Value:
 def reshape(reading: Reading, node: Node) -> Value:
     """In another shape."""
     given, wanted = reading.activation(node), [int(size) for size in reading.required(node, 1)]
-    if 0 in wanted:
-        raise Unchecked("expected a shape without zeros")
+    if min(wanted, default=0) < -1 or 0 in wanted:
+        raise Unchecked(f"expected a shape of sizes, or −1, and without zeros, found {wanted}")
     node.take("allowzero", 0)
     return Value(given.place, _places(given).reshape(wanted).shape)
 
@@ -62,13 +62,17 @@ def reshape(reading: Reading, node: Node) -> Value:
 def squeeze(reading: Reading, node: Node) -> Value:
     """Without axes of size 1."""
     given, axes = reading.activation(node), reading.whole_numbers(node, 1, "axes")
+    if axes == []:
+        raise Unchecked("expected axes of Squeeze, or none at all, found an empty list")
     return Value(given.place, np.squeeze(_places(given), None if axes is None else tuple(axes)).shape)
 
 
 @reader("Unsqueeze")
 def unsqueeze(reading: Reading, node: Node) -> Value:
     """With axes of size 1."""
-    given, axes = reading.activation(node), reading.whole_numbers(node, 1, "axes") or []
+    given, axes = reading.activation(node), reading.whole_numbers(node, 1, "axes")
+    if not axes:
+        raise Unchecked("expected axes of Unsqueeze")
     return Value(given.place, np.expand_dims(_places(given), tuple(axes)).shape)
 
 
@@ -100,6 +104,7 @@ def pad(reading: Reading, node: Node) -> Value:
     widths = [(0, 0)] * len(given.shape)
     for place, axis in enumerate(axes):
         widths[axis] = (pads[place], pads[place + len(axes)])
+    require_small(*(size + sum(width) for size, width in zip(given.shape, widths, strict=True)))
     return _selected(reading, given, np.pad(_places(given), widths, constant_values=-1), node.output)
 
 
@@ -107,9 +112,11 @@ def pad(reading: Reading, node: Node) -> Value:
 def concat(reading: Reading, node: Node) -> Value:
     """Activations one after the other along an axis."""
     parts = [reading.activation(node, index) for index in range(len(node.inputs))]
+    axis = node.take("axis", None)
+    if axis is None:
+        raise Unchecked("expected an axis of Concat")
+    require_small(sum(math.prod(part.shape) for part in parts))
     ends = np.cumsum([0, *(math.prod(part.shape) for part in parts)])
-    places = np.concatenate(
-        [_places(part) + start for part, start in zip(parts, ends, strict=False)], axis=node.take("axis", None)
-    )
+    places = np.concatenate([_places(part) + start for part, start in zip(parts, ends, strict=False)], axis=axis)
     joined = reading.step(Join(), *parts, shape=(int(ends[-1]),), name=f"{node.output}/joined")
     return _selected(reading, joined, places, node.output)
