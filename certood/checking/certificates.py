@@ -42,10 +42,12 @@ def decision_of(detector: Mapping[str, Any], *, accepted: bool) -> Decision | No
     S > γ, where thresholds are rounded to the side on which they suffice. Raises ValueError where the description makes no sense.
     """
     score, threshold, classes = detector["score"], detector["threshold"], len(detector["classes"])
-    if score["name"] not in ("energy", "max-logit", "guarded"):
-        return None
+    if score["name"] == "energy":
+        return Decision(score.get("temperature"), classes, threshold)
+    if score["name"] == "max-logit":
+        return Decision(0.0, classes, threshold)
     if score["name"] != "guarded":
-        return Decision(0.0 if score["name"] == "max-logit" else score.get("temperature"), classes, threshold)
+        return None
     try:
         sigma, alpha, gamma = Fraction(score["sigma"]), Fraction(score["alpha"]), Fraction(threshold)
     except (KeyError, TypeError, OverflowError) as error:

@@ -27,6 +27,16 @@ class Value(NamedTuple):
     place: int
     shape: Shape
 
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """Where each of its numbers stands, in its shape."""
+        return np.arange(self.size, dtype=np.int64).reshape(self.shape)
+
 
 @dataclass
 class Node:

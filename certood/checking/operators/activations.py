@@ -5,12 +5,11 @@ the largest of a window is found pair by pair, by max(a, b) = a + relu(b − a).
 """
 
 import itertools
-import math
 from fractions import Fraction
 
 import numpy as np
 
-from certood.checking.operators.layers import activation_and_constant, added, negated
+from certood.checking.operators.layers import activation_and_constant, added, negated, windows_in
 from certood.checking.reading import Constant, Node, Reading, Unchecked, Value, expanded, reader
 from certood.checking.steps import Relu, Scale, Select, Shift
 
@@ -39,10 +38,9 @@ def leaky_relu(reading: Reading, node: Node) -> Value:
     rest = 1 - slope
     if not (0 <= slope <= 1 and Fraction(slope) + Fraction(rest) == 1):
         raise Unchecked(f"expected a slope from 0 to 1, of few digits, found {slope}")
-    size = math.prod(given.shape)
     bent = reading.step(Relu(), given, shape=given.shape, name=node.output)
-    bent = reading.step(Scale(np.full(size, rest)), bent, shape=given.shape, name=f"{node.output}/bent")
-    line = reading.step(Scale(np.full(size, slope)), given, shape=given.shape, name=f"{node.output}/line")
+    bent = reading.step(Scale(np.full(given.size, rest)), bent, shape=given.shape, name=f"{node.output}/bent")
+    line = reading.step(Scale(np.full(given.size, slope)), given, shape=given.shape, name=f"{node.output}/line")
     return added(reading, line, bent, f"{node.output}/sum")
 
 
@@ -106,23 +104,15 @@ def max_pool(reading: Reading, node: Node) -> Value:
     strides, dilations = node.take("strides", (1, 1)), node.take("dilations", (1, 1))
     if len(given.shape) != 4 or len(window) != 2:
         raise Unchecked("expected a maximum over windows in two dimensions")
-    if min(*window, *strides, *dilations) < 1:
-        raise Unchecked(f"expected windows and steps of at least 1, found {window}, {strides} and {dilations}")
-    places = np.arange(math.prod(given.shape)).reshape(given.shape)
-    plane = [
-        (size - dilation * (extent - 1) - 1) // stride + 1
-        for size, extent, stride, dilation in zip(given.shape[2:], window, strides, dilations, strict=True)
-    ]
-    if min(plane) < 1:
-        raise Unchecked(f"a window of {tuple(window)} does not fit into {given.shape[2:]}")
-    shape = (*given.shape[:2], *plane)
-    largest: Value | None = None
+    plane = windows_in(given.shape[2:], window, strides, dilations, (0, 0, 0, 0))
+    places, values = given.places, []
     for number, (j, i) in enumerate(itertools.product(*map(range, window))):
         above, left = j * dilations[0], i * dilations[1]
         taken = places[:, :, above :: strides[0], left :: strides[1]][:, :, : plane[0], : plane[1]]
-        other = reading.step(Select(taken.ravel()), given, shape=shape, name=f"{node.output}/{number}")
-        largest = other if largest is None else _larger(reading, largest, other, f"{node.output}/{number}")
-    assert largest is not None
+        values.append(reading.step(Select(taken.ravel()), given, shape=taken.shape, name=f"{node.output}/{number}"))
+    largest = values[0]
+    for number, other in enumerate(values[1:], start=1):
+        largest = _larger(reading, largest, other, f"{node.output}/{number}")
     return largest
 
 

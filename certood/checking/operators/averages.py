@@ -53,7 +53,7 @@ def reduce_mean(reading: Reading, node: Node) -> Value:
 
 def _mean(reading: Reading, node: Node, given: Value, axes: tuple[int, ...], *, keep: bool) -> Value:
     kept = tuple(1 if axis in axes else size for axis, size in enumerate(given.shape))
-    outputs, inputs = math.prod(kept), math.prod(given.shape)
+    outputs, inputs = math.prod(kept), given.size
     require_small(outputs, inputs)
     into = np.broadcast_to(np.arange(outputs).reshape(kept), given.shape).ravel()
     weight = np.zeros((outputs, inputs))

@@ -1,5 +1,6 @@
 """Operators of constants, as far as exporters use them: for shapes, and for numbers in the type of an activation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,7 @@ def identity(reading: Reading, node: Node) -> Constant:
 @of_constants("Concat")
 def concat(reading: Reading, node: Node) -> Constant:
     """One after the other along an axis."""
-    parts = [reading.required(node, index) for index in range(len(node.inputs))]
-    axis = node.take("axis", None)
-    if axis is None:
-        raise Unchecked("expected an axis of Concat")
-    require_small(sum(part.size for part in parts))
-    return np.concatenate(parts, axis=axis)
+    return joined([reading.required(node, index) for index in range(len(node.inputs))], node)
 
 
 @of_constants("Shape")
@@ -55,17 +51,16 @@ def shape(reading: Reading, node: Node) -> Constant:
 def expand(reading: Reading, node: Node) -> Constant:
     """Broadcast to a shape."""
     given, sizes = reading.required(node, 0), tuple(reading.required(node, 1).tolist())
-    require_small(*np.broadcast_shapes(given.shape, sizes))
-    return np.broadcast_to(given, np.broadcast_shapes(given.shape, sizes))
+    wanted = np.broadcast_shapes(given.shape, sizes)
+    require_small(*wanted)
+    return np.broadcast_to(given, wanted)
 
 
 @of_constants("Reshape")
 def reshape(reading: Reading, node: Node) -> Constant:
     """The same numbers in another shape."""
-    sizes = reading.required(node, 1).tolist()
-    if min(sizes, default=0) < -1 or 0 in sizes or node.take("allowzero", 0):
-        raise Unchecked(f"expected a shape of sizes, or −1, and without zeros, found {sizes}")
-    return reading.required(node, 0).reshape(sizes)
+    node.require(allowzero=0)
+    return reading.required(node, 0).reshape(new_shape(reading, node))
 
 
 @of_constants("Slice")
@@ -78,10 +73,7 @@ def sliced(reading: Reading, node: Node) -> Constant:
 @of_constants("Cast")
 def cast(reading: Reading, node: Node) -> Constant:
     """The same numbers in another type."""
-    from onnx import helper  # noqa: PLC0415 (optional)
-
-    node.require(saturate=1, round_mode=b"up")
-    return _converted(reading.required(node, 0), helper.tensor_dtype_to_np_dtype(node.take("to", 0)))
+    return _converted(reading.required(node, 0), target_type(node))
 
 
 @of_constants("CastLike")
@@ -97,6 +89,31 @@ def _converted(given: Constant, kind: np.dtype[Any]) -> Constant:
     if kind not in (np.float32, np.float64, np.int64, np.int32):
         raise Unchecked(f"the checker does not know constants of type {kind}")
     return given.astype(kind)
+
+
+def joined(parts: Sequence[Constant], node: Node) -> Constant:
+    """Arrays one after the other along the axis of a Concat."""
+    axis = node.take("axis", None)
+    if axis is None:
+        raise Unchecked("expected an axis of Concat")
+    require_small(sum(part.size for part in parts))
+    return np.concatenate(parts, axis=axis)
+
+
+def new_shape(reading: Reading, node: Node) -> list[int]:
+    """The sizes that a Reshape gives, of which one may be −1."""
+    sizes = [int(size) for size in reading.required(node, 1)]
+    if min(sizes, default=0) < -1 or 0 in sizes:
+        raise Unchecked(f"expected a shape of sizes, or −1, and without zeros, found {sizes}")
+    return sizes
+
+
+def target_type(node: Node) -> np.dtype[Any]:
+    """The type that a Cast gives."""
+    from onnx import helper  # noqa: PLC0415 (optional)
+
+    node.require(saturate=1, round_mode=b"up")
+    return helper.tensor_dtype_to_np_dtype(node.take("to", 0))
 
 
 def slices(reading: Reading, node: Node, axes: int) -> tuple[slice, ...]:

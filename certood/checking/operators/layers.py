@@ -50,7 +50,7 @@ def negate(reading: Reading, node: Node) -> Value:
 
 def negated(reading: Reading, given: Value, name: str) -> Value:
     """−x."""
-    return reading.step(Scale(np.full(math.prod(given.shape), -1.0)), given, shape=given.shape, name=name)
+    return reading.step(Scale(np.full(given.size, -1.0)), given, shape=given.shape, name=name)
 
 
 def added(reading: Reading, one: Value, two: Value, name: str) -> Value:
@@ -151,9 +151,27 @@ def conv(reading: Reading, node: Node) -> Value:
 
 def linear(reading: Reading, given: Value, weight: Array, bias: Array, shape: Shape, name: str) -> Value:
     """Wx + b of all numbers of an activation, in a shape."""
-    if weight.shape[1] != math.prod(given.shape):
-        raise Unchecked(f"expected a matrix for {math.prod(given.shape)} numbers, found {weight.shape}")
+    if weight.shape[1] != given.size:
+        raise Unchecked(f"expected a matrix for {given.size} numbers, found {weight.shape}")
     return reading.step(Linear(np.ascontiguousarray(weight), bias), given, shape=shape, name=name)
+
+
+def windows_in(
+    plane: Shape, window: Sequence[int], strides: Sequence[int], dilations: Sequence[int], pads: Sequence[int]
+) -> Shape:
+    """How many windows lie in a plane (H, W), along each axis; `pads` are those at the top, left, bottom and right."""
+    if min(*window, *strides, *dilations) < 1 or min(pads) < 0:
+        raise Unchecked(
+            f"expected windows, steps and pads in the plane, windows and steps of at least 1, found {tuple(window)}, "
+            f"{strides}, {dilations}, {pads}"
+        )
+    found = tuple(
+        (size + pads[axis] + pads[axis + 2] - dilations[axis] * (extent - 1) - 1) // strides[axis] + 1
+        for axis, (size, extent) in enumerate(zip(plane, window, strict=True))
+    )
+    if min(found) < 1:
+        raise Unchecked(f"a window of {tuple(window)} does not fit into {plane}")
+    return found
 
 
 def convolution_matrix(
@@ -166,16 +184,9 @@ def convolution_matrix(
     outputs, depth, height, width = kernel.shape
     if outputs % groups or depth * groups != shape[0]:
         raise Unchecked(f"a kernel of shape {kernel.shape} in {groups} groups does not suit {shape[0]} channels")
-    if min(*kernel.shape, *strides, *dilations, groups) < 1 or min(pads) < 0:
-        raise Unchecked(
-            f"expected windows, steps and pads in the plane, found {kernel.shape}, {strides}, {dilations}, {pads}"
-        )
-    plane = tuple(
-        (size + pads[axis] + pads[axis + 2] - dilations[axis] * (extent - 1) - 1) // strides[axis] + 1
-        for axis, (size, extent) in enumerate(zip(shape[1:], (height, width), strict=True))
-    )
-    if min(plane) < 1:
-        raise Unchecked(f"a window of {kernel.shape[2:]} does not fit into {shape[1:]}")
+    if min(outputs, depth, groups) < 1:
+        raise Unchecked(f"expected a kernel with channels, in groups, found {kernel.shape} in {groups}")
+    plane = windows_in(shape[1:], (height, width), strides, dilations, pads)
     rows, columns = outputs * math.prod(plane), math.prod(shape)
     require_small(rows, columns)
     matrix = np.zeros((outputs, *plane, *shape))
