@@ -128,23 +128,30 @@ def _train(training: Training, run: RunDirectory, tracking: Tracking, *, progres
     epochs = recipe.training.epochs
     done = training.epochs_done * training.steps
     with TrainingProgress(recipe.recipe, epochs * training.steps, done, enabled=progress) as shown:
-        # A resumed run may have ended with a score that is nearly constant.
+        # A resumed run may have ended with a score that is nearly constant, and before its trackers were told.
         check_score(training.rows)
+        if fabric.is_global_zero:
+            _tell(training, run, tracking)
         while training.epochs_done < epochs:
             row = train_epoch(training, shown)
             training.epochs_done += 1
             training.rows.append(row)
             if fabric.is_global_zero:
-                told = tracking.told | dict.fromkeys(tracking.trackers, training.epochs_done)
-                save_state(run, training.state() | {"told": told})
+                save_state(run, training.state() | {"told": tracking.told})
                 write_rows(run, training.rows)
-                try:
-                    tracking.epochs(training.rows)
-                finally:
-                    if tracking.told != told:
-                        save_state(run, training.state() | {"told": tracking.told})
+                _tell(training, run, tracking)
             shown.epoch(row, epochs)
             check_score(training.rows)
+
+
+def _tell(training: Training, run: RunDirectory, tracking: Tracking) -> None:
+    """Tell the trackers what they were not told yet, and store whom that reached; a kill in between repeats an epoch there."""
+    before = dict(tracking.told)
+    try:
+        tracking.epochs(training.rows)
+    finally:
+        if tracking.told != before:
+            save_state(run, training.state() | {"told": tracking.told})
 
 
 def _calibrated(training: Training) -> Detector:

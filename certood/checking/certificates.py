@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -42,16 +43,15 @@ def decision_of(detector: Mapping[str, Any], *, accepted: bool) -> Decision | No
     S > γ, where thresholds are rounded to the side on which they suffice. Raises ValueError where the description makes no sense.
     """
     score, threshold, classes = detector["score"], detector["threshold"], len(detector["classes"])
-    if score["name"] == "energy":
-        return Decision(score.get("temperature"), classes, threshold)
-    if score["name"] == "max-logit":
-        return Decision(0.0, classes, threshold)
-    if score["name"] != "guarded":
+    constants = {"energy": ("temperature",), "max-logit": (), "guarded": ("sigma", "alpha")}.get(score["name"])
+    if constants is None:
         return None
-    try:
-        sigma, alpha, gamma = Fraction(score["sigma"]), Fraction(score["alpha"]), Fraction(threshold)
-    except (KeyError, TypeError, OverflowError) as error:
-        raise ValueError(f"no number for sigma, alpha or γ of the guarded score ({error!r})") from error
+    for name, value in {"γ": threshold, **{name: score.get(name) for name in constants}}.items():
+        if not is_number(value):
+            raise ValueError(f"expected a finite number as {name} of the score {score['name']}, found {value!r:.60}")
+    if score["name"] != "guarded":
+        return Decision(score["temperature"] if constants else 0.0, classes, threshold)
+    sigma, alpha, gamma = Fraction(score["sigma"]), Fraction(score["alpha"]), Fraction(threshold)
     if not (sigma > 0 and alpha >= 0):
         raise ValueError(
             f"expected sigma > 0 and alpha >= 0 of a guarded score, found {float(sigma)} and {float(alpha)}"
@@ -59,9 +59,17 @@ def decision_of(detector: Mapping[str, Any], *, accepted: bool) -> Decision | No
     return Decision(0.0, 1, _at_most(sigma * (gamma - alpha)) if accepted else -_at_most(-sigma * gamma))
 
 
+def is_number(value: object) -> bool:
+    """Whether what JSON gave is a number that float64 holds, and neither a truth value nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def _at_most(value: Fraction) -> float:
-    """The largest float64 that is no larger, or the one below."""
-    found = float(value)
+    """The largest float64 that is no larger, or the one below; raises ValueError where float64 does not reach so far."""
+    try:
+        found = float(value)
+    except OverflowError as error:
+        raise ValueError("the guarded score decides at a number beyond float64") from error
     return found if Fraction(found) <= value else math.nextafter(found, -math.inf)
 
 
@@ -92,15 +100,19 @@ class ClaimCertificate:
         """The images that it is about."""
         return Ball(np.array(self.centre), self.radius, float(self.norm))
 
+    def require_fits(self, network: Network) -> None:
+        """Raise ValueError where the certificate is about other images, or more classes, than this network has."""
+        if len(self.centre) != math.prod(network.shape):
+            raise ValueError(f"the centre has {len(self.centre)} pixels, the network takes {math.prod(network.shape)}")
+        if not 1 <= self.classes <= network.outputs:
+            raise ValueError(f"{self.classes} classes of {network.outputs} logits")
+
     def margin(self, network: Network) -> Fraction:
         """A lower bound of γ − S where accepted, of S − γ where rejected, over the ball.
 
         Raises ValueError where the certificate makes no sense for this network.
         """
-        if len(self.centre) != math.prod(network.shape):
-            raise ValueError(f"the centre has {len(self.centre)} pixels, the network takes {math.prod(network.shape)}")
-        if not 1 <= self.classes <= network.outputs:
-            raise ValueError(f"{self.classes} classes of {network.outputs} logits")
+        self.require_fits(network)
         bounds = LinearBounds(network, self.ball, self.slopes, self.last_slopes)
         if not self.accepted:
             return rejected_margin(
@@ -141,7 +153,7 @@ def _checked(found: ClaimCertificate) -> ClaimCertificate:
     """The certificate, if its numbers are such as its docstring says."""
     numbers = [found.threshold, found.temperature, found.radius, *found.centre, *found.weights]
     numbers += [slope for part in (found.slopes, found.last_slopes) for values in part.values() for slope in values]
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+    if not all(is_number(number) for number in numbers):
         raise ValueError("a number is missing or not finite")
     if not all(0 <= pixel <= 1 for pixel in found.centre):
         raise ValueError("a pixel of the centre is not in [0, 1]")

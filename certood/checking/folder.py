@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certood.checking.certificates import ClaimCertificate, Damaged, decision_of, read_certificate
+from certood.checking.certificates import ClaimCertificate, Damaged, decision_of, is_number, read_certificate
 from certood.checking.network import Network
 from certood.checking.network_file import read_network
 from certood.checking.properties import INSTANCES, property_file, wrong_instances, wrong_properties
@@ -24,7 +24,7 @@ VERSION = 1
 FOLDERS = ("scores", "conditions", "certificates")
 SCORES = "scores/network.onnx"
 NETWORK = "conditions/network.onnx"
-# What float32 may cost, relative to the largest logit, or to γ.
+# What float32 may cost, relative to what the logits are sums of, to the score, or to γ.
 FLOAT32 = 1e-4
 
 
@@ -58,13 +58,20 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
     found.wrong += _changed_files(folder, content)
     found.wrong += wrong_instances(folder, content["claims"])
     found.files = len(content["files"])
-    if not any(claim.get("certificate") for claim in content["claims"]):
-        found.without = [f"{claim['name']}: {claim.get('no_certificate')}" for claim in content["claims"]]
+    for claim in content["claims"]:
+        if not claim["certificate"]:
+            found.without.append(f"{claim['name']}: {claim.get('no_certificate')}")
+            found.wrong += _wrong_alone(folder, content, claim)
+    if len(found.without) == found.claims:
         return found
     try:
         network = read_network(folder / NETWORK)
     except (CheckpointError, Unchecked) as error:
         found.wrong.append(str(error))
+        return found
+    if list(network.shape) != content["detector"]["input_shape"]:
+        shapes = f"{list(network.shape)}, those of the detector are {content['detector']['input_shape']}"
+        found.wrong.append(f"{NETWORK} takes images of {shapes}")
         return found
     digest = hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest()
     try:
@@ -74,22 +81,20 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
         return found
     random = np.random.default_rng(seed)
     for claim in content["claims"]:
-        if not claim.get("certificate"):
-            found.without.append(f"{claim['name']}: {claim.get('no_certificate')}")
+        if not claim["certificate"]:
             continue
         try:
             certificate = read_certificate(folder / claim["certificate"])
+            certificate.require_fits(network)
             problems = [
                 *_disagreements(content, claim, certificate, digest),
-                *wrong_properties(
-                    folder, claim["name"], content["detector"]["threshold"], certificate, network.shape, network.outputs
-                ),
+                *wrong_properties(folder, content, claim, certificate.ball, network.outputs),
             ]
             margin = certificate.margin(network)
             if not certificate.holds(margin):
                 problems.append(f"the bound does not prove it: it is short by {float(-margin):.3g}")
-        except (Damaged, ValueError) as error:
-            found.wrong.append(f"{claim['name']}: {error}")
+        except (Damaged, ValueError, ArithmeticError) as error:
+            found.wrong.append(f"{claim['name']}: {error or type(error).__name__}")
             continue
         if all(sessions) and sessions:
             score = content["detector"]["score"]
@@ -99,6 +104,15 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
             found.proved += 1
             found.smallest_margin = min(found.smallest_margin, float(margin))
     return found
+
+
+def _wrong_alone(folder: Path, content: Mapping[str, Any], claim: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the properties of a claim that has no certificate."""
+    try:
+        problems = list(wrong_properties(folder, content, claim, None, None))
+    except (ValueError, ArithmeticError) as error:
+        problems = [str(error) or type(error).__name__]
+    return [f"{claim['name']}: {problem}" for problem in problems]
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -122,21 +136,21 @@ def _require_form(content: dict[str, Any]) -> None:
         raise ValueError(f"expected certood-claims of version {VERSION}")
     detector, claims, files = content["detector"], content["claims"], content["files"]
     _require(detector["score"]["name"], str)
-    _require(detector["threshold"], int, float)
+    _require_number(detector["threshold"])
     _require(detector["classes"], list)
-    _require(content["norm"], str)
+    if content["norm"] not in ("inf", "2", "1"):
+        raise ValueError(f"expected the norm inf, 2 or 1, found {content['norm']!r:.60}")
+    shape = detector["input_shape"]
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)):
+        raise ValueError(f"expected the shape [C, H, W] of images, found {shape!r:.60}")
     for name, digest in files.items():
         _require(digest, str)
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{name} does not lie in the folder")
     for claim in claims:
-        for key, kinds in (
-            ("name", (str,)),
-            ("accepted", (bool,)),
-            ("eps", (int, float)),
-            ("certificate", (str, type(None))),
-        ):
+        for key, kinds in (("name", (str,)), ("accepted", (bool,)), ("certificate", (str, type(None)))):
             _require(claim[key], *kinds)
+        _require_number(claim["eps"])
     names = [claim["name"] for claim in claims]
     if not names or len(set(names)) != len(names):
         raise ValueError("there is no claim, or one stands there twice")
@@ -145,6 +159,11 @@ def _require_form(content: dict[str, Any]) -> None:
 def _require(value: object, *kinds: type) -> None:
     if not isinstance(value, kinds):
         raise TypeError(f"expected {' or '.join(kind.__name__ for kind in kinds)}, found {value!r:.60}")
+
+
+def _require_number(value: object) -> None:
+    if not is_number(value):
+        raise TypeError(f"expected a finite number, found {value!r:.60}")
 
 
 def _changed_files(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
@@ -218,8 +237,8 @@ def _sampled(
         if len(logits) != network.outputs or len(scored) != 1:
             yield f"the networks have {len(logits)} logits and {len(scored)} scores; expected {network.outputs} and 1"
             return
-        own = network.value(image.astype(np.float64))
-        difference = float(np.abs(own - logits).max() / max(np.abs(logits).max(), 1e-30))
+        exact = image.astype(np.float64)
+        difference = float(np.abs(network.value(exact) - logits).max() / max(network.size(exact), 1e-30))
         found.network_difference = max(
             difference, 0 if math.isnan(found.network_difference) else found.network_difference
         )
@@ -229,13 +248,11 @@ def _sampled(
             return
         score, level = _score(logits[: certificate.classes], certificate.temperature), certificate.threshold
         least, most = _enclosure(score, described)
-        slack = FLOAT32 * (1 + max(abs(least), abs(most)))
-        if not least - slack <= float(scored[0]) <= most + slack:
+        if not least - _slack(least) <= float(scored[0]) <= most + _slack(most):
             wanted = f"{least:.6g}" if least == most else f"one from {least:.6g} to {most:.6g}"
             yield f"{SCORES} gives the score {scored[0]:.6g} where the logits have {wanted}"
             return
-        excess = score - level if certificate.accepted else level - score
-        if excess > FLOAT32 * (1 + abs(level)):
+        if (score - level if certificate.accepted else level - score) > _slack(level):
             yield f"onnxruntime finds the score {score:.6g} at a point of the ball, γ is {level:.6g}"
             return
 
@@ -263,11 +280,14 @@ def _enclosure(score: float, described: Mapping[str, Any]) -> tuple[float, float
     return least, least + described["alpha"]
 
 
+def _slack(value: float) -> float:
+    """What float32 may cost of a score near this value."""
+    return FLOAT32 * (1 + abs(value))
+
+
 def _points(certificate: ClaimCertificate, random: np.random.Generator, count: int) -> Iterator[Array]:
     """Points of a ball: its centre, and corners and inner points of a box inside it."""
-    centre = np.array(certificate.centre)
-    inside = {"inf": 1.0, "2": math.sqrt(len(centre)), "1": float(len(centre))}[certificate.norm]
-    half = certificate.radius / inside
+    centre, half = np.array(certificate.centre), certificate.ball.half_width
     yield centre
     for number in range(count - 1):
         change = random.uniform(-half, half, len(centre))

@@ -42,6 +42,16 @@ class Ball:
             return sum(one**2 for one in furthest) <= radius**2
         return sum(furthest) <= radius
 
+    @property
+    def half_width(self) -> float:
+        """Of the largest box inside it around the centre, rounded."""
+        return half_width(self.norm, self.radius, len(self.centre))
+
+    def fills(self, lower: Array, upper: Array) -> bool:
+        """Whether a box reaches as far as that largest box, but for what rounding to float32 takes."""
+        low, high = np.maximum(self.centre - self.half_width, 0), np.minimum(self.centre + self.half_width, 1)
+        return bool(((lower <= low + rounded_away(low)) & (upper >= high - rounded_away(high))).all())
+
     def least(self, rows: Array) -> Array:
         """A lower bound (R,) of rows·x over the ball: the better of the box and of the dual norm."""
         lower, upper = self.box
@@ -51,6 +61,16 @@ class Ball:
         size = np.sqrt((rows**2).sum(1)) if self.norm == 2 else np.abs(rows).max(1)
         reach = up(self.radius * (size * (1 + share(rows.shape[1])) + 1e-150) * (1 + share(1)))
         return np.maximum(found, down(product_below(rows, self.centre) - reach))
+
+
+def half_width(norm: float, radius: float, pixels: int) -> float:
+    """Of the largest box inside a ball, rounded: ε, ε/√d or ε/d."""
+    return radius if norm == math.inf else radius / (math.sqrt(pixels) if norm == 2 else pixels)
+
+
+def rounded_away(ends: Array) -> Array:
+    """By how much ends of a box that was rounded inwards to float32 may lie inside."""
+    return 3 * np.spacing(np.abs(ends).astype(np.float32)).astype(np.float64) + 1e-14
 
 
 class LinearBounds:

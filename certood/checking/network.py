@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from certood.checking.steps import Array, Step
+from certood.checking.steps import Array, Box, Step
 
 Shape = tuple[int, ...]
 
@@ -32,6 +32,20 @@ class Network:
         for placed in self.steps:
             found.append(placed.step.value([found[source] for source in placed.inputs]))
         return found
+
+    def size(self, image: Array) -> float:
+        """The largest sum of magnitudes of which a logit of an image (C, H, W) is made, from the last ReLU or branch on: what
+        rounding there is relative to, also where the sum nearly cancels."""
+        values = self.values(image)
+        rows, rest = np.eye(self.outputs), np.zeros(self.outputs)
+        place, found = len(self.steps), np.abs(values[-1])
+        while place and len(self.steps[place - 1].inputs) == 1 and not self.steps[place - 1].step.bends:
+            placed = self.steps[place - 1]
+            (place,) = placed.inputs
+            (rows,), constant = placed.step.back(rows, [Box(values[place], values[place])], None)
+            rest = rest + np.abs(constant)
+            found = np.maximum(found, np.abs(rows) @ np.abs(values[place]) + rest)
+        return float(found.max())
 
     def value(self, image: Array) -> Array:
         """Logits (K,) of an image (C, H, W), rounded as they come."""

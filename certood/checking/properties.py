@@ -3,14 +3,16 @@
 A file may describe more counterexamples than the claim has, never fewer, or a verifier would prove less than is claimed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from certood.checking.certificates import ClaimCertificate
+from certood.checking.certificates import Decision, decision_of
+from certood.checking.linear_bounds import Ball, half_width, rounded_away
 from certood.claims.properties import Case, Counterexamples, Property
 from certood.claims.vnnlib import vnnlib_1, vnnlib_2
 from certood.claims.vnnlib_reading import read_vnnlib
@@ -27,35 +29,45 @@ def property_file(kind: str, version: str, claim: str) -> str:
 
 
 def wrong_properties(
-    folder: Path, name: str, gamma: float, certificate: ClaimCertificate, shape: Sequence[int], outputs: int
+    folder: Path, content: Mapping[str, Any], claim: Mapping[str, Any], ball: Ball | None, outputs: int | None
 ) -> Iterator[str]:
-    """What the properties of a claim say that its certificate does not, for a network from images (C, H, W) to so many outputs,
-    and a detector with this γ.
+    """What the properties of a claim say otherwise than claims.json, whose `content` is given, and its certificate.
 
-    Boxes must lie in the ball, γ must be its own, and the files of both versions must say the same, in the words of certood: what
-    another reader could take for something else (strict inequalities, a box for each class, digits beyond float32) is found too.
+    The box must lie in the certificate's `ball` and fill it, or without a certificate be as large; γ and the condition must be
+    the claim's, for a network of so many `outputs` where that is known; and the files of both versions must say the same, in the
+    words of certood: what another reader could take for something else (strict inequalities, a box for each class, digits beyond
+    float32) is found too. Raises ValueError where the detector's description makes no sense.
     """
-    for kind in ("scores", "conditions"):
-        place = property_file(kind, "1.0", name)
+    detector, shape = content["detector"], content["detector"]["input_shape"]
+    decision = decision_of(detector, accepted=claim["accepted"])
+    for kind in ("scores", "conditions") if ball is not None or claim.get("condition") is not None else ("scores",):
+        place = property_file(kind, "1.0", claim["name"])
         try:
             first = (folder / place).read_text("utf-8")
             described = read_vnnlib(first, place)
-            second = (folder / property_file(kind, "2.0", name)).read_text("utf-8")
+            second = (folder / property_file(kind, "2.0", claim["name"])).read_text("utf-8")
         except (OSError, UnicodeDecodeError, CertoodError) as error:
             yield f"the property in {kind} cannot be read: {error}"
             continue
         boxes = {(case.lower.tobytes(), case.upper.tobytes()): case for case in described.cases}
-        if not all(_is_inside(case, certificate) for case in boxes.values()):
-            yield f"the box in {place} is not inside the certificate's ball"
+        if described.inputs != math.prod(shape):
+            yield f"{place} has {described.inputs} inputs, images of {list(shape)} are claimed"
             continue
-        if not _is_that_of(kind, described, gamma, certificate, outputs):
-            yield f"the outputs in {place} are not those of the certificate's claim"
+        if problem := _wrong_size(boxes.values(), content["norm"], claim["eps"], ball):
+            yield f"the box in {place} {problem}"
+            continue
+        if not (
+            _has_score(described, detector["threshold"], accepted=claim["accepted"])
+            if kind == "scores"
+            else decision is None or _suffices(described, decision, outputs, accepted=claim["accepted"])
+        ):
+            yield f"the outputs in {place} are not those of the claim"
             continue
         written = _as_written(described, shape)
         if written is None or _without_comments(first) != _without_comments(vnnlib_1(written)):
             yield f"{place} is not the text that certood writes of one box and numbers of float32"
         elif _without_comments(second) != _without_comments(vnnlib_2(written)):
-            yield f"{property_file(kind, '2.0', name)} does not say what {place} does"
+            yield f"{property_file(kind, '2.0', claim['name'])} does not say what {place} does"
 
 
 def wrong_instances(folder: Path, claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -75,42 +87,66 @@ def wrong_instances(folder: Path, claims: Sequence[Mapping[str, Any]]) -> Iterat
                 yield f"{kind}/{file} does not name the properties of the claims"
 
 
-def _is_that_of(kind: str, described: Property, gamma: float, certificate: ClaimCertificate, outputs: int) -> bool:
-    """Whether a property has all counterexamples of the claim, on its box."""
-    if kind == "scores":
-        row, bound = (-1.0, -float32_beyond(gamma)) if certificate.accepted else (1.0, float32_below(gamma))
-        return [(case.rows.tolist(), case.bounds.tolist()) for case in described.cases] == [([[row]], [bound])]
-    if described.outputs != outputs or any(len(case.bounds) != 1 or any(case.strict) for case in described.cases):
+def _wrong_size(cases: Iterable[Case], norm: str, radius: float, ball: Ball | None) -> str | None:
+    """What boxes of a claim are that they must not be: outside of the ball, or smaller than the largest box inside it.
+
+    Without a ball they must be as large as such a box around some image.
+    """
+    for case in cases:
+        lower, upper = case.lower, case.upper
+        if ball is not None:
+            if not ball.holds(lower, upper):
+                return "is not inside the certificate's ball"
+            if not ball.fills(lower, upper):
+                return "is smaller than the largest one inside the certificate's ball"
+            continue
+        width = 2 * half_width(float(norm), radius, len(lower))
+        if not bool(((lower >= 0) & (upper <= 1) & (upper - lower <= width * (1 + 1e-14))).all()):
+            return "is larger than the largest one inside the claim's ball"
+        short = upper - lower < width - rounded_away(lower) - rounded_away(upper)
+        if bool((short & (lower > 0) & (upper < 1)).any()):
+            return "is smaller than the largest one inside the claim's ball"
+    return None
+
+
+def _has_score(described: Property, gamma: float, *, accepted: bool) -> bool:
+    """Whether the counterexamples are those of the score: S above γ of an accepted image, at most γ of a rejected one."""
+    row, bound = (-1.0, -float32_beyond(gamma)) if accepted else (1.0, float32_below(gamma))
+    return [(case.rows.tolist(), case.bounds.tolist()) for case in described.cases] == [([[row]], [bound])]
+
+
+def _suffices(described: Property, decision: Decision, outputs: int | None, *, accepted: bool) -> bool:
+    """Whether every counterexample of the claim is one of these, of linear inequalities of the logits."""
+    cases = described.cases
+    if described.outputs != (outputs or described.outputs) or described.outputs < decision.classes:
         return False
-    return (_suffices_accepted if certificate.accepted else _suffices_rejected)(described.cases, certificate)
+    if any(len(case.bounds) != 1 or any(case.strict) for case in cases):
+        return False
+    return (_suffices_accepted if accepted else _suffices_rejected)(cases, decision)
 
 
-def _suffices_accepted(cases: Sequence[Case], certificate: ClaimCertificate) -> bool:
+def _suffices_accepted(cases: Sequence[Case], decision: Decision) -> bool:
     """p·f ≤ b, with b at least −γ − T·H(p), for weights p of the classes: where S > γ it is fulfilled."""
     if len(cases) != 1:
         return False
-    row, classes = [Fraction(value) for value in cases[0].rows[0].tolist()], certificate.classes
+    row, classes = [Fraction(value) for value in cases[0].rows[0].tolist()], decision.classes
     if min(row) < 0 or sum(row[:classes]) != 1 or any(row[classes:]):
         return False
-    spread = Fraction(entropy_below(row[:classes])) if certificate.temperature else Fraction()
-    least = -Fraction(certificate.threshold) - Fraction(certificate.temperature) * spread
+    spread = Fraction(entropy_below(row[:classes])) if decision.temperature else Fraction()
+    least = -Fraction(decision.threshold) - Fraction(decision.temperature) * spread
     return Fraction(float(cases[0].bounds[0])) >= least
 
 
-def _suffices_rejected(cases: Sequence[Case], certificate: ClaimCertificate) -> bool:
+def _suffices_rejected(cases: Sequence[Case], decision: Decision) -> bool:
     """−f_k ≤ b for every class, with b at least γ + T·log K: where S ≤ γ one of them is fulfilled."""
-    several = Fraction(log_enclosure(Fraction(certificate.classes))[1]) if certificate.temperature else Fraction()
-    least = Fraction(certificate.threshold) + Fraction(certificate.temperature) * several
+    several = Fraction(log_enclosure(Fraction(decision.classes))[1]) if decision.temperature else Fraction()
+    least = Fraction(decision.threshold) + Fraction(decision.temperature) * several
     reached = set()
     for case in cases:
         (place,) = np.flatnonzero(case.rows[0]) if np.count_nonzero(case.rows[0]) == 1 else (-1,)
         if place >= 0 and case.rows[0][place] == -1 and Fraction(float(case.bounds[0])) >= least:
             reached.add(int(place))
-    return reached >= set(range(certificate.classes))
-
-
-def _is_inside(case: Case, certificate: ClaimCertificate) -> bool:
-    return len(case.lower) == len(certificate.centre) and certificate.ball.holds(case.lower, case.upper)
+    return reached >= set(range(decision.classes))
 
 
 def _as_written(described: Property, shape: Sequence[int]) -> Counterexamples | None:

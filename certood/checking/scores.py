@@ -16,6 +16,8 @@ from certood.rounding import entropy_below, exp_enclosure, log_enclosure
 Lower = Callable[[Array], Array]
 # Where the tangent of the logarithm touches, as multiples of the value in the middle of the box.
 REFERENCES = (1.0, 1.6, 2.6)
+# Multiples of T by which a logit may exceed another for chords of their exponentials; further the largest logit is as good.
+EXPONENT = 600
 
 
 def accepted_margin(
@@ -55,15 +57,12 @@ def rejected_margin(
     highest, lowest = -lower(-others), lower(others)
     # f_top − f_top is zero, whatever linear bounds say.
     highest[top] = lowest[top] = 0.0
-    candidates = [
-        _logsumexp_above(upper, temperature),
-        Fraction(float(upper[top])) + _logsumexp_above(highest, temperature),
-    ]
-    size = Fraction(float(max(abs(upper[top]), abs(least[top]))))
-    chords = [
-        *_chord_rows(lowest, highest, units, top, size, temperature),
-        *_chord_rows(least, upper, units, None, Fraction(), temperature),
-    ]
+    candidates = [_logsumexp_above(upper, temperature)]
+    chords = list(_chord_rows(least, upper, units, None, Fraction(), temperature))
+    if np.isfinite(highest).all() and np.isfinite(lowest).all():
+        candidates.append(Fraction(float(upper[top])) + _logsumexp_above(highest, temperature))
+        size = Fraction(float(max(abs(upper[top]), abs(least[top]))))
+        chords += _chord_rows(lowest, highest, units, top, size, temperature)
     rows, constants = zip(*chords, strict=True)
     bounds = -last(-np.stack(rows))
     candidates += [
@@ -95,7 +94,7 @@ def _chord_rows(
     Without `top` the f_j themselves lie there, and the largest end takes the place of f_top. With d_j = (f_j − f_top)/T:
     e^d ≤ a·d + b on its interval for the chord, and for every a if b is such at both ends, since e^d is convex. Then
     T·LSE(f/T) = f_top + T·log Σ e^d ≤ f_top + T·(log w + (Σ(a·d + b) − w)/w) for every w > 0. Rows are rounded to float64; what
-    that may change goes into the constants.
+    that may change goes into the constants. There are none where an exponential is too large for float64.
     """
     base = Fraction(float(highest.max())) if top is None else Fraction()
     scale = Fraction(temperature)
@@ -103,13 +102,15 @@ def _chord_rows(
         (Fraction(low) - base, Fraction(high) - base)
         for low, high in zip(lowest.tolist(), highest.tolist(), strict=True)
     ]
+    if max(high for _, high in ends) > EXPONENT * scale:
+        return
     slopes, shift, start = [], Fraction(), 0.0
     for low, high in ends:
         values = [Fraction(_exp(end, temperature)[1]) for end in (low, high)]
         slope = Fraction(float((values[1] - values[0]) * scale / (high - low))) if high > low else Fraction()
         slopes.append(slope)
         shift += max(value - slope * end / scale for value, end in zip(values, (low, high), strict=True))
-        start += math.exp(max(min(float((low + high) / 2 / scale), 600.0), -600.0))
+        start += math.exp(max((low + high) / 2 / scale, Fraction(-EXPONENT)))
     for factor in REFERENCES:
         level = Fraction(factor * start)
         constant = scale * (Fraction(log_enclosure(level)[1]) + (shift - level) / level) + base

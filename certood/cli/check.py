@@ -35,7 +35,7 @@ def command(folder: Path, points: int) -> None:
     if found.points:
         click.echo(
             f"sampled: {found.points} images, evaluated by onnxruntime; the checker's reading of the\n"
-            f"  network differs by at most {found.network_difference:.1e} of the largest logit"
+            f"  network differs by at most {found.network_difference:.1e} of what its logits are sums of"
         )
     elif points and found.proved and math.isnan(found.network_difference):
         click.echo("sampled: nothing, because onnxruntime is not installed")

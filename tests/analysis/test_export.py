@@ -26,6 +26,7 @@ from certood.analysis.claims.certified_run import CertifiedRun, Claim, _short, c
 from certood.analysis.claims.conditions import Conditioned, conditioned
 from certood.analysis.claims.networks import EXACT_TOLERANCE, compared, write_onnx
 from certood.analysis.settings import Settings
+from certood.checking.folder import check_folder
 from certood.checking.linear_bounds import Ball
 from certood.checking.network_file import read_network
 from certood.checkpoints import load_checkpoint, save_checkpoint
@@ -492,8 +493,11 @@ def test_claims_of_a_guarded_detector_have_certificates_of_its_guard(guarded: Pa
         ({"alpha": 100.0}, "the certificate's threshold is"),
         ({"sigma": 1e-3}, "the certificate's threshold is"),
         ({"sigma": -1.0}, "expected sigma > 0"),
-        ({"sigma": None}, "no number for sigma"),
-        ({"alpha": math.inf}, "no number for sigma, alpha"),
+        ({"sigma": None}, "expected a finite number as sigma"),
+        ({"sigma": "1.5"}, "expected a finite number as sigma"),
+        ({"alpha": True}, "expected a finite number as alpha"),
+        ({"alpha": math.inf}, "expected a finite number as alpha"),
+        ({"sigma": 1.7e308, "alpha": 1.7e308}, "at a number beyond float64"),
         ({"name": "energy", "temperature": 1.0}, "the certificate's threshold is"),
         ({"name": "msp"}, "there are no certificates of the score msp"),
     ],
@@ -511,11 +515,17 @@ def test_a_guarded_score_that_is_described_otherwise_is_found(
     assert message in " ".join(found.output.split())
 
 
-def test_the_network_of_scores_must_have_the_guard_of_the_conditions(guarded: Path, tmp_path: Path) -> None:
-    """Its score lies between what the guard alone gives and α more; another network's does not."""
+@pytest.mark.parametrize("alpha", [None, 1e9])
+def test_the_network_of_scores_must_have_the_guard_of_the_conditions(
+    alpha: float | None, guarded: Path, tmp_path: Path
+) -> None:
+    """Its score lies between what the guard alone gives and α more; another network's does not, however large α is said to be."""
     from tests.certood.exported_claims import rehash
 
     shutil.copytree(guarded, tmp_path / "claims")
+    content = manifest(tmp_path / "claims")
+    content["detector"]["score"]["alpha"] = alpha or content["detector"]["score"]["alpha"]
+    (tmp_path / "claims" / "claims.json").write_text(json.dumps(content))
     path = tmp_path / "claims" / "scores" / "network.onnx"
     model = onnx.load(path)
     shift = onnx.numpy_helper.from_array(np.array([-50], dtype=np.float32), "shift")
@@ -526,4 +536,25 @@ def test_the_network_of_scores_must_have_the_guard_of_the_conditions(guarded: Pa
     rehash(tmp_path / "claims")
     found = run("check", tmp_path / "claims")
     assert found.exit_code == 1
-    assert "where the logits have one from" in " ".join(found.output.split())
+    rejected = next(claim["name"] for claim in content["claims"] if not claim["accepted"])
+    assert any(
+        problem.startswith(f"{rejected}: scores/network.onnx gives the score")
+        for problem in check_folder(tmp_path / "claims").wrong
+    )
+
+
+def test_a_guard_whose_output_is_near_zero_is_compared_by_what_it_is_a_sum_of(guarded: Path, tmp_path: Path) -> None:
+    """Where its last sum cancels, rounding is no share of the sum."""
+    detector = load_checkpoint(guarded.parent / "run")
+    claim = next(one for one in manifest(guarded)["claims"] if not one["accepted"])
+    image = np.array(json.loads((guarded / claim["certificate"]).read_text())["centre"], dtype=np.float32)
+    guard = detector.model.get_submodule("guard")
+    (*_, last) = (module for module in guard.modules() if isinstance(module, torch.nn.Linear))
+    with torch.no_grad():
+        last.bias -= guard(torch.from_numpy(image.reshape(1, 1, 8, 8)))[0]
+    write_onnx(guard, (1, 8, 8), tmp_path / "network.onnx")
+    network, point = read_network(tmp_path / "network.onnx"), image.reshape(1, 8, 8)
+    found = float(session(tmp_path / "network.onnx").run(None, {"X": point[None]})[0][0, 0])
+    difference = abs(float(network.value(point)[0]) - found)
+    assert abs(found) < 1e-4 * network.size(point)
+    assert difference < 1e-5 * network.size(point)

@@ -154,6 +154,7 @@ def write_export(folder: Path, radius: float = 0.004) -> list[str]:
             "threshold": threshold,
             "score": {"name": "energy", "temperature": 1.0},
             "classes": ["a", "b", "c"],
+            "input_shape": list(SHAPE),
         },
         "claims": claims,
         "files": {},

@@ -19,22 +19,26 @@ import torch
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from certood.checking.certificates import ClaimCertificate, Damaged, read_certificate  # noqa: E402
+from certood.checking.certificates import Damaged, Decision, read_certificate  # noqa: E402
 from certood.checking.linear_bounds import Ball, LinearBounds  # noqa: E402
 from certood.checking.network import Network, Placed  # noqa: E402
 from certood.checking.network_file import read_network  # noqa: E402
 from certood.checking.operators.layers import OF_A_ROOT, convolution_matrix  # noqa: E402
-from certood.checking.properties import _is_that_of  # noqa: E402
+from certood.checking.properties import _suffices  # noqa: E402
 from certood.checking.reading import Unchecked  # noqa: E402
 from certood.checking.scores import _chord_rows, accepted_margin, rejected_margin  # noqa: E402
 from certood.checking.steps import Array, Join, Linear, Relu, Scale, Select, Shift, Sum  # noqa: E402
-from certood.claims.properties import Case, Property  # noqa: E402
+from certood.claims.properties import Case, Counterexamples, Property  # noqa: E402
+from certood.claims.vnnlib import vnnlib_1, vnnlib_2  # noqa: E402
+from certood.claims.vnnlib_reading import read_vnnlib  # noqa: E402
 from certood.cli import main  # noqa: E402
+from certood.rounding import box_within  # noqa: E402
 from tests.certood.exported_claims import (  # noqa: E402
     SHAPE,
     certificate,
@@ -203,6 +207,24 @@ def test_the_least_value_over_a_ball_is_that_of_the_dual_norm(norm: float) -> No
     assert -1e-290 < float(Ball(np.zeros(2), 0.1, norm).least(np.ones((1, 2)))[0]) <= 0
 
 
+def test_the_size_of_logits_is_that_of_what_they_are_sums_of() -> None:
+    """From the last ReLU on: |w|·h + |b| of a linear layer, through a change of sign and a shift as well."""
+    random = np.random.default_rng(0)
+    weight, bias, image = random.standard_normal((3, 4)), random.standard_normal(3), random.random(4)
+    network = Network(
+        (1, 1, 4), [Placed("relu", Relu(), (0,)), Placed("linear", Linear(weight, bias), (1,))], outputs=3
+    )
+    expected = (np.abs(weight) @ image + np.abs(bias)).max()
+    assert network.size(image) == pytest.approx(expected)
+    network.steps += [Placed("sign", Scale(np.full(3, -2.0)), (2,)), Placed("shift", Shift(np.full(3, 0.5)), (3,))]
+    assert network.size(image) == pytest.approx(2 * expected + 0.5)
+    # What lies before a ReLU, or before a branch, does not count.
+    network.steps.append(Placed("last", Relu(), (4,)))
+    assert network.size(image) == np.abs(network.value(image)).max()
+    network.steps[-1] = Placed("sum", Sum(), (4, 4))
+    assert network.size(image) == np.abs(network.value(image)).max()
+
+
 KINDS = ("scale", "divide", "doubtful", "doubtful divisor", "shift", "sum", "join", "select", "relu", "linear")
 
 
@@ -324,7 +346,7 @@ def true_score(logits: Sequence[float], temperature: float) -> mpmath.mpf:
 
 @given(
     st.lists(st.tuples(st.floats(-30, 30), st.floats(0, 4)), min_size=2, max_size=5),
-    st.sampled_from([0.0, 0.5, 1.0, 7.0]),
+    st.sampled_from([0.0, 0.01, 0.5, 1.0, 7.0]),
     st.floats(-20, 20),
     st.lists(st.integers(0, 1000), min_size=5, max_size=5),
 )
@@ -385,6 +407,20 @@ def test_chord_rows_are_above_logsumexp(seed: int, temperature: float, top: int 
     assert min(gaps) > -1e-13
     if (highest == lowest).all():
         assert min(gaps) < 1e-12
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-5, 0.004])
+def test_logits_that_are_many_temperatures_apart(temperature: float) -> None:
+    """Exponentials of their differences are beyond float64, or even beyond decimals; the largest logit is as good."""
+    bounds = Boxed([-3.0, -3.0, -3.0], [3.0, 3.0, 3.0])
+    found = rejected_margin(bounds, bounds, 3, 3, -4.0, temperature)
+    assert 0 <= float(1 - Fraction(temperature) * Fraction(math.log(3)) - found) < 1e-9
+
+    def unbounded(rows: Array) -> Array:
+        return np.where(np.abs(rows).sum(1) > 1, -np.inf, -3.0)
+
+    # Differences that nothing is known of leave the bounds of the logits.
+    assert float(1 - rejected_margin(unbounded, unbounded, 3, 3, -4.0, 1.0)) == pytest.approx(math.log(3))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -605,6 +641,35 @@ def shrink_the_box_of_a_class(folder: Path) -> None:
     replaced(path, r"\(and \(>= Y_1", f"(and (<= X_0 {low}) (>= Y_1")
 
 
+def repeat_the_box_in_a_class(folder: Path) -> None:
+    path = property_of(folder, "conditions", "1.0", accepted=False)
+    (high,) = re.findall(r"\(<= X_0 ([^)]*)\)", path.read_text())
+    replaced(path, r"\(and \(>= Y_1", f"(and (<= X_0 {high}) (>= Y_1")
+
+
+def shrink_the_box_to_its_centre(folder: Path) -> None:
+    image = np.array(content_of(of_decision(folder, accepted=True))["centre"], dtype=np.float32).reshape(1, *SHAPE)
+    rewrite(folder, image, image)
+
+
+def shrink_a_side_of_the_box(folder: Path) -> None:
+    """By a thousandth."""
+    content = content_of(of_decision(folder, accepted=True))
+    image = np.array(content["centre"], dtype=np.float32).reshape(SHAPE)
+    lower, upper = box_within(image, content["radius"])
+    upper[1, 2, 3] -= np.float32(content["radius"] / 1000)
+    rewrite(folder, lower[None], upper[None])
+
+
+def rewrite(folder: Path, lower: NDArray[np.float32], upper: NDArray[np.float32]) -> None:
+    """Give the accepted image's property of scores another box, in both versions."""
+    path = property_of(folder, "scores", "1.0", accepted=True)
+    (case,) = read_vnnlib(path.read_text(), path.name).cases
+    changed = Counterexamples(lower, upper, (((float(case.rows[0, 0]),), float(case.bounds[0])),))
+    path.write_text(vnnlib_1(changed))
+    property_of(folder, "scores", "2.0", accepted=True).write_text(vnnlib_2(changed))
+
+
 def add_a_digit(folder: Path) -> None:
     replaced(property_of(folder, "scores", "1.0", accepted=False), r"(<= Y_0 -?\d+\.\d+)", r"\g<1>" + 40 * "0" + "1")
 
@@ -640,12 +705,15 @@ CHANGES = {
     empty_second_version: "vnnlib-2.0/set-",
     turn_second_version: "does not say what conditions/vnnlib-1.0/",
     change_second_box: "does not say what conditions/vnnlib-1.0/",
-    drop_a_class: "are not those of the certificate's claim",
-    weaken_a_class: "are not those of the certificate's claim",
-    weaken_the_tangent: "are not those of the certificate's claim",
-    change_tangent: "are not those of the certificate's claim",
+    drop_a_class: "are not those of the claim",
+    weaken_a_class: "are not those of the claim",
+    weaken_the_tangent: "are not those of the claim",
+    change_tangent: "are not those of the claim",
     make_strict: "is not the text that certood writes",
-    shrink_the_box_of_a_class: "is not the text that certood writes",
+    shrink_the_box_of_a_class: "is smaller than the largest one inside the certificate's ball",
+    repeat_the_box_in_a_class: "is not the text that certood writes",
+    shrink_the_box_to_its_centre: "is smaller than the largest one inside the certificate's ball",
+    shrink_a_side_of_the_box: "is smaller than the largest one inside the certificate's ball",
     add_a_digit: "is not the text that certood writes",
     set_a_bound_that_no_float32_is: "is not the text that certood writes",
     say_that_balls_are_round: "is not inside the certificate's ball",
@@ -776,10 +844,9 @@ def test_which_conditions_suffice_for_a_claim(temperature: float) -> None:
     entropy = 1.5 * math.log(2)  # of one half and two quarters
 
     def suffices(accepted: bool, *rows: tuple[tuple[float, ...], float]) -> bool:
-        claim = ClaimCertificate("", accepted, gamma, temperature, 3, "inf", 0.1, (0.5,), (), {})
         box = np.array([0.5])
         cases = tuple(Case(box, box, np.array([row]), np.array([bound])) for row, bound in rows)
-        return _is_that_of("conditions", Property(1, 4, cases), gamma, claim, 4)
+        return _suffices(Property(1, 4, cases), Decision(temperature, 3, gamma), 4, accepted=accepted)
 
     tangent, least = (0.5, 0.25, 0.25, 0.0), -gamma - temperature * entropy
     assert suffices(True, (tangent, least + few))
@@ -856,6 +923,107 @@ def test_a_damaged_network_is_a_finding_beside_the_others(folder: Path, damage: 
     assert "scores/instances.csv was changed" in found.output
 
 
+DETECTOR: dict[str, Any] = {
+    "score": {"name": "energy", "temperature": 1.0},
+    "threshold": 1.0,
+    "classes": ["a", "b", "c"],
+    "input_shape": list(SHAPE),
+}
+
+
+@pytest.mark.parametrize("temperature", [True, "1", None, math.nan, 10**400])
+def test_a_temperature_that_is_no_number_is_a_finding(folder: Path, temperature: Any) -> None:
+    content = content_of(folder / "claims.json")
+    content["detector"]["score"]["temperature"] = temperature
+    edited(folder / "claims.json", **content)
+    for path in certificates(folder):
+        edited(path, temperature=1.0)
+    rehash(folder)
+    found = check(folder)
+    assert found.exit_code == 1
+    assert found.output.count("expected a finite number as temperature of the score energy") == 2
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-5, 1e-300])
+def test_a_small_temperature_is_a_finding_and_no_overflow(folder: Path, temperature: float) -> None:
+    """Logits are apart by more than 700 temperatures: their exponentials are beyond float64."""
+    content = content_of(folder / "claims.json")
+    content["detector"]["score"]["temperature"] = temperature
+    edited(folder / "claims.json", **content)
+    for path in certificates(folder):
+        edited(path, temperature=temperature)
+    rehash(folder)
+    found = check(folder)
+    assert isinstance(found.exception, SystemExit), found.exception
+    # The network of scores has the temperature 1.
+    assert "scores/network.onnx gives the score" in found.output
+
+
+def without_certificates(folder: Path) -> None:
+    """Take the certificates out, as an export does of claims that it does not prove."""
+    content = content_of(folder / "claims.json")
+    for claim in content["claims"]:
+        (folder / claim["certificate"]).unlink()
+        claim |= {"certificate": None, "no_certificate": "too loose"}
+    edited(folder / "claims.json", **content)
+    rehash(folder)
+
+
+# Changes of the properties of claims that have no certificate, and what is said of them.
+ALONE = {
+    "gamma": (lambda text: re.sub(r"Y_0 -?\d", "Y_0 -9", text), "are not those of the claim"),
+    "one side": (lambda text: re.sub(r"\(<= X_2 0\.\d", "(<= X_2 0.99", text), "is larger than the largest one inside"),
+    "a point": (
+        lambda text: re.sub(r"\(<= X_2 [^)]*", re.search(r"\(>= (X_2 [^)]*)", text).expand(r"(<= \1"), text),  # type: ignore[union-attr]
+        "is smaller than the largest one inside",
+    ),
+    "no property": (lambda text: "garbage", "cannot be read"),
+    "fewer pixels": (lambda text: re.sub(r"\(.*X_39 .*\)\n", "", text), "has 39 inputs"),
+}
+
+
+@pytest.mark.parametrize("change", ALONE)
+def test_properties_of_claims_without_a_certificate_are_read(folder: Path, change: str) -> None:
+    without_certificates(folder)
+    found = check(folder)
+    assert found.exit_code == 0, found.output
+    path = next((folder / "scores" / "vnnlib-1.0").iterdir())
+    before = path.read_text()
+    path.write_text(ALONE[change][0](before))
+    assert path.read_text() != before
+    rehash(folder)
+    found = check(folder)
+    assert found.exit_code == 1
+    assert ALONE[change][1] in " ".join(found.output.split())
+
+
+def test_conditions_of_claims_without_a_certificate_are_read(folder: Path) -> None:
+    accepted = property_of(folder, "conditions", "1.0", accepted=True).stem
+    without_certificates(folder)
+    for version in ("1.0", "2.0"):
+        replaced(folder / "conditions" / f"vnnlib-{version}" / f"{accepted}.vnnlib", r"\) -?[\d.]+\)\)$", ") -1000.0))")
+    rehash(folder)
+    found = check(folder)
+    assert found.exit_code == 1
+    assert f"the outputs in conditions/vnnlib-1.0/{accepted}.vnnlib are not those of the claim" in found.output
+
+
+def test_a_box_is_filled_up_to_rounding() -> None:
+    random = np.random.default_rng(0)
+    for norm, share in ((math.inf, 1.0), (2.0, 20**-0.5), (1.0, 1 / 20)):
+        image = np.concatenate([random.random(18, dtype=np.float32), np.float32([0, 1])])
+        for radius in (1e-6, 1e-3, 0.7):
+            ball = Ball(image.astype(float), radius, norm)
+            lower, upper = (end.astype(float) for end in box_within(image, radius * share * (1 - 1e-15)))
+            assert ball.holds(lower, upper)
+            assert ball.fills(lower, upper)
+            few = 1e-3 * radius * share + 4e-7
+            for place in range(20):
+                shift = few * (np.arange(20) == place)
+                assert not ball.fills(lower + shift, upper)
+                assert not ball.fills(lower, upper - shift)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -864,10 +1032,17 @@ def test_a_damaged_network_is_a_finding_beside_the_others(folder: Path, damage: 
         {"files": {"../elsewhere": "0"}},
         {"files": {"x": 1}},
         {"detector": {}},
-        {"detector": {"score": "energy", "threshold": 1.0, "classes": []}},
-        {"detector": {"score": {"name": "energy"}, "threshold": 1.0, "classes": 3}},
+        {"detector": DETECTOR | {"score": "energy"}},
+        {"detector": DETECTOR | {"classes": 3}},
+        {"detector": DETECTOR | {"threshold": True}},
+        {"detector": DETECTOR | {"threshold": 10**400}},
+        {"detector": DETECTOR | {"input_shape": [2, 5, True]}},
+        {"detector": DETECTOR | {"input_shape": [2, 20]}},
+        {"norm": "3"},
         {"claims": [{"name": "set-0"}]},
         {"claims": [{"name": "a", "accepted": True, "eps": 0.1, "certificate": 7}]},
+        {"claims": [{"name": "a", "accepted": True, "eps": "0.1", "certificate": None}]},
+        {"claims": [{"name": "a", "accepted": True, "eps": math.inf, "certificate": None}]},
         {"norm": None},
     ],
     ids=str,

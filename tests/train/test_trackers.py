@@ -80,7 +80,7 @@ class Told(Tracker):
         return known or "first"
 
     def epoch(self, number: int, values: Mapping[str, float]) -> None:
-        if self.failing == "epoch":
+        if self.failing in ("epoch", f"epoch {number}"):
             raise ConnectionError("no route\nto host")
         self.log.append(("epoch", number, dict(values)))
 
@@ -133,6 +133,37 @@ def test_a_tracker_that_joins_later_is_told_all_epochs(
     fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
     assert told.log[0] == ("start", "run", 3, None, 0)
     assert [entry[1] for entry in told.log if entry[0] == "epoch"] == [1, 2, 3]
+
+
+def test_the_last_epoch_reaches_a_tracker_that_failed_at_it(tmp_path: Path, told: type[Told]) -> None:
+    told.failing = "epoch 3"
+    with pytest.raises(CertoodError, match="the tracker told failed"):
+        fit(recipe("told"), tmp_path / "run", progress=False)
+    told.failing = ""
+    told.log.clear()
+    fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
+    assert [entry[:2] for entry in told.log] == [("start", "run"), ("epoch", 3), ("evaluated", 3), ("finish", False)]
+    # A run that is done has no more to tell of its epochs, but to a tracker that joins.
+    told.log.clear()
+    fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
+    assert not [entry for entry in told.log if entry[0] == "epoch"]
+
+
+def test_a_kill_between_the_state_and_the_trackers_loses_no_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[Told]
+) -> None:
+    with monkeypatch.context() as patch:
+        # As if the process were gone: nothing is told, nothing is stored after it.
+        patch.setattr(loop, "_tell", lambda training, *_: cut(training.epochs_done))
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe("told"), tmp_path / "run", progress=False)
+    fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
+    assert [entry[1] for entry in told.log if entry[0] == "epoch"] == [1, 2, 3]
+
+
+def cut(epoch: int) -> None:
+    if epoch == 2:
+        raise KeyboardInterrupt
 
 
 def test_errors_of_trackers_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[Told]) -> None:
