@@ -515,9 +515,9 @@ def test_a_guarded_score_that_is_described_otherwise_is_found(
     assert message in " ".join(found.output.split())
 
 
-@pytest.mark.parametrize("alpha", [None, 1e9])
+@pytest.mark.parametrize(("alpha", "change"), [(None, -50), (None, 50), (1e9, -50)])
 def test_the_network_of_scores_must_have_the_guard_of_the_conditions(
-    alpha: float | None, guarded: Path, tmp_path: Path
+    alpha: float | None, change: float, guarded: Path, tmp_path: Path
 ) -> None:
     """Its score lies between what the guard alone gives and α more; another network's does not, however large α is said to be."""
     from tests.certood.exported_claims import rehash
@@ -528,7 +528,7 @@ def test_the_network_of_scores_must_have_the_guard_of_the_conditions(
     (tmp_path / "claims" / "claims.json").write_text(json.dumps(content))
     path = tmp_path / "claims" / "scores" / "network.onnx"
     model = onnx.load(path)
-    shift = onnx.numpy_helper.from_array(np.array([-50], dtype=np.float32), "shift")
+    shift = onnx.numpy_helper.from_array(np.array([change], dtype=np.float32), "shift")
     model.graph.initializer.append(shift)
     model.graph.node.append(onnx.helper.make_node("Add", [model.graph.output[0].name, "shift"], ["shifted"]))
     model.graph.output[0].name = "shifted"
@@ -545,16 +545,24 @@ def test_the_network_of_scores_must_have_the_guard_of_the_conditions(
 
 def test_a_guard_whose_output_is_near_zero_is_compared_by_what_it_is_a_sum_of(guarded: Path, tmp_path: Path) -> None:
     """Where its last sum cancels, rounding is no share of the sum."""
-    detector = load_checkpoint(guarded.parent / "run")
+    detector, out = load_checkpoint(guarded.parent / "run"), tmp_path / "run"
     claim = next(one for one in manifest(guarded)["claims"] if not one["accepted"])
-    image = np.array(json.loads((guarded / claim["certificate"]).read_text())["centre"], dtype=np.float32)
+    image = torch.tensor(json.loads((guarded / claim["certificate"]).read_text())["centre"]).reshape(1, 1, 8, 8)
     guard = detector.model.get_submodule("guard")
-    (*_, last) = (module for module in guard.modules() if isinstance(module, torch.nn.Linear))
+    (*_, last) = (module for module in guard.modules() if isinstance(module, nn.Linear))
     with torch.no_grad():
-        last.bias -= guard(torch.from_numpy(image.reshape(1, 1, 8, 8)))[0]
-    write_onnx(guard, (1, 8, 8), tmp_path / "network.onnx")
-    network, point = read_network(tmp_path / "network.onnx"), image.reshape(1, 8, 8)
-    found = float(session(tmp_path / "network.onnx").run(None, {"X": point[None]})[0][0, 0])
-    difference = abs(float(network.value(point)[0]) - found)
-    assert abs(found) < 1e-4 * network.size(point)
-    assert difference < 1e-5 * network.size(point)
+        shift = guard(image)[0]
+        last.bias -= shift
+        assert abs(guard(image).item()) < 1e-5 * abs(shift.item())
+    out.mkdir()
+    shutil.copy(guarded.parent / "run" / "recipe.toml", out)
+    assert detector.threshold is not None
+    threshold = detector.threshold + shift.item() / detector.score.parameters["sigma"]
+    save_checkpoint(replace(detector, threshold=threshold), out / "checkpoint.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certify_run, "draw_figures", lambda *_: [])
+        done("certify", out, "--limit", "1", "--eps", "1e-6", *SETS)
+    done("export", out, "--out", tmp_path / "claims", *SETS)
+    names = [one["name"] for one in manifest(tmp_path / "claims")["claims"]]
+    assert any(name.startswith(claim["name"].rpartition("-")[0]) for name in names)
+    assert f"certificates: {len(names)} of {len(names)} hold" in done("check", tmp_path / "claims")

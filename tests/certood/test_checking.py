@@ -854,6 +854,10 @@ def test_which_conditions_suffice_for_a_claim(temperature: float) -> None:
     for row in ((0.5, 0.25, 0.5, 0.0), (1.5, -0.25, -0.25, 0.0), (0.5, 0.25, 0.25, 0.25), (0.5, 0.25, 0.0, 0.0)):
         assert not suffices(True, (row, 1e3))
     assert not suffices(True)
+    # A network of fewer outputs than there are classes is not that of the claim, whatever its condition.
+    point = np.array([0.5])
+    fewer = Property(1, 2, (Case(point, point, np.array([(0.5, 0.5)]), np.array([1e3])),))
+    assert not _suffices(fewer, Decision(temperature, 3, gamma), None, accepted=True)
     assert not suffices(True, (tangent, least + few), (tangent, least + few))
     level = gamma + temperature * math.log(3)
     unit = [tuple(-float(k == place) for k in range(4)) for place in range(3)]
