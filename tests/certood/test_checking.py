@@ -527,6 +527,17 @@ def change_centre(folder: Path) -> None:
     edited(path, centre=more(content_of(path)["centre"], 3, 1e-4 if content_of(path)["centre"][3] < 0.5 else -1e-4))
 
 
+def drop_a_pixel(folder: Path) -> None:
+    path = certificates(folder)[0]
+    edited(path, centre=content_of(path)["centre"][:-1])
+
+
+def turn_the_images(folder: Path) -> None:
+    content = content_of(folder / "claims.json")
+    content["detector"]["input_shape"] = [2, 4, 5]
+    edited(folder / "claims.json", **content)
+
+
 def change_radius(folder: Path) -> None:
     edited(certificates(folder)[0], radius=0.0041)
 
@@ -722,6 +733,8 @@ CHANGES = {
     exchange_scores: "scores/network.onnx gives the score",
     scores_without_score: "3 logits and 3 scores",
     change_centre: "not inside the certificate's ball",
+    drop_a_pixel: "the centre has 39 pixels, the network takes 40",
+    turn_the_images: "takes images of [2, 5, 4], those of the detector are [2, 4, 5]",
     change_radius: "radius is 0.0041",
     change_threshold: "threshold is",
     change_weights: "do not sum to one",
