@@ -1,6 +1,7 @@
 """A run from its recipe to its evaluation; the same code on one process and on many."""
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,10 @@ def fit(
         if state is not None:
             restore(training, state, place)
         known = tracker_runs(place.recipe_tables()) if resume else {}
-        told = dict.fromkeys(known, training.epochs_done) | (state or {}).get("told", {})
-        with tracked(recipe, run.folder, known, told, enabled=fabric.is_global_zero) as tracking:
-            if tracking.runs:
-                record_trackers(place, tracking.runs)
+        # A state without it is of a version that told whom it knew every epoch before it was stored.
+        told = (state or {}).get("told", dict.fromkeys(known, training.epochs_done))
+        begun = partial(record_trackers, place)
+        with tracked(recipe, run.folder, known, told, begun, enabled=fabric.is_global_zero) as tracking:
             _train(training, place, tracking, progress=progress and fabric.is_global_zero)
             detector = _calibrated(training) if guarded is None else join(training, guarded)
             if fabric.is_global_zero:
@@ -128,10 +129,10 @@ def _train(training: Training, run: RunDirectory, tracking: Tracking, *, progres
     epochs = recipe.training.epochs
     done = training.epochs_done * training.steps
     with TrainingProgress(recipe.recipe, epochs * training.steps, done, enabled=progress) as shown:
-        # A resumed run may have ended with a score that is nearly constant, and before its trackers were told.
-        check_score(training.rows)
+        # A resumed run may have ended before its trackers were told, and with a score that is nearly constant.
         if fabric.is_global_zero:
             _tell(training, run, tracking)
+        check_score(training.rows)
         while training.epochs_done < epochs:
             row = train_epoch(training, shown)
             training.epochs_done += 1
@@ -145,7 +146,10 @@ def _train(training: Training, run: RunDirectory, tracking: Tracking, *, progres
 
 
 def _tell(training: Training, run: RunDirectory, tracking: Tracking) -> None:
-    """Tell the trackers what they were not told yet, and store whom that reached; a kill in between repeats an epoch there."""
+    """Tell the trackers the epochs that they were not told yet, and store how many each was told, also where one fails.
+
+    A kill before that is stored repeats an epoch there; none is left out.
+    """
     before = dict(tracking.told)
     try:
         tracking.epochs(training.rows)

@@ -194,6 +194,9 @@ def load_state(run: RunDirectory, device: torch.device, epochs: int) -> dict[str
             raise ValueError(f"epochs_done is {done!r}, expected 1 to {epochs}")
         if not isinstance(rows, list) or [row["epoch"] for row in rows] != list(range(1, done + 1)):
             raise ValueError(f"expected a row for each of {done} epochs")
+        told = state.get("told", {})
+        if not isinstance(told, dict) or not all(type(count) is int and 0 <= count <= done for count in told.values()):
+            raise ValueError(f"expected for every tracker of how many of {done} epochs it was told, found {told!r:.60}")
     except Exception as error:
         raise CheckpointError(
             f"{path} is damaged ({' '.join(str(error).split())[:200]}); start again with --overwrite"

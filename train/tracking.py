@@ -1,6 +1,6 @@
 """The trackers of a training run: started once, told its epochs and its evaluation, finished whatever happens."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,12 +43,19 @@ def require_trackers(recipe: Recipe) -> None:
 
 @contextmanager
 def tracked(
-    recipe: Recipe, folder: Path, known: Mapping[str, str], told: Mapping[str, int], *, enabled: bool
+    recipe: Recipe,
+    folder: Path,
+    known: Mapping[str, str],
+    told: Mapping[str, int],
+    begun: Callable[[Mapping[str, str]], None],
+    *,
+    enabled: bool,
 ) -> Iterator[Tracking]:
     """The trackers of the recipe at work for the run in a folder; none where they are not `enabled`.
 
-    `known` are the names of the run with the trackers that have it already, and `told` the numbers of epochs that these were
-    told. Raises CertoodError where a tracker fails; one that fails while another error ends the run does not hide it.
+    `known` are the names of the run with the trackers that have it already, and `told` the numbers of epochs that trackers were
+    told; `begun` is told the names of the run as soon as a tracker has given it one. Raises CertoodError where a tracker fails,
+    once all are finished; one that fails while another error ends the run does not hide it.
     """
     tracking = Tracking(told=dict(told))
     failed = True
@@ -59,16 +66,19 @@ def tracked(
             with _told(name):
                 tracking.runs[name] = tracker.start(folder, recipe.to_toml(), known.get(name), tracking.told[name])
             tracking.trackers[name] = tracker
+            begun(tracking.runs)
         yield tracking
         failed = False
     finally:
+        errors = []
         for name, tracker in tracking.trackers.items():
             try:
                 with _told(name):
                     tracker.finish(failed=failed)
-            except CertoodError:
-                if not failed:
-                    raise
+            except CertoodError as error:
+                errors.append(error)
+        if errors and not failed:
+            raise errors[0]
 
 
 def figures(result: Mapping[str, Any]) -> dict[str, float]:

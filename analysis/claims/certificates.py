@@ -45,7 +45,7 @@ def certificates(run: CertifiedRun, graph: Graph, conditions: Sequence[Condition
     try:
         network = read_network(path)
     except Unchecked as error:
-        return [Certified(one.claim, None, str(error)) for one in conditions]
+        return [Certified(one.claim, None, " ".join(str(error).split())) for one in conditions]
     names, digest = _adjustable(network, graph), hashlib.sha256(path.read_bytes()).hexdigest()
     return [_proved(run, graph, network, digest, names, one) for one in conditions]
 

@@ -155,6 +155,8 @@ def _checked(found: ClaimCertificate) -> ClaimCertificate:
     numbers += [slope for part in (found.slopes, found.last_slopes) for values in part.values() for slope in values]
     if not all(is_number(number) for number in numbers):
         raise ValueError("a number is missing or not finite")
+    if not all(0 <= slope <= 1 for part in (found.slopes, found.last_slopes) for one in part.values() for slope in one):
+        raise ValueError("a slope is not in [0, 1]")
     if not all(0 <= pixel <= 1 for pixel in found.centre):
         raise ValueError("a pixel of the centre is not in [0, 1]")
     if found.radius < 0 or found.temperature < 0 or found.norm not in ("inf", "2", "1"):

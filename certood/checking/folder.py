@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certood.checking.certificates import ClaimCertificate, Damaged, decision_of, is_number, read_certificate
+from certood.checking.linear_bounds import half_width
 from certood.checking.network import Network
 from certood.checking.network_file import read_network
-from certood.checking.properties import INSTANCES, property_file, wrong_instances, wrong_properties
+from certood.checking.properties import INSTANCES, KINDS, property_file, wrong_instances, wrong_properties
 from certood.checking.reading import Unchecked
 from certood.checking.steps import Array
 from certood.errors import CertoodError, CheckpointError
@@ -24,6 +26,8 @@ VERSION = 1
 FOLDERS = ("scores", "conditions", "certificates")
 SCORES = "scores/network.onnx"
 NETWORK = "conditions/network.onnx"
+# Names of claims are names of files.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 # What float32 may cost, relative to what the logits are sums of, to the score, or to γ.
 FLOAT32 = 1e-4
 
@@ -36,7 +40,7 @@ class NotProved(CertoodError):
 
 @dataclass
 class Outcome:
-    """What was found: certificates that hold, claims that have none, sampled points, and everything that is wrong."""
+    """What was found: certificates that hold, claims that have none and why, sampled points, and everything that is wrong."""
 
     claims: int = 0
     proved: int = 0
@@ -44,8 +48,17 @@ class Outcome:
     points: int = 0
     network_difference: float = math.nan
     smallest_margin: float = math.inf
-    without: list[str] = field(default_factory=list)
+    without: list[tuple[str, str]] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The network of the certificates with its SHA-256, and both networks in onnxruntime, where points are to be sampled."""
+
+    network: Network
+    digest: str
+    sessions: Sequence[Any]
 
 
 def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
@@ -54,65 +67,86 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
     Raises CertoodError where there is no export, and NotProved where its claims.json is damaged.
     """
     content = _manifest(folder)
-    found = Outcome(claims=len(content["claims"]))
-    found.wrong += _changed_files(folder, content)
-    found.wrong += wrong_instances(folder, content["claims"])
-    found.files = len(content["files"])
-    for claim in content["claims"]:
-        if not claim["certificate"]:
-            found.without.append(f"{claim['name']}: {claim.get('no_certificate')}")
-            found.wrong += _wrong_alone(folder, content, claim)
-    if len(found.without) == found.claims:
-        return found
+    claims = content["claims"]
+    found = Outcome(claims=len(claims), files=len(content["files"]))
+    found.wrong += [*_changed_files(folder, content), *wrong_instances(folder, claims)]
+    for claim in claims:
+        if claim["certificate"] is None:
+            found.without.append((claim["name"], claim["no_certificate"]))
+            problems = _problems(wrong_properties(folder, content, claim, None, None))
+            found.wrong += [f"{claim['name']}: {problem}" for problem in problems]
     try:
-        network = read_network(folder / NETWORK)
+        networks = _networks(folder, content, points)
     except (CheckpointError, Unchecked) as error:
         found.wrong.append(str(error))
         return found
-    if list(network.shape) != content["detector"]["input_shape"]:
-        shapes = f"{list(network.shape)}, those of the detector are {content['detector']['input_shape']}"
-        found.wrong.append(f"{NETWORK} takes images of {shapes}")
-        return found
-    digest = hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest()
-    try:
-        sessions = tuple(_session(folder / name) for name in (NETWORK, SCORES)) if points else ()
-    except CheckpointError as error:
-        found.wrong.append(str(error))
-        return found
     random = np.random.default_rng(seed)
-    for claim in content["claims"]:
-        if not claim["certificate"]:
-            continue
-        try:
-            certificate = read_certificate(folder / claim["certificate"])
-            certificate.require_fits(network)
-            problems = [
-                *_disagreements(content, claim, certificate, digest),
-                *wrong_properties(folder, content, claim, certificate.ball, network.outputs),
-            ]
-            margin = certificate.margin(network)
-            if not certificate.holds(margin):
-                problems.append(f"the bound does not prove it: it is short by {float(-margin):.3g}")
-        except (Damaged, ValueError, ArithmeticError) as error:
-            found.wrong.append(f"{claim['name']}: {error or type(error).__name__}")
-            continue
-        if all(sessions) and sessions:
-            score = content["detector"]["score"]
-            problems += _sampled(found, network, sessions, certificate, score, random, points)
-        found.wrong += [f"{claim['name']}: {problem}" for problem in problems]
-        if not problems:
-            found.proved += 1
-            found.smallest_margin = min(found.smallest_margin, float(margin))
+    for claim in claims:
+        # That a certificate is missing was said with the files.
+        if networks is not None and claim["certificate"] and (folder / claim["certificate"]).is_file():
+            problems = _problems(_judged(found, folder, content, claim, networks, random, points))
+            found.wrong += [f"{claim['name']}: {problem}" for problem in problems]
+            found.proved += not problems
     return found
 
 
-def _wrong_alone(folder: Path, content: Mapping[str, Any], claim: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the properties of a claim that has no certificate."""
+def _problems(told: Iterator[str]) -> list[str]:
+    """What a check tells; what ends it is the last of it."""
+    found = []
     try:
-        problems = list(wrong_properties(folder, content, claim, None, None))
-    except (ValueError, ArithmeticError) as error:
-        problems = [str(error) or type(error).__name__]
-    return [f"{claim['name']}: {problem}" for problem in problems]
+        for problem in told:
+            found.append(problem)  # noqa: PERF402 (those before an error are kept)
+    except (Damaged, ValueError, ArithmeticError) as error:
+        found.append(str(error) or type(error).__name__)
+    return found
+
+
+def _networks(folder: Path, content: Mapping[str, Any], points: int) -> Networks | None:
+    """The networks of an export, None where there is no certificate.
+
+    Raises CheckpointError or Unchecked where one of them cannot be read.
+    """
+    certified = any(claim["certificate"] for claim in content["claims"])
+    conditioned = certified or any(claim["condition"] is not None for claim in content["claims"])
+    network = read_network(folder / NETWORK) if certified else None
+    sessions = tuple(_session(folder / name) for name in ((NETWORK, SCORES) if conditioned else (SCORES,)) if points)
+    if network is None:
+        return None
+    if list(network.shape) != content["detector"]["input_shape"]:
+        shapes = f"{list(network.shape)}, those of the detector are {content['detector']['input_shape']}"
+        raise CheckpointError(f"{NETWORK} takes images of {shapes}")
+    return Networks(network, hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest(), sessions)
+
+
+def _judged(
+    found: Outcome,
+    folder: Path,
+    content: Mapping[str, Any],
+    claim: Mapping[str, Any],
+    networks: Networks,
+    random: np.random.Generator,
+    points: int,
+) -> Iterator[str]:
+    """What is wrong with a claim that has a certificate; `found` is told of sampled points, and of the margin of a proof."""
+    network = networks.network
+    certificate = read_certificate(folder / claim["certificate"])
+    certificate.require_fits(network)
+    problems = [
+        *_disagreements(content, claim, certificate, networks.digest),
+        *wrong_properties(folder, content, claim, certificate.ball, network.outputs),
+    ]
+    yield from problems
+    margin = certificate.margin(network)
+    proved = certificate.holds(margin)
+    if not proved:
+        yield f"the bound does not prove it: it is short by {float(-margin):.3g}"
+    if networks.sessions and all(networks.sessions):
+        score = content["detector"]["score"]
+        contradicted = [*_sampled(found, network, networks.sessions, certificate, score, random, points)]
+        yield from contradicted
+        proved = proved and not contradicted
+    if proved and not problems:
+        found.smallest_margin = min(found.smallest_margin, float(margin))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -135,9 +169,11 @@ def _require_form(content: dict[str, Any]) -> None:
     if content["format"] != "certood-claims" or content["version"] != VERSION:
         raise ValueError(f"expected certood-claims of version {VERSION}")
     detector, claims, files = content["detector"], content["claims"], content["files"]
-    _require(detector["score"]["name"], str)
+    _require_shown(detector["score"]["name"])
     _require_number(detector["threshold"])
     _require(detector["classes"], list)
+    if not detector["classes"]:
+        raise ValueError("there is no class")
     if content["norm"] not in ("inf", "2", "1"):
         raise ValueError(f"expected the norm inf, 2 or 1, found {content['norm']!r:.60}")
     shape = detector["input_shape"]
@@ -148,9 +184,16 @@ def _require_form(content: dict[str, Any]) -> None:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"{name} does not lie in the folder")
     for claim in claims:
-        for key, kinds in (("name", (str,)), ("accepted", (bool,)), ("certificate", (str, type(None)))):
-            _require(claim[key], *kinds)
+        _require(claim["name"], str)
+        _require(claim["accepted"], bool)
         _require_number(claim["eps"])
+        _require(claim["condition"], str, type(None))
+        if claim["certificate"] is None:
+            _require_shown(claim["no_certificate"])
+        if not NAME.fullmatch(claim["name"]):
+            raise ValueError(f"{claim['name']!r:.60} is no name of a claim")
+        if claim["certificate"] not in (None, f"certificates/{claim['name']}.json"):
+            raise ValueError(f"{claim['certificate']!r:.60} is no certificate of the claim {claim['name']}")
     names = [claim["name"] for claim in claims]
     if not names or len(set(names)) != len(names):
         raise ValueError("there is no claim, or one stands there twice")
@@ -159,6 +202,13 @@ def _require_form(content: dict[str, Any]) -> None:
 def _require(value: object, *kinds: type) -> None:
     if not isinstance(value, kinds):
         raise TypeError(f"expected {' or '.join(kind.__name__ for kind in kinds)}, found {value!r:.60}")
+
+
+def _require_shown(value: object) -> None:
+    """Raise TypeError or ValueError where a text is none, or has characters that cannot be printed."""
+    _require(value, str)
+    if not str(value).isprintable():
+        raise ValueError(f"{value!r:.60} has characters that cannot be printed")
 
 
 def _require_number(value: object) -> None:
@@ -172,16 +222,27 @@ def _changed_files(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
     present = {
         path.relative_to(folder).as_posix() for kind in FOLDERS for path in (folder / kind).rglob("*") if path.is_file()
     }
-    needed = {SCORES, *(claim["certificate"] for claim in content["claims"] if claim["certificate"])}
-    for version in INSTANCES:
-        needed |= {property_file("scores", version, claim["name"]) for claim in content["claims"]}
+    needed = set(_files(content["claims"]))
     yield from (f"{name} has no SHA-256 in claims.json" for name in sorted((present | needed) - digests.keys()))
+    yield from (f"{name} belongs to no claim" for name in sorted((present | digests.keys()) - needed))
     for name, digest in digests.items():
         path = folder / name
         if not path.is_file():
             yield f"{name} is missing"
         elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             yield f"{name} was changed: its SHA-256 is another than claims.json has"
+
+
+def _files(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The files of an export with these claims."""
+    yield from (claim["certificate"] for claim in claims if claim["certificate"])
+    for kind in KINDS:
+        chosen = [claim for claim in claims if kind == "scores" or claim["condition"] is not None]
+        if chosen:
+            yield f"{kind}/network.onnx"
+        for version, instances in INSTANCES.items() if chosen else ():
+            yield f"{kind}/{instances}"
+            yield from (property_file(kind, version, claim["name"]) for claim in chosen)
 
 
 def _disagreements(
@@ -210,6 +271,8 @@ def _session(path: Path) -> Any:
         import onnxruntime  # noqa: PLC0415 (optional)
     except ImportError:
         return None
+    if not path.is_file():
+        raise CheckpointError(f"cannot read {path}: it is missing")
     try:
         return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common base
@@ -269,7 +332,8 @@ def _score(logits: Array, temperature: float) -> float:
     top = logits.max()
     if not temperature:
         return -float(top)
-    return -float(top + temperature * np.log(np.exp((logits - top) / temperature).sum()))
+    with np.errstate(over="ignore"):
+        return -float(top + temperature * np.log(np.exp((logits - top) / temperature).sum()))
 
 
 def _enclosure(score: float, described: Mapping[str, Any]) -> tuple[float, float]:
@@ -287,7 +351,9 @@ def _slack(value: float) -> float:
 
 def _points(certificate: ClaimCertificate, random: np.random.Generator, count: int) -> Iterator[Array]:
     """Points of a ball: its centre, and corners and inner points of a box inside it."""
-    centre, half = np.array(certificate.centre), certificate.ball.half_width
+    centre = np.array(certificate.centre)
+    # Nothing is further away than 1.
+    half = min(half_width(float(certificate.norm), certificate.radius, len(centre)), 1)
     yield centre
     for number in range(count - 1):
         change = random.uniform(-half, half, len(centre))

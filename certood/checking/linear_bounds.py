@@ -42,14 +42,10 @@ class Ball:
             return sum(one**2 for one in furthest) <= radius**2
         return sum(furthest) <= radius
 
-    @property
-    def half_width(self) -> float:
-        """Of the largest box inside it around the centre, rounded."""
-        return half_width(self.norm, self.radius, len(self.centre))
-
     def fills(self, lower: Array, upper: Array) -> bool:
-        """Whether a box reaches as far as that largest box, but for what rounding to float32 takes."""
-        low, high = np.maximum(self.centre - self.half_width, 0), np.minimum(self.centre + self.half_width, 1)
+        """Whether a box reaches as far as the largest one inside it, but for what rounding to float32 takes."""
+        half = half_width(self.norm, self.radius, len(self.centre))
+        low, high = np.maximum(self.centre - half, 0), np.minimum(self.centre + half, 1)
         return bool(((lower <= low + rounded_away(low)) & (upper >= high - rounded_away(high))).all())
 
     def least(self, rows: Array) -> Array:
@@ -58,18 +54,30 @@ class Ball:
         found = down(product_below(np.maximum(rows, 0), lower) + product_below(np.minimum(rows, 0), upper))
         if self.norm == math.inf:
             return found
-        size = np.sqrt((rows**2).sum(1)) if self.norm == 2 else np.abs(rows).max(1)
+        with np.errstate(over="ignore"):
+            size = np.sqrt((rows**2).sum(1)) if self.norm == 2 else np.abs(rows).max(1)
         reach = up(self.radius * (size * (1 + share(rows.shape[1])) + 1e-150) * (1 + share(1)))
         return np.maximum(found, down(product_below(rows, self.centre) - reach))
 
 
 def half_width(norm: float, radius: float, pixels: int) -> float:
-    """Of the largest box inside a ball, rounded: ε, ε/√d or ε/d."""
+    """Of the largest box inside a ball around its centre, rounded: ε, ε/√d or ε/d."""
     return radius if norm == math.inf else radius / (math.sqrt(pixels) if norm == 2 else pixels)
 
 
+def fills_some_ball(lower: Array, upper: Array, half: float) -> bool:
+    """Whether a box is the largest one, of this half-width, around some image, cut off at 0 and 1, but for rounding to float32.
+
+    The centre lies in [0, 1], no further than `half` from either end, and as far from each that is not cut off.
+    """
+    least = np.maximum(np.where(lower > 0, lower + half - rounded_away(lower), 0), upper - half)
+    most = np.minimum(np.where(upper < 1, upper - half + rounded_away(upper), 1), lower + half)
+    return bool(((lower >= 0) & (lower <= upper) & (upper <= 1) & (least <= most + 1e-14)).all())
+
+
 def rounded_away(ends: Array) -> Array:
-    """By how much ends of a box that was rounded inwards to float32 may lie inside."""
+    """By how much ends of a box that was rounded inwards to float32 may lie inside: two units in the last place by what rounds
+    it, a third because such a unit may be that of the next power of two, and what float64 rounds of ends in [0, 1]."""
     return 3 * np.spacing(np.abs(ends).astype(np.float32)).astype(np.float64) + 1e-14
 
 
@@ -105,6 +113,8 @@ class LinearBounds:
                     raise ValueError(f"expected {len(inputs[0].lower)} slopes for {placed.name}")
             if place in bent:
                 self._tighten(place)
+        if unknown := {*slopes, *(last_slopes or {})} - self.slopes.keys():
+            raise ValueError(f"there are slopes for {min(unknown)}, which is no ReLU of the network")
 
     def slopes_of(self, name: str, box: Box) -> Sequence[float] | Array:
         """The slopes of a ReLU that reads values in this box: those that were given."""

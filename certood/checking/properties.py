@@ -4,7 +4,8 @@ A file may describe more counterexamples than the claim has, never fewer, or a v
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from certood.checking.certificates import Decision, decision_of
-from certood.checking.linear_bounds import Ball, half_width, rounded_away
+from certood.checking.linear_bounds import Ball, fills_some_ball, half_width
 from certood.claims.properties import Case, Counterexamples, Property
 from certood.claims.vnnlib import vnnlib_1, vnnlib_2
 from certood.claims.vnnlib_reading import read_vnnlib
 from certood.errors import CertoodError
 from certood.rounding import entropy_below, float32_below, float32_beyond, log_enclosure
 
+KINDS = ("scores", "conditions")
 # The lists of instances, by the versions of VNN-LIB.
 INSTANCES = {"1.0": "instances.csv", "2.0": "instances-2.0.csv"}
 
@@ -38,29 +40,33 @@ def wrong_properties(
     words of certood: what another reader could take for something else (strict inequalities, a box for each class, digits beyond
     float32) is found too. Raises ValueError where the detector's description makes no sense.
     """
-    detector, shape = content["detector"], content["detector"]["input_shape"]
-    decision = decision_of(detector, accepted=claim["accepted"])
-    for kind in ("scores", "conditions") if ball is not None or claim.get("condition") is not None else ("scores",):
+    detector, accepted, shape = content["detector"], claim["accepted"], content["detector"]["input_shape"]
+    decision = decision_of(detector, accepted=accepted)
+    half = half_width(float(content["norm"]), claim["eps"], math.prod(shape))
+    if decision is None and claim["condition"] is not None:
+        yield f"there are no conditions of the score {detector['score']['name']}"
+    for kind in ("scores",) if decision is None or (ball is None and claim["condition"] is None) else KINDS:
         place = property_file(kind, "1.0", claim["name"])
+        most = 1 if kind == "scores" or decision is None else max(decision.classes, 1)
         try:
-            first = (folder / place).read_text("utf-8")
-            described = read_vnnlib(first, place)
-            second = (folder / property_file(kind, "2.0", claim["name"])).read_text("utf-8")
-        except (OSError, UnicodeDecodeError, CertoodError) as error:
+            first = plain_text(folder / place)
+            described = read_vnnlib(first, place, most)
+            second = plain_text(folder / property_file(kind, "2.0", claim["name"]))
+        except (OSError, CertoodError) as error:
             yield f"the property in {kind} cannot be read: {error}"
             continue
         boxes = {(case.lower.tobytes(), case.upper.tobytes()): case for case in described.cases}
         if described.inputs != math.prod(shape):
             yield f"{place} has {described.inputs} inputs, images of {list(shape)} are claimed"
             continue
-        if problem := _wrong_size(boxes.values(), content["norm"], claim["eps"], ball):
+        if problem := next(filter(None, (_wrong_box(case, ball, half) for case in boxes.values())), None):
             yield f"the box in {place} {problem}"
             continue
-        if not (
-            _has_score(described, detector["threshold"], accepted=claim["accepted"])
-            if kind == "scores"
-            else decision is None or _suffices(described, decision, outputs, accepted=claim["accepted"])
-        ):
+        if kind == "scores":
+            right = _has_score(described, detector["threshold"], accepted=accepted)
+        else:
+            right = decision is not None and _suffices(described, decision, outputs, accepted=accepted)
+        if not right:
             yield f"the outputs in {place} are not those of the claim"
             continue
         written = _as_written(described, shape)
@@ -72,40 +78,44 @@ def wrong_properties(
 
 def wrong_instances(folder: Path, claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Lists of instances that do not name every property of these claims once, and no other."""
-    for kind in ("scores", "conditions"):
-        names = [claim["name"] for claim in claims if kind == "scores" or claim.get("condition") is not None]
+    for kind in KINDS:
+        names = [claim["name"] for claim in claims if kind == "scores" or claim["condition"] is not None]
         for version, file in INSTANCES.items():
             path = folder / kind / file
             try:
-                lines = path.read_text("utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                if names:
-                    yield f"{kind}/{file} cannot be read: {error}"
+                lines = plain_text(path).splitlines() if names else []
+            except (OSError, CertoodError) as error:
+                yield f"{kind}/{file} cannot be read: {error}"
                 continue
-            found = [line.rpartition(",")[0] for line in lines]
+            found = [re.sub(r",\d+(\.\d+)?$", "", line) for line in lines]
             if sorted(found) != sorted(f"network.onnx,vnnlib-{version}/{name}.vnnlib" for name in names):
                 yield f"{kind}/{file} does not name the properties of the claims"
 
 
-def _wrong_size(cases: Iterable[Case], norm: str, radius: float, ball: Ball | None) -> str | None:
-    """What boxes of a claim are that they must not be: outside of the ball, or smaller than the largest box inside it.
+def plain_text(path: Path) -> str:
+    """A file of printable ASCII characters and ends of lines, as certood writes it; raises CertoodError for any other.
 
-    Without a ball they must be as large as such a box around some image.
+    What other characters end, a line or a comment, is another matter with every reader.
     """
-    for case in cases:
-        lower, upper = case.lower, case.upper
-        if ball is not None:
-            if not ball.holds(lower, upper):
-                return "is not inside the certificate's ball"
-            if not ball.fills(lower, upper):
-                return "is smaller than the largest one inside the certificate's ball"
-            continue
-        width = 2 * half_width(float(norm), radius, len(lower))
-        if not bool(((lower >= 0) & (upper <= 1) & (upper - lower <= width * (1 + 1e-14))).all()):
-            return "is larger than the largest one inside the claim's ball"
-        short = upper - lower < width - rounded_away(lower) - rounded_away(upper)
-        if bool((short & (lower > 0) & (upper < 1)).any()):
-            return "is smaller than the largest one inside the claim's ball"
+    if not path.is_file():
+        raise CertoodError(f"{path.name} is missing")
+    content = path.read_bytes().replace(b"\r\n", b"\n")
+    if odd := re.search(rb"[^\n\x20-\x7e]", content):
+        raise CertoodError(f"{path.name} has the byte {odd[0][0]:#04x}, expected printable ASCII characters")
+    return content.decode("ascii")
+
+
+def _wrong_box(case: Case, ball: Ball | None, half: float) -> str | None:
+    """What a box is that it must not be: outside of its ball, or smaller than the largest one inside it, of this half-width."""
+    if bool((case.lower > case.upper).any()):
+        return "is empty"
+    if ball is None:
+        some = fills_some_ball(case.lower, case.upper, half)
+        return None if some else "is not the largest one inside a ball of the claim's radius, around any image"
+    if not ball.holds(case.lower, case.upper):
+        return "is not inside the certificate's ball"
+    if not ball.fills(case.lower, case.upper):
+        return "is smaller than the largest one inside the certificate's ball"
     return None
 
 
@@ -118,7 +128,7 @@ def _has_score(described: Property, gamma: float, *, accepted: bool) -> bool:
 def _suffices(described: Property, decision: Decision, outputs: int | None, *, accepted: bool) -> bool:
     """Whether every counterexample of the claim is one of these, of linear inequalities of the logits."""
     cases = described.cases
-    if described.outputs != (outputs or described.outputs) or described.outputs < decision.classes:
+    if outputs not in (None, described.outputs) or described.outputs < decision.classes:
         return False
     if any(len(case.bounds) != 1 or any(case.strict) for case in cases):
         return False
@@ -164,4 +174,4 @@ def _as_written(described: Property, shape: Sequence[int]) -> Counterexamples | 
 
 
 def _without_comments(text: str) -> list[str]:
-    return [line for line in text.splitlines() if not line.startswith(";")]
+    return [line for line in text.split("\n") if not line.startswith(";")]

@@ -20,8 +20,9 @@ VARIABLE = re.compile(r"([XY])_(\d+)")
 NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?(\d+))?", re.ASCII)
 # Digits of an exponent: one of more no number of float64 has, and a rational number of it may fill the memory.
 EXPONENT = 3
-# Ways of being a counterexample, after which a file is refused.
+# Ways of being a counterexample, after which a file is refused, and how deep its expressions may be nested.
 MANY_CASES = 100_000
+DEPTH = 64
 
 Tree = str | list["Tree"]
 Terms = Mapping[str, Fraction]
@@ -39,21 +40,21 @@ class _Inequality:
 Conjunction = tuple[_Inequality, ...]
 
 
-def read_vnnlib(text: str, name: str = "the file") -> Property:
+def read_vnnlib(text: str, name: str = "the file", most: int = MANY_CASES) -> Property:
     """The property in a VNN-LIB 1.0 text; ends of boxes are rounded to float64, outwards.
 
     Raises CertoodError, naming what was found, for anything else than the subset above: constraints between inputs and outputs,
-    inputs without both bounds, other commands.
+    inputs without both bounds, other commands; and for more than `most` ways of being a counterexample.
     """
     try:
-        return _property(text)
+        return _property(text, most)
     except CertoodError as error:
         raise CertoodError(f"{name}: {error}") from error
     except OverflowError as error:
         raise CertoodError(f"{name}: a number is beyond those of float64") from error
 
 
-def _property(text: str) -> Property:
+def _property(text: str, most: int) -> Property:
     declared: set[str] = set()
     cases: list[Conjunction] = [()]
     for tree in _trees(text):
@@ -61,7 +62,7 @@ def _property(text: str) -> Property:
             case ["declare-const", str(variable), "Real"] if VARIABLE.fullmatch(variable):
                 declared.add(variable)
             case ["assert", asserted]:
-                cases = _both(cases, _disjunction(asserted))
+                cases = _both(cases, _disjunction(asserted, most), most)
             case _:
                 raise CertoodError(f"expected (declare-const X_0 Real) or (assert ...), found {_shown(tree)}")
     inputs, outputs = (_count(declared, letter) for letter in "XY")
@@ -79,6 +80,8 @@ def _trees(text: str) -> Iterator[Tree]:
             continue
         if token == "(":
             stack.append([])
+            if len(stack) > DEPTH:
+                raise CertoodError(f"parentheses are nested more than {DEPTH} deep")
             continue
         if token == ")":
             if not stack:
@@ -94,25 +97,25 @@ def _trees(text: str) -> Iterator[Tree]:
         raise CertoodError("a parenthesis is not closed; the file may be truncated")
 
 
-def _disjunction(tree: Tree) -> list[Conjunction]:
+def _disjunction(tree: Tree, most: int) -> list[Conjunction]:
     """An expression as alternatives, each of inequalities that hold together."""
     match tree:
         case ["and", *parts]:
             found: list[Conjunction] = [()]
             for part in parts:
-                found = _both(found, _disjunction(part))
+                found = _both(found, _disjunction(part, most), most)
             return found
         case ["or", *parts]:
-            return [case for part in parts for case in _disjunction(part)]
+            return [case for part in parts for case in _disjunction(part, most)]
         case [str(relation), left, right] if relation in ("<=", ">=", "<", ">"):
             small, large = (left, right) if relation.startswith("<") else (right, left)
             return [(_inequality(_linear(small), _linear(large), strict=len(relation) == 1),)]
     raise CertoodError(f"expected and, or, <=, >=, < or >, found {_shown(tree)}")
 
 
-def _both(some: Sequence[Conjunction], others: Sequence[Conjunction]) -> list[Conjunction]:
-    if len(some) * len(others) > MANY_CASES:
-        raise CertoodError(f"the assertions have more than {MANY_CASES} alternatives")
+def _both(some: Sequence[Conjunction], others: Sequence[Conjunction], most: int) -> list[Conjunction]:
+    if len(some) * len(others) > most:
+        raise CertoodError(f"the assertions have {len(some) * len(others)} alternatives, expected at most {most}")
     return [one + other for one, other in itertools.product(some, others)]
 
 

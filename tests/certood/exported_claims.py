@@ -142,7 +142,7 @@ def write_export(folder: Path, radius: float = 0.004) -> list[str]:
             text = VERSIONS[version](Counterexamples(lower, upper, rows[part]), ["a comment"])
             (folder / part / f"vnnlib-{version}" / f"{name}.vnnlib").write_text(text)
         entry = {"name": name, "accepted": accepted, "eps": radius, "certificate": f"certificates/{name}.json"}
-        claims.append(entry | {"condition": "in words"})
+        claims.append(entry | {"condition": "in words", "no_certificate": None})
     for part, (version, file) in itertools.product(("scores", "conditions"), INSTANCES):
         lines = [f"network.onnx,vnnlib-{version}/{claim['name']}.vnnlib,300\n" for claim in claims]
         (folder / part / file).write_text("".join(lines))

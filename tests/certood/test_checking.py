@@ -26,7 +26,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from certood.checking.certificates import Damaged, Decision, read_certificate  # noqa: E402
-from certood.checking.linear_bounds import Ball, LinearBounds  # noqa: E402
+from certood.checking.linear_bounds import Ball, LinearBounds, fills_some_ball  # noqa: E402
 from certood.checking.network import Network, Placed  # noqa: E402
 from certood.checking.network_file import read_network  # noqa: E402
 from certood.checking.operators.layers import OF_A_ROOT, convolution_matrix  # noqa: E402
@@ -464,6 +464,15 @@ def test_the_matrix_of_a_convolution(
     np.testing.assert_allclose(images.flatten(1).numpy() @ matrix.T, expected.flatten(1).numpy(), atol=1e-12)
 
 
+def test_a_window_that_lies_mostly_in_the_padding_is_counted_once_a_pixel() -> None:
+    """As many places as there are pixels, not as the window has."""
+    matrix, plane = convolution_matrix(
+        np.broadcast_to(np.ones(1), (1, 1, 10**6 + 1, 1)), (1, 3, 2), (1, 1), (500_000, 0, 500_000, 0), (1, 1), 1
+    )
+    assert plane == (3, 2)
+    np.testing.assert_array_equal(matrix, np.kron(np.ones((3, 3)), np.eye(2)))
+
+
 def test_other_operators_and_large_layers_are_refused_by_name(tmp_path: Path) -> None:
     write_network(tmp_path / "network.onnx")
     model = onnx.load(tmp_path / "network.onnx")
@@ -681,6 +690,68 @@ def rewrite(folder: Path, lower: NDArray[np.float32], upper: NDArray[np.float32]
     property_of(folder, "scores", "2.0", accepted=True).write_text(vnnlib_2(changed))
 
 
+def hide_a_class(folder: Path) -> None:
+    """In what is a comment to readers that end lines at \\n alone, in the version that is compared as a text."""
+    path = property_of(folder, "conditions", "2.0", accepted=False)
+    path.write_bytes(path.read_bytes().replace(b"  (and (>= Y[0,1]", b"; a comment\x0c  (and (>= Y[0,1]"))
+
+
+def hide_a_class_of_both(folder: Path) -> None:
+    for version, name in (("1.0", b"Y_1"), ("2.0", b"Y[0,1]")):
+        path = property_of(folder, "conditions", version, accepted=False)
+        path.write_bytes(path.read_bytes().replace(b"  (and (>= " + name, b"; a comment\r  (and (>= " + name))
+
+
+def join_instances(folder: Path) -> None:
+    path = folder / "conditions" / "instances.csv"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\x0b", 1))
+
+
+def say_nonsense_for_seconds(folder: Path) -> None:
+    replaced(folder / "scores" / "instances.csv", ",300", ",soon")
+
+
+def empty_the_box(folder: Path) -> None:
+    """By a lower end above the upper one."""
+    path = property_of(folder, "scores", "1.0", accepted=True)
+    (high,) = re.findall(r"\(<= X_0 ([^)]*)\)", path.read_text())
+    replaced(path, r"\(>= X_0 [^)]*\)", f"(>= X_0 {float(high) + 1e-4:.6f})")
+
+
+def nest_deeply(folder: Path) -> None:
+    path = property_of(folder, "scores", "1.0", accepted=True)
+    path.write_text(path.read_text() + 5000 * "(" + 5000 * ")")
+
+
+def multiply_cases(folder: Path) -> None:
+    """Forty alternatives twice are 1,600, each with a box of its own."""
+    path = property_of(folder, "conditions", "1.0", accepted=False)
+    path.write_text(path.read_text() + 2 * f"(assert (or {40 * '(>= Y_0 1.0) '}))\n")
+
+
+def add_slopes_of_nothing(folder: Path) -> None:
+    path = certificates(folder)[0]
+    edited(path, slopes=content_of(path)["slopes"] | {"nothing": [0.5]})
+
+
+def change_last_slopes(folder: Path) -> None:
+    edited(certificates(folder)[0], last_slopes={"first": [7.0] * 24})
+
+
+def add_a_property(folder: Path) -> None:
+    path = property_of(folder, "scores", "1.0", accepted=True)
+    (path.parent / "set-999.vnnlib").write_text(path.read_text())
+
+
+def grow_to_the_largest_radius(folder: Path) -> None:
+    content = content_of(folder / "claims.json")
+    for claim in content["claims"]:
+        claim["eps"] = 1e308
+    edited(folder / "claims.json", **content)
+    for path in certificates(folder):
+        edited(path, radius=1e308)
+
+
 def add_a_digit(folder: Path) -> None:
     replaced(property_of(folder, "scores", "1.0", accepted=False), r"(<= Y_0 -?\d+\.\d+)", r"\g<1>" + 40 * "0" + "1")
 
@@ -720,6 +791,17 @@ CHANGES = {
     weaken_a_class: "are not those of the claim",
     weaken_the_tangent: "are not those of the claim",
     change_tangent: "are not those of the claim",
+    hide_a_class: "has the byte 0x0c, expected printable ASCII",
+    hide_a_class_of_both: "has the byte 0x0d, expected printable ASCII",
+    join_instances: "has the byte 0x0b, expected printable ASCII",
+    say_nonsense_for_seconds: "scores/instances.csv does not name the properties",
+    empty_the_box: "is empty",
+    nest_deeply: "parentheses are nested more than 64 deep",
+    multiply_cases: "alternatives, expected at most 3",
+    add_slopes_of_nothing: "there are slopes for nothing, which is no ReLU",
+    change_last_slopes: "a slope is not in [0, 1]",
+    add_a_property: "scores/vnnlib-1.0/set-999.vnnlib belongs to no claim",
+    grow_to_the_largest_radius: "is smaller than the largest one inside the certificate's ball",
     make_strict: "is not the text that certood writes",
     shrink_the_box_of_a_class: "is smaller than the largest one inside the certificate's ball",
     repeat_the_box_in_a_class: "is not the text that certood writes",
@@ -755,7 +837,7 @@ def test_a_change_is_found(folder: Path, change: Any, forged: bool) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     change(folder)
     changed = [path for path, content in before.items() if path.read_bytes() != content]
-    assert changed
+    assert changed or change is add_a_property
     if forged:
         rehash(folder)
     found = check(folder)
@@ -948,6 +1030,31 @@ DETECTOR: dict[str, Any] = {
 }
 
 
+CLAIM: dict[str, Any] = {
+    "name": "set-0",
+    "accepted": True,
+    "eps": 0.1,
+    "certificate": None,
+    "condition": None,
+    "no_certificate": "too loose",
+}
+CLAIM_CHANGES: tuple[dict[str, Any], ...] = (
+    {"certificate": 7},
+    {"certificate": "/dev/zero"},
+    {"certificate": "certificates/set-1.json"},
+    {"certificate": "certificates/../scores/network.onnx"},
+    {"eps": "0.1"},
+    {"eps": math.inf},
+    {"condition": 7},
+    {"no_certificate": None},
+    {"no_certificate": "\ud800 bad"},
+    {"no_certificate": "\x1b[2J"},
+    {"name": "../set-0"},
+    {"name": "set 0"},
+    {"name": ""},
+)
+
+
 @pytest.mark.parametrize("temperature", [True, "1", None, math.nan, 10**400])
 def test_a_temperature_that_is_no_number_is_a_finding(folder: Path, temperature: Any) -> None:
     content = content_of(folder / "claims.json")
@@ -989,11 +1096,19 @@ def without_certificates(folder: Path) -> None:
 # Changes of the properties of claims that have no certificate, and what is said of them.
 ALONE = {
     "gamma": (lambda text: re.sub(r"Y_0 -?\d", "Y_0 -9", text), "are not those of the claim"),
-    "one side": (lambda text: re.sub(r"\(<= X_2 0\.\d", "(<= X_2 0.99", text), "is larger than the largest one inside"),
+    "one side": (
+        lambda text: re.sub(r"\(<= X_2 0\.\d", "(<= X_2 0.99", text),
+        "is not the largest one inside a ball",
+    ),
     "a point": (
         lambda text: re.sub(r"\(<= X_2 [^)]*", re.search(r"\(>= (X_2 [^)]*)", text).expand(r"(<= \1"), text),  # type: ignore[union-attr]
-        "is smaller than the largest one inside",
+        "is not the largest one inside a ball",
     ),
+    "all of nothing": (
+        lambda text: re.sub(r"(X_\d+) [\d.]+\)", r"\1 0.0)", text),
+        "is not the largest one inside a ball",
+    ),
+    "all of one": (lambda text: re.sub(r"(X_\d+) [\d.]+\)", r"\1 1.0)", text), "is not the largest one inside a ball"),
     "no property": (lambda text: "garbage", "cannot be read"),
     "fewer pixels": (lambda text: re.sub(r"\(.*X_39 .*\)\n", "", text), "has 39 inputs"),
 }
@@ -1023,6 +1138,49 @@ def test_conditions_of_claims_without_a_certificate_are_read(folder: Path) -> No
     found = check(folder)
     assert found.exit_code == 1
     assert f"the outputs in conditions/vnnlib-1.0/{accepted}.vnnlib are not those of the claim" in found.output
+
+
+def test_a_condition_of_a_score_that_has_none_is_a_finding(folder: Path) -> None:
+    without_certificates(folder)
+    content = content_of(folder / "claims.json")
+    content["detector"]["score"] = {"name": "msp"}
+    edited(folder / "claims.json", **content)
+    found = check(folder)
+    assert found.exit_code == 1
+    assert found.output.count("there are no conditions of the score msp") == 2
+
+
+def test_networks_are_opened_where_there_is_no_certificate(folder: Path) -> None:
+    without_certificates(folder)
+    for kind in ("scores", "conditions"):
+        before = (folder / kind / "network.onnx").read_bytes()
+        (folder / kind / "network.onnx").write_bytes(b"garbage")
+        rehash(folder)
+        found = check(folder)
+        assert found.exit_code == 1
+        assert f"{kind}/network.onnx" in "".join(found.output.split())
+        (folder / kind / "network.onnx").write_bytes(before)
+
+
+@pytest.mark.parametrize("half", [0.05, 0.3, 0.5, 0.7, 1.0])
+def test_which_boxes_are_those_around_some_image(half: float) -> None:
+    """Against all centres of a grid, in one dimension."""
+    grid = np.arange(-5, 106) / 100
+    centres = grid[5:-5]
+    low, high = np.maximum(centres - half, 0), np.minimum(centres + half, 1)
+    for lower in grid:
+        for upper in grid:
+            expected = bool(((np.abs(low - lower) < 1e-3) & (np.abs(high - upper) < 1e-3)).any())
+            assert fills_some_ball(np.array([lower]), np.array([upper]), half) is expected, (lower, upper)
+
+
+@pytest.mark.parametrize("half", [1e-9, 1e-6, 0.01, 0.3, 0.7])
+def test_a_box_that_was_rounded_is_that_around_an_image(half: float) -> None:
+    images = np.concatenate(
+        [np.float32([0, 1e-45, 1e-7, 0.3, 0.7, 1]), np.random.default_rng(0).random(500, dtype=np.float32)]
+    )
+    lower, upper = (end.astype(float) for end in box_within(images, half * (1 - 1e-15)))
+    assert fills_some_ball(lower, upper, half)
 
 
 def test_a_box_is_filled_up_to_rounding() -> None:
@@ -1056,10 +1214,10 @@ def test_a_box_is_filled_up_to_rounding() -> None:
         {"detector": DETECTOR | {"input_shape": [2, 5, True]}},
         {"detector": DETECTOR | {"input_shape": [2, 20]}},
         {"norm": "3"},
+        {"detector": DETECTOR | {"classes": []}},
+        {"detector": DETECTOR | {"score": {"name": "energy\x1b[2J"}}},
         {"claims": [{"name": "set-0"}]},
-        {"claims": [{"name": "a", "accepted": True, "eps": 0.1, "certificate": 7}]},
-        {"claims": [{"name": "a", "accepted": True, "eps": "0.1", "certificate": None}]},
-        {"claims": [{"name": "a", "accepted": True, "eps": math.inf, "certificate": None}]},
+        *({"claims": [CLAIM | change]} for change in CLAIM_CHANGES),
         {"norm": None},
     ],
     ids=str,

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from certood.cli import main
-from certood.errors import CertoodError, RecipeError
+from certood.errors import CertoodError, CheckpointError, RecipeError
 from certood.runs.kinds import kind_of
 from certood.runs.tables import flat_keys
 from certood.train import loop
@@ -88,7 +89,18 @@ class Told(Tracker):
         self.log.append(("evaluated", epochs, dict(values)))
 
     def finish(self, *, failed: bool) -> None:
+        if self.failing == "finish" and type(self) is Told:
+            raise ConnectionError("no route")
         self.log.append(("finish", failed))
+
+
+class Second(Told):
+    """Another, with the same log."""
+
+    def start(self, folder: Path, tables: Mapping[str, Any], known: str | None, done: int) -> str:
+        if self.failing == "start second":
+            raise ConnectionError("no route")
+        return super().start(folder, tables, known, done)
 
 
 @pytest.fixture
@@ -147,6 +159,69 @@ def test_the_last_epoch_reaches_a_tracker_that_failed_at_it(tmp_path: Path, told
     told.log.clear()
     fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
     assert not [entry for entry in told.log if entry[0] == "epoch"]
+
+
+def test_a_tracker_that_joins_and_fails_is_told_all_epochs_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[Told]
+) -> None:
+    with monkeypatch.context() as patch:
+        cut_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe(), tmp_path / "run", progress=False)
+    told.failing = "epoch"
+    with pytest.raises(CertoodError, match="the tracker told failed"):
+        fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
+    told.failing = ""
+    fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
+    assert [entry[1] for entry in told.log if entry[0] == "epoch"] == [1, 2, 3]
+
+
+def test_every_tracker_is_finished_and_every_run_recorded_whichever_fails(tmp_path: Path, told: type[Told]) -> None:
+    TRACKERS.register("second", Second)
+    try:
+        told.failing = "start second"
+        with pytest.raises(CertoodError, match="the tracker second failed"):
+            fit(recipe("told", "second"), tmp_path / "run", progress=False)
+        assert recorded(tmp_path / "run") == {"told": "first"}
+        assert told.log == [("start", "run", 3, None, 0), ("finish", True)]
+        told.failing = "finish"
+        told.log.clear()
+        with pytest.raises(CertoodError, match="the tracker told failed"):
+            fit(recipe("told", "second"), tmp_path / "run", overwrite=True, progress=False)
+        assert [entry for entry in told.log if entry[0] == "finish"] == [("finish", False)]
+    finally:
+        TRACKERS.unregister("second")
+
+
+def test_the_epoch_at_which_a_score_collapsed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[Told]
+) -> None:
+    def collapsed(found: Any) -> None:
+        if len(found) == 2:
+            raise CertoodError("the score is nearly constant")
+
+    monkeypatch.setattr(loop, "check_score", collapsed)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_tell", lambda training, *_: cut(training.epochs_done))
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe("told"), tmp_path / "run", progress=False)
+    with pytest.raises(CertoodError, match="nearly constant"):
+        fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
+    assert [entry[1] for entry in told.log if entry[0] == "epoch"] == [1, 2]
+
+
+@pytest.mark.parametrize("damaged", [None, {"told": "x"}, {"told": 9}, {"told": True}])
+def test_a_damaged_record_of_what_was_told_is_one_error(
+    damaged: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        cut_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe(), tmp_path / "run", progress=False)
+    state = torch.load(tmp_path / "run" / "training_state.pt", weights_only=True)
+    torch.save(state | {"told": damaged}, tmp_path / "run" / "training_state.pt")
+    with pytest.raises(CheckpointError, match="of how many of 1 epochs it was told"):
+        fit(recipe(), tmp_path / "run", resume=True, progress=False)
 
 
 def test_a_kill_between_the_state_and_the_trackers_loses_no_epoch(

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -191,11 +191,21 @@ def convolution_matrix(
     require_small(rows, columns)
     matrix = np.zeros((outputs, *plane, *shape))
     block = outputs // groups
-    for y, x, j, i in itertools.product(range(plane[0]), range(plane[1]), range(height), range(width)):
-        above = y * strides[0] - pads[0] + j * dilations[0]
-        left = x * strides[1] - pads[1] + i * dilations[1]
-        if 0 <= above < shape[1] and 0 <= left < shape[2]:
-            for group in range(groups):
-                out, into = slice(group * block, (group + 1) * block), slice(group * depth, (group + 1) * depth)
-                matrix[out, y, x, into, above, left] = kernel[out, :, j, i]
+    vertical = list(_covered(shape[1], height, plane[0], strides[0], pads[0], dilations[0]))
+    horizontal = list(_covered(shape[2], width, plane[1], strides[1], pads[1], dilations[1]))
+    for (y, j, above), (x, i, left) in itertools.product(vertical, horizontal):
+        for group in range(groups):
+            out, into = slice(group * block, (group + 1) * block), slice(group * depth, (group + 1) * depth)
+            matrix[out, y, x, into, above, left] = kernel[out, :, j, i]
     return matrix.reshape(rows, columns), plane
+
+
+def _covered(
+    size: int, window: int, windows: int, stride: int, pad: int, dilation: int
+) -> Iterator[tuple[int, int, int]]:
+    """Every window, place in it, and the pixel there, of so many in one dimension; places in the padding are left out."""
+    for number in range(windows):
+        start = number * stride - pad
+        # The first place at or after pixel 0, and the last before the end.
+        for place in range(max(0, -(start // dilation)), min(window, (size - 1 - start) // dilation + 1)):
+            yield number, place, start + place * dilation
