@@ -51,11 +51,15 @@ def cut_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     monkeypatch.setattr(loop, "train_epoch", cut)
 
 
-def interrupted_and_resumed(out: Path, monkeypatch: pytest.MonkeyPatch, *trackers: str) -> None:
+def interrupted(out: Path, monkeypatch: pytest.MonkeyPatch, epoch: int, *trackers: str) -> None:
     with monkeypatch.context() as patch:
-        cut_after(patch, 2)
+        cut_after(patch, epoch)
         with pytest.raises(KeyboardInterrupt):
             fit(recipe(*trackers), out, progress=False)
+
+
+def interrupted_and_resumed(out: Path, monkeypatch: pytest.MonkeyPatch, *trackers: str) -> None:
+    interrupted(out, monkeypatch, 2, *trackers)
     fit(recipe(*trackers), out, resume=True, progress=False)
 
 
@@ -138,10 +142,7 @@ def test_a_tracker_is_told_the_rows_and_the_evaluation_and_goes_on_after_an_inte
 def test_a_tracker_that_joins_later_is_told_all_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[Told]
 ) -> None:
-    with monkeypatch.context() as patch:
-        cut_after(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            fit(recipe(), tmp_path / "run", progress=False)
+    interrupted(tmp_path / "run", monkeypatch, 2)
     fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
     assert told.log[0] == ("start", "run", 3, None, 0)
     assert [entry[1] for entry in told.log if entry[0] == "epoch"] == [1, 2, 3]
@@ -164,10 +165,7 @@ def test_the_last_epoch_reaches_a_tracker_that_failed_at_it(tmp_path: Path, told
 def test_a_tracker_that_joins_and_fails_is_told_all_epochs_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[Told]
 ) -> None:
-    with monkeypatch.context() as patch:
-        cut_after(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            fit(recipe(), tmp_path / "run", progress=False)
+    interrupted(tmp_path / "run", monkeypatch, 2)
     told.failing = "epoch"
     with pytest.raises(CertoodError, match="the tracker told failed"):
         fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
@@ -214,10 +212,7 @@ def test_the_epoch_at_which_a_score_collapsed_is_told(
 def test_a_damaged_record_of_what_was_told_is_one_error(
     damaged: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        cut_after(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            fit(recipe(), tmp_path / "run", progress=False)
+    interrupted(tmp_path / "run", monkeypatch, 1)
     state = torch.load(tmp_path / "run" / "training_state.pt", weights_only=True)
     torch.save(state | {"told": damaged}, tmp_path / "run" / "training_state.pt")
     with pytest.raises(CheckpointError, match="of how many of 1 epochs it was told"):
