@@ -72,7 +72,7 @@ def fills_some_ball(lower: Array, upper: Array, half: float) -> bool:
     """
     least = np.maximum(np.where(lower > 0, lower + half - rounded_away(lower), 0), upper - half)
     most = np.minimum(np.where(upper < 1, upper - half + rounded_away(upper), 1), lower + half)
-    return bool(((lower >= 0) & (lower <= upper) & (upper <= 1) & (least <= most + 1e-14)).all())
+    return bool(((lower >= 0) & (upper <= 1) & (least <= most + 1e-14)).all())
 
 
 def rounded_away(ends: Array) -> Array:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from certood.checking.certificates import Damaged, Decision, read_certificate  # noqa: E402
+from certood.checking.folder import check_folder  # noqa: E402
 from certood.checking.linear_bounds import Ball, LinearBounds, fills_some_ball  # noqa: E402
 from certood.checking.network import Network, Placed  # noqa: E402
 from certood.checking.network_file import read_network  # noqa: E402
@@ -734,6 +736,10 @@ def add_slopes_of_nothing(folder: Path) -> None:
     edited(path, slopes=content_of(path)["slopes"] | {"nothing": [0.5]})
 
 
+def add_last_slopes_of_nothing(folder: Path) -> None:
+    edited(certificates(folder)[0], last_slopes={"nothing": [0.5]})
+
+
 def change_last_slopes(folder: Path) -> None:
     edited(certificates(folder)[0], last_slopes={"first": [7.0] * 24})
 
@@ -799,6 +805,7 @@ CHANGES = {
     nest_deeply: "parentheses are nested more than 64 deep",
     multiply_cases: "alternatives, expected at most 3",
     add_slopes_of_nothing: "there are slopes for nothing, which is no ReLU",
+    add_last_slopes_of_nothing: "there are slopes for nothing, which is no ReLU",
     change_last_slopes: "a slope is not in [0, 1]",
     add_a_property: "scores/vnnlib-1.0/set-999.vnnlib belongs to no claim",
     grow_to_the_largest_radius: "is smaller than the largest one inside the certificate's ball",
@@ -1138,6 +1145,30 @@ def test_conditions_of_claims_without_a_certificate_are_read(folder: Path) -> No
     found = check(folder)
     assert found.exit_code == 1
     assert f"the outputs in conditions/vnnlib-1.0/{accepted}.vnnlib are not those of the claim" in found.output
+
+
+def test_the_smallest_distance_is_that_of_claims_that_are_proved(folder: Path) -> None:
+    network = read_network(folder / "conditions" / "network.onnx")
+    margins = [float(read_certificate(path).margin(network)) for path in certificates(folder)]
+    assert check_folder(folder).smallest_margin == min(margins)
+    edited(certificates(folder)[0], slopes={"first": [0.5] * 24, "second": [0.5] * 24}, radius=0.00399)
+    found = check_folder(folder)
+    assert (found.proved, found.smallest_margin) == (1, margins[1])
+    exchange_scores(folder)
+    found = check_folder(folder)
+    assert (found.proved, found.smallest_margin) == (0, math.inf)
+
+
+def test_an_export_without_conditions_needs_no_network_of_logits(folder: Path) -> None:
+    without_certificates(folder)
+    content = content_of(folder / "claims.json")
+    content["detector"]["score"] = {"name": "msp"}
+    content["claims"] = [claim | {"condition": None} for claim in content["claims"]]
+    edited(folder / "claims.json", **content)
+    shutil.rmtree(folder / "conditions")
+    rehash(folder)
+    found = check(folder)
+    assert found.exit_code == 0, found.output
 
 
 def test_a_condition_of_a_score_that_has_none_is_a_finding(folder: Path) -> None:

@@ -174,7 +174,9 @@ def test_a_tracker_that_joins_and_fails_is_told_all_epochs_later(
     assert [entry[1] for entry in told.log if entry[0] == "epoch"] == [1, 2, 3]
 
 
-def test_every_tracker_is_finished_and_every_run_recorded_whichever_fails(tmp_path: Path, told: type[Told]) -> None:
+def test_every_tracker_is_finished_and_every_run_recorded_whichever_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[Told]
+) -> None:
     TRACKERS.register("second", Second)
     try:
         told.failing = "start second"
@@ -187,6 +189,9 @@ def test_every_tracker_is_finished_and_every_run_recorded_whichever_fails(tmp_pa
         with pytest.raises(CertoodError, match="the tracker told failed"):
             fit(recipe("told", "second"), tmp_path / "run", overwrite=True, progress=False)
         assert [entry for entry in told.log if entry[0] == "finish"] == [("finish", False)]
+        # What ended the run is not hidden by it.
+        interrupted(tmp_path / "other", monkeypatch, 1, "told", "second")
+        assert told.log[-1] == ("finish", True)
     finally:
         TRACKERS.unregister("second")
 
