@@ -151,11 +151,11 @@ def _tuples(content: dict[str, Any]) -> dict[str, Any]:
 
 def _checked(found: ClaimCertificate) -> ClaimCertificate:
     """The certificate, if its numbers are such as its docstring says."""
-    numbers = [found.threshold, found.temperature, found.radius, *found.centre, *found.weights]
-    numbers += [slope for part in (found.slopes, found.last_slopes) for values in part.values() for slope in values]
+    slopes = [slope for part in (found.slopes, found.last_slopes) for values in part.values() for slope in values]
+    numbers = [found.threshold, found.temperature, found.radius, *found.centre, *found.weights, *slopes]
     if not all(is_number(number) for number in numbers):
         raise ValueError("a number is missing or not finite")
-    if not all(0 <= slope <= 1 for part in (found.slopes, found.last_slopes) for one in part.values() for slope in one):
+    if not all(0 <= slope <= 1 for slope in slopes):
         raise ValueError("a slope is not in [0, 1]")
     if not all(0 <= pixel <= 1 for pixel in found.centre):
         raise ValueError("a pixel of the centre is not in [0, 1]")

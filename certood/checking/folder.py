@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from certood.checking.certificates import ClaimCertificate, Damaged, decision_of
 from certood.checking.linear_bounds import half_width
 from certood.checking.network import Network
 from certood.checking.network_file import read_network
-from certood.checking.properties import INSTANCES, KINDS, property_file, wrong_instances, wrong_properties
+from certood.checking.properties import INSTANCES, kinds_of, property_file, wrong_instances, wrong_properties
 from certood.checking.reading import Unchecked
 from certood.checking.steps import Array
 from certood.errors import CertoodError, CheckpointError
@@ -73,8 +74,8 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
     for claim in claims:
         if claim["certificate"] is None:
             found.without.append((claim["name"], claim["no_certificate"]))
-            problems = _problems(wrong_properties(folder, content, claim, None, None))
-            found.wrong += [f"{claim['name']}: {problem}" for problem in problems]
+            with _told(found, claim) as problems:
+                problems.extend(wrong_properties(folder, content, claim, None, None))
     try:
         networks = _networks(folder, content, points)
     except (CheckpointError, Unchecked) as error:
@@ -84,21 +85,23 @@ def check_folder(folder: Path, points: int = 8, seed: int = 0) -> Outcome:
     for claim in claims:
         # That a certificate is missing was said with the files.
         if networks is not None and claim["certificate"] and (folder / claim["certificate"]).is_file():
-            problems = _problems(_judged(found, folder, content, claim, networks, random, points))
-            found.wrong += [f"{claim['name']}: {problem}" for problem in problems]
-            found.proved += not problems
+            with _told(found, claim) as problems:
+                margin = _margin(problems, found, folder, content, claim, networks, random, points)
+            if not problems:
+                found.proved += 1
+                found.smallest_margin = min(found.smallest_margin, margin)
     return found
 
 
-def _problems(told: Iterator[str]) -> list[str]:
-    """What a check tells; what ends it is the last of it."""
-    found = []
+@contextmanager
+def _told(found: Outcome, claim: Mapping[str, Any]) -> Iterator[list[str]]:
+    """A list of what is wrong with a claim, all of which is told; an error that ends the check is the last of it."""
+    problems: list[str] = []
     try:
-        for problem in told:
-            found.append(problem)  # noqa: PERF402 (those before an error are kept)
+        yield problems
     except (Damaged, ValueError, ArithmeticError) as error:
-        found.append(str(error) or type(error).__name__)
-    return found
+        problems.append(str(error) or type(error).__name__)
+    found.wrong += [f"{claim['name']}: {problem}" for problem in problems]
 
 
 def _networks(folder: Path, content: Mapping[str, Any], points: int) -> Networks | None:
@@ -107,7 +110,7 @@ def _networks(folder: Path, content: Mapping[str, Any], points: int) -> Networks
     Raises CheckpointError or Unchecked where one of them cannot be read.
     """
     certified = any(claim["certificate"] for claim in content["claims"])
-    conditioned = certified or any(claim["condition"] is not None for claim in content["claims"])
+    conditioned = any(claim["condition"] is not None for claim in content["claims"])
     network = read_network(folder / NETWORK) if certified else None
     sessions = tuple(_session(folder / name) for name in ((NETWORK, SCORES) if conditioned else (SCORES,)) if points)
     if network is None:
@@ -118,7 +121,8 @@ def _networks(folder: Path, content: Mapping[str, Any], points: int) -> Networks
     return Networks(network, hashlib.sha256((folder / NETWORK).read_bytes()).hexdigest(), sessions)
 
 
-def _judged(
+def _margin(
+    problems: list[str],
     found: Outcome,
     folder: Path,
     content: Mapping[str, Any],
@@ -126,27 +130,20 @@ def _judged(
     networks: Networks,
     random: np.random.Generator,
     points: int,
-) -> Iterator[str]:
-    """What is wrong with a claim that has a certificate; `found` is told of sampled points, and of the margin of a proof."""
+) -> float:
+    """The margin by which a certificate proves its claim; what is wrong is added to `problems`, sampled points to `found`."""
     network = networks.network
     certificate = read_certificate(folder / claim["certificate"])
     certificate.require_fits(network)
-    problems = [
-        *_disagreements(content, claim, certificate, networks.digest),
-        *wrong_properties(folder, content, claim, certificate.ball, network.outputs),
-    ]
-    yield from problems
+    problems.extend(_disagreements(content, claim, certificate, networks.digest))
+    problems.extend(wrong_properties(folder, content, claim, certificate.ball, network.outputs))
     margin = certificate.margin(network)
-    proved = certificate.holds(margin)
-    if not proved:
-        yield f"the bound does not prove it: it is short by {float(-margin):.3g}"
+    if not certificate.holds(margin):
+        problems.append(f"the bound does not prove it: it is short by {float(-margin):.3g}")
     if networks.sessions and all(networks.sessions):
         score = content["detector"]["score"]
-        contradicted = [*_sampled(found, network, networks.sessions, certificate, score, random, points)]
-        yield from contradicted
-        proved = proved and not contradicted
-    if proved and not problems:
-        found.smallest_margin = min(found.smallest_margin, float(margin))
+        problems.extend(_sampled(found, network, networks.sessions, certificate, score, random, points))
+    return float(margin)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -194,6 +191,8 @@ def _require_form(content: dict[str, Any]) -> None:
             raise ValueError(f"{claim['name']!r:.60} is no name of a claim")
         if claim["certificate"] not in (None, f"certificates/{claim['name']}.json"):
             raise ValueError(f"{claim['certificate']!r:.60} is no certificate of the claim {claim['name']}")
+        if claim["certificate"] and claim["condition"] is None:
+            raise ValueError(f"the claim {claim['name']} has a certificate, and no condition")
     names = [claim["name"] for claim in claims]
     if not names or len(set(names)) != len(names):
         raise ValueError("there is no claim, or one stands there twice")
@@ -235,14 +234,14 @@ def _changed_files(folder: Path, content: Mapping[str, Any]) -> Iterator[str]:
 
 def _files(claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The files of an export with these claims."""
-    yield from (claim["certificate"] for claim in claims if claim["certificate"])
-    for kind in KINDS:
-        chosen = [claim for claim in claims if kind == "scores" or claim["condition"] is not None]
-        if chosen:
+    for claim in claims:
+        if claim["certificate"]:
+            yield claim["certificate"]
+        for kind in kinds_of(claim):
             yield f"{kind}/network.onnx"
-        for version, instances in INSTANCES.items() if chosen else ():
-            yield f"{kind}/{instances}"
-            yield from (property_file(kind, version, claim["name"]) for claim in chosen)
+            for version, instances in INSTANCES.items():
+                yield f"{kind}/{instances}"
+                yield property_file(kind, version, claim["name"])
 
 
 def _disagreements(
@@ -300,8 +299,8 @@ def _sampled(
         if len(logits) != network.outputs or len(scored) != 1:
             yield f"the networks have {len(logits)} logits and {len(scored)} scores; expected {network.outputs} and 1"
             return
-        exact = image.astype(np.float64)
-        difference = float(np.abs(network.value(exact) - logits).max() / max(network.size(exact), 1e-30))
+        values = network.values(image.astype(np.float64))
+        difference = float(np.abs(values[-1] - logits).max() / max(network.size(values), 1e-30))
         found.network_difference = max(
             difference, 0 if math.isnan(found.network_difference) else found.network_difference
         )

@@ -1,5 +1,6 @@
 """A network as steps that the checker knows, one after the other."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,10 +34,9 @@ class Network:
             found.append(placed.step.value([found[source] for source in placed.inputs]))
         return found
 
-    def size(self, image: Array) -> float:
-        """The largest sum of magnitudes of which a logit of an image (C, H, W) is made, from the last ReLU or branch on: what
-        rounding there is relative to, also where the sum nearly cancels."""
-        values = self.values(image)
+    def size(self, values: Sequence[Array]) -> float:
+        """The largest sum of magnitudes of which a logit is made, of all `values` of an image, from the last ReLU or branch on:
+        what rounding there is relative to, also where the sum nearly cancels."""
         rows, rest = np.eye(self.outputs), np.zeros(self.outputs)
         place, found = len(self.steps), np.abs(values[-1])
         while place and len(self.steps[place - 1].inputs) == 1 and not self.steps[place - 1].step.bends:

@@ -25,6 +25,11 @@ KINDS = ("scores", "conditions")
 INSTANCES = {"1.0": "instances.csv", "2.0": "instances-2.0.csv"}
 
 
+def kinds_of(claim: Mapping[str, Any]) -> Sequence[str]:
+    """In which folders of an export a claim of claims.json has properties: scores, and conditions where it has one."""
+    return ("scores",) if claim["condition"] is None else KINDS
+
+
 def property_file(kind: str, version: str, claim: str) -> str:
     """Where in an export the property of a claim lies; `kind` is scores or conditions."""
     return f"{kind}/vnnlib-{version}/{claim}.vnnlib"
@@ -43,14 +48,15 @@ def wrong_properties(
     detector, accepted, shape = content["detector"], claim["accepted"], content["detector"]["input_shape"]
     decision = decision_of(detector, accepted=accepted)
     half = half_width(float(content["norm"]), claim["eps"], math.prod(shape))
-    if decision is None and claim["condition"] is not None:
-        yield f"there are no conditions of the score {detector['score']['name']}"
-    for kind in ("scores",) if decision is None or (ball is None and claim["condition"] is None) else KINDS:
+    for kind in kinds_of(claim):
         place = property_file(kind, "1.0", claim["name"])
-        most = 1 if kind == "scores" or decision is None else max(decision.classes, 1)
+        decides = None if kind == "scores" else decision
+        if kind == "conditions" and decides is None:
+            yield f"there are no conditions of the score {detector['score']['name']}"
+            continue
         try:
             first = plain_text(folder / place)
-            described = read_vnnlib(first, place, most)
+            described = read_vnnlib(first, place, 1 if decides is None else decides.classes)
             second = plain_text(folder / property_file(kind, "2.0", claim["name"]))
         except (OSError, CertoodError) as error:
             yield f"the property in {kind} cannot be read: {error}"
@@ -62,11 +68,11 @@ def wrong_properties(
         if problem := next(filter(None, (_wrong_box(case, ball, half) for case in boxes.values())), None):
             yield f"the box in {place} {problem}"
             continue
-        if kind == "scores":
-            right = _has_score(described, detector["threshold"], accepted=accepted)
-        else:
-            right = decision is not None and _suffices(described, decision, outputs, accepted=accepted)
-        if not right:
+        if not (
+            _has_score(described, detector["threshold"], accepted=accepted)
+            if decides is None
+            else _suffices(described, decides, outputs, accepted=accepted)
+        ):
             yield f"the outputs in {place} are not those of the claim"
             continue
         written = _as_written(described, shape)
@@ -79,7 +85,7 @@ def wrong_properties(
 def wrong_instances(folder: Path, claims: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Lists of instances that do not name every property of these claims once, and no other."""
     for kind in KINDS:
-        names = [claim["name"] for claim in claims if kind == "scores" or claim["condition"] is not None]
+        names = [claim["name"] for claim in claims if kind in kinds_of(claim)]
         for version, file in INSTANCES.items():
             path = folder / kind / file
             try:

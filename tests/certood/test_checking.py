@@ -217,14 +217,14 @@ def test_the_size_of_logits_is_that_of_what_they_are_sums_of() -> None:
         (1, 1, 4), [Placed("relu", Relu(), (0,)), Placed("linear", Linear(weight, bias), (1,))], outputs=3
     )
     expected = (np.abs(weight) @ image + np.abs(bias)).max()
-    assert network.size(image) == pytest.approx(expected)
+    assert network.size(network.values(image)) == pytest.approx(expected)
     network.steps += [Placed("sign", Scale(np.full(3, -2.0)), (2,)), Placed("shift", Shift(np.full(3, 0.5)), (3,))]
-    assert network.size(image) == pytest.approx(2 * expected + 0.5)
+    assert network.size(network.values(image)) == pytest.approx(2 * expected + 0.5)
     # What lies before a ReLU, or before a branch, does not count.
     network.steps.append(Placed("last", Relu(), (4,)))
-    assert network.size(image) == np.abs(network.value(image)).max()
+    assert network.size(network.values(image)) == np.abs(network.value(image)).max()
     network.steps[-1] = Placed("sum", Sum(), (4, 4))
-    assert network.size(image) == np.abs(network.value(image)).max()
+    assert network.size(network.values(image)) == np.abs(network.value(image)).max()
 
 
 KINDS = ("scale", "divide", "doubtful", "doubtful divisor", "shift", "sum", "join", "select", "relu", "linear")
@@ -594,13 +594,13 @@ def change_all_thresholds(folder: Path) -> None:
         edited(path, threshold=content["detector"]["threshold"])
 
 
-def change_all_radii(folder: Path) -> None:
+def change_all_radii(folder: Path, radius: float = 0.9) -> None:
     content = content_of(folder / "claims.json")
     for claim in content["claims"]:
-        claim["eps"] = 0.9
+        claim["eps"] = radius
     (folder / "claims.json").write_text(json.dumps(content))
     for path in certificates(folder):
-        edited(path, radius=0.9)
+        edited(path, radius=radius)
 
 
 def change_box(folder: Path) -> None:
@@ -658,15 +658,23 @@ def make_strict(folder: Path) -> None:
 
 
 def shrink_the_box_of_a_class(folder: Path) -> None:
-    path = property_of(folder, "conditions", "1.0", accepted=False)
-    (low,) = re.findall(r"\(>= X_0 ([^)]*)\)", path.read_text())
-    replaced(path, r"\(and \(>= Y_1", f"(and (<= X_0 {low}) (>= Y_1")
+    limit_a_class(folder, ">=")
 
 
 def repeat_the_box_in_a_class(folder: Path) -> None:
+    limit_a_class(folder, "<=")
+
+
+def limit_a_class(folder: Path, end: str) -> None:
+    """Let the first pixel end at its lower (>=) or upper (<=) end in one alternative."""
     path = property_of(folder, "conditions", "1.0", accepted=False)
-    (high,) = re.findall(r"\(<= X_0 ([^)]*)\)", path.read_text())
-    replaced(path, r"\(and \(>= Y_1", f"(and (<= X_0 {high}) (>= Y_1")
+    replaced(path, r"\(and \(>= Y_1", f"(and (<= X_0 {first_pixel(path, end)}) (>= Y_1")
+
+
+def first_pixel(path: Path, end: str) -> str:
+    """Its lower (>=) or upper (<=) end."""
+    (found,) = re.findall(rf"\({end} X_0 ([^)]*)\)", path.read_text())
+    return str(found)
 
 
 def shrink_the_box_to_its_centre(folder: Path) -> None:
@@ -716,8 +724,7 @@ def say_nonsense_for_seconds(folder: Path) -> None:
 def empty_the_box(folder: Path) -> None:
     """By a lower end above the upper one."""
     path = property_of(folder, "scores", "1.0", accepted=True)
-    (high,) = re.findall(r"\(<= X_0 ([^)]*)\)", path.read_text())
-    replaced(path, r"\(>= X_0 [^)]*\)", f"(>= X_0 {float(high) + 1e-4:.6f})")
+    replaced(path, r"\(>= X_0 [^)]*\)", f"(>= X_0 {float(first_pixel(path, '<=')) + 1e-4:.6f})")
 
 
 def nest_deeply(folder: Path) -> None:
@@ -750,12 +757,7 @@ def add_a_property(folder: Path) -> None:
 
 
 def grow_to_the_largest_radius(folder: Path) -> None:
-    content = content_of(folder / "claims.json")
-    for claim in content["claims"]:
-        claim["eps"] = 1e308
-    edited(folder / "claims.json", **content)
-    for path in certificates(folder):
-        edited(path, radius=1e308)
+    change_all_radii(folder, 1e308)
 
 
 def add_a_digit(folder: Path) -> None:
@@ -1047,6 +1049,7 @@ CLAIM: dict[str, Any] = {
 }
 CLAIM_CHANGES: tuple[dict[str, Any], ...] = (
     {"certificate": 7},
+    {"certificate": "certificates/set-0.json"},
     {"certificate": "/dev/zero"},
     {"certificate": "certificates/set-1.json"},
     {"certificate": "certificates/../scores/network.onnx"},
@@ -1064,12 +1067,7 @@ CLAIM_CHANGES: tuple[dict[str, Any], ...] = (
 
 @pytest.mark.parametrize("temperature", [True, "1", None, math.nan, 10**400])
 def test_a_temperature_that_is_no_number_is_a_finding(folder: Path, temperature: Any) -> None:
-    content = content_of(folder / "claims.json")
-    content["detector"]["score"]["temperature"] = temperature
-    edited(folder / "claims.json", **content)
-    for path in certificates(folder):
-        edited(path, temperature=1.0)
-    rehash(folder)
+    describe(folder, {"name": "energy", "temperature": temperature})
     found = check(folder)
     assert found.exit_code == 1
     assert found.output.count("expected a finite number as temperature of the score energy") == 2
@@ -1078,9 +1076,7 @@ def test_a_temperature_that_is_no_number_is_a_finding(folder: Path, temperature:
 @pytest.mark.parametrize("temperature", [1e-3, 1e-5, 1e-300])
 def test_a_small_temperature_is_a_finding_and_no_overflow(folder: Path, temperature: float) -> None:
     """Logits are apart by more than 700 temperatures: their exponentials are beyond float64."""
-    content = content_of(folder / "claims.json")
-    content["detector"]["score"]["temperature"] = temperature
-    edited(folder / "claims.json", **content)
+    describe(folder, {"name": "energy", "temperature": temperature})
     for path in certificates(folder):
         edited(path, temperature=temperature)
     rehash(folder)
@@ -1088,6 +1084,13 @@ def test_a_small_temperature_is_a_finding_and_no_overflow(folder: Path, temperat
     assert isinstance(found.exception, SystemExit), found.exception
     # The network of scores has the temperature 1.
     assert "scores/network.onnx gives the score" in found.output
+
+
+def describe(folder: Path, score: dict[str, Any]) -> None:
+    """Say of another score that it is the detector's."""
+    content = content_of(folder / "claims.json")
+    content["detector"]["score"] = score
+    edited(folder / "claims.json", **content)
 
 
 def without_certificates(folder: Path) -> None:
@@ -1161,8 +1164,8 @@ def test_the_smallest_distance_is_that_of_claims_that_are_proved(folder: Path) -
 
 def test_an_export_without_conditions_needs_no_network_of_logits(folder: Path) -> None:
     without_certificates(folder)
+    describe(folder, {"name": "msp"})
     content = content_of(folder / "claims.json")
-    content["detector"]["score"] = {"name": "msp"}
     content["claims"] = [claim | {"condition": None} for claim in content["claims"]]
     edited(folder / "claims.json", **content)
     shutil.rmtree(folder / "conditions")
@@ -1173,9 +1176,7 @@ def test_an_export_without_conditions_needs_no_network_of_logits(folder: Path) -
 
 def test_a_condition_of_a_score_that_has_none_is_a_finding(folder: Path) -> None:
     without_certificates(folder)
-    content = content_of(folder / "claims.json")
-    content["detector"]["score"] = {"name": "msp"}
-    edited(folder / "claims.json", **content)
+    describe(folder, {"name": "msp"})
     found = check(folder)
     assert found.exit_code == 1
     assert found.output.count("there are no conditions of the score msp") == 2

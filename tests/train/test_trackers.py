@@ -204,10 +204,7 @@ def test_the_epoch_at_which_a_score_collapsed_is_told(
             raise CertoodError("the score is nearly constant")
 
     monkeypatch.setattr(loop, "check_score", collapsed)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_tell", lambda training, *_: cut(training.epochs_done))
-        with pytest.raises(KeyboardInterrupt):
-            fit(recipe("told"), tmp_path / "run", progress=False)
+    killed_before_the_trackers(tmp_path / "run", monkeypatch)
     with pytest.raises(CertoodError, match="nearly constant"):
         fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
     assert [entry[1] for entry in told.log if entry[0] == "epoch"] == [1, 2]
@@ -227,18 +224,22 @@ def test_a_damaged_record_of_what_was_told_is_one_error(
 def test_a_kill_between_the_state_and_the_trackers_loses_no_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[Told]
 ) -> None:
-    with monkeypatch.context() as patch:
-        # As if the process were gone: nothing is told, nothing is stored after it.
-        patch.setattr(loop, "_tell", lambda training, *_: cut(training.epochs_done))
-        with pytest.raises(KeyboardInterrupt):
-            fit(recipe("told"), tmp_path / "run", progress=False)
+    killed_before_the_trackers(tmp_path / "run", monkeypatch)
     fit(recipe("told"), tmp_path / "run", resume=True, progress=False)
     assert [entry[1] for entry in told.log if entry[0] == "epoch"] == [1, 2, 3]
 
 
-def cut(epoch: int) -> None:
-    if epoch == 2:
-        raise KeyboardInterrupt
+def killed_before_the_trackers(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the process were gone once the state of the second epoch is stored: nothing is told or stored after it."""
+
+    def gone(training: Any, *_: Any) -> None:
+        if training.epochs_done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_tell", gone)
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe("told"), out, progress=False)
 
 
 def test_errors_of_trackers_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: type[Told]) -> None:
